@@ -1,0 +1,46 @@
+# make lab | test | course     (all three set themselves up; see README.md)
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test course lessons format clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile
+
+lab: $(VENV)/.lab  ## open JupyterLab at the first lesson; ARGS="--no-browser --port 9999" go to Jupyter
+	@$(BIN)/vit-edu lab $(ARGS)
+
+test: $(VENV)/.dev  ## run everything: lint, unit tests, all notebooks (ARGS go to pytest)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@VIT_EDU_FAST=1 VIT_EDU_DATA=shapes OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+course: $(VENV)/.dev  ## run every solution in full size and write the pages to build/course
+	@$(BIN)/vit-edu course $(ARGS)
+
+lessons: $(VENV)/.dev  ## for authors: refresh stored answers in solutions/, derive lessons/ from them
+	@VIT_EDU_FAST=1 VIT_EDU_DATA=shapes OMP_NUM_THREADS=1 $(BIN)/vit-edu derive --refresh
+
+format: $(VENV)/.dev  ## for authors: format and fix what ruff can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+	    "vit_edu needs Python 3.11 or newer; %s is %d.%d. Try: make lab PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "No virtual environment could be made. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
+
+# A stamp is written only when an installation has succeeded, so that a broken one is tried again.
+$(VENV)/.lab: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.lab

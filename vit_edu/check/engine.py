@@ -1,0 +1,505 @@
+"""The exercise engine: runs a candidate through cases, compares it with the reference and with known mistakes.
+
+It knows nothing of what is being taught. An `Exercise` has
+
+    reference     the answer that is handed on when a learner has none yet
+    cases         each a function of the candidate that returns something to compare: a tensor, a number, a text
+    alternatives  other correct ways to write it; all must pass
+    mistakes      known wrong answers, each with a diagnosis; a candidate that behaves like one is told so
+
+Reference, mistakes and candidate go through the same cases with the same inputs and the same random seed. Whatever a
+candidate raises, prints or changes stays inside.
+"""
+
+import contextlib
+import html
+import io
+import random
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass, field
+
+import torch
+
+TIME_LIMIT = 5.0  # seconds for all cases of one candidate
+SHOWN_PRINT = 800  # characters of a candidate's own prints that are passed on
+
+TOO_SLOW = "too slow"
+
+RIGHT, WRONG, CRASHED, EMPTY = "right", "not yet", "stopped with an error", "not attempted"
+
+
+# ---------------------------------------------------------------- what a candidate did
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A candidate raised instead of answering. kind: the exception's name. where: the learner's own line."""
+
+    kind: str
+    text: str
+    where: str = ""
+
+    def __str__(self):
+        return f"{self.kind}: {self.text}".rstrip(": ") + (f"\n  at {self.where}" if self.where else "")
+
+
+class _TimeUp(BaseException):
+    """Raised by the alarm; a BaseException, so that `except Exception` in a candidate does not swallow it."""
+
+
+class NotAttempted(Exception):
+    """The candidate raised NotImplementedError: the exercise is still empty."""
+
+
+class Unfair(Exception):
+    """A case found something that the comparison alone would not say; the text is for the learner."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. message: empty where it passed, else what was expected and what came."""
+
+    name: str
+    passed: bool
+    message: str = ""
+
+
+@dataclass
+class Report:
+    """What the checks of one exercise found.
+
+    name: of the exercise. status: "right", "not yet", "stopped with an error" or "not attempted". checks: all of
+    them, also those that passed. diagnosis: the known mistake that the answer behaves like, or None.
+    """
+
+    name: str
+    status: str
+    checks: list = field(default_factory=list)
+    diagnosis: str | None = None
+    printed: str = ""
+
+    @property
+    def passed(self):
+        return self.status == RIGHT
+
+    @property
+    def headline(self):
+        count = f"{sum(c.passed for c in self.checks)} of {len(self.checks)} checks passed"
+        if self.status == RIGHT:
+            return f"✓ {self.name}: right. {count}."
+        if self.status == EMPTY:
+            return f"○ {self.name}: not attempted yet. The reference stands in, so the rest of the notebook works."
+        if self.status == CRASHED:
+            return f"✗ {self.name}: stopped with an error. {count}."
+        return f"✗ {self.name}: not yet. {count}."
+
+    @property
+    def closing(self):
+        """What the rest of the notebook goes on with, where that needs saying."""
+        if self.status in (RIGHT, EMPTY):
+            return ""
+        return "Until it is right, the rest of the notebook uses the reference. Change the cell and run it again."
+
+    @property
+    def text(self):
+        """The whole answer as plain text."""
+        lines = [self.headline]
+        if self.diagnosis:
+            lines += ["", self.diagnosis]
+        if self.status not in (RIGHT, EMPTY):
+            lines.append("")
+            for c in self.checks:
+                lines.append(f"  {'✓ passed' if c.passed else '✗ failed'}: {c.name}")
+                lines += [f"      {line}" for line in c.message.splitlines()]
+            lines += ["", self.closing]
+        if self.printed:
+            lines += ["", "Your code printed:", self.printed]
+        return "\n".join(lines)
+
+    def __str__(self):
+        return self.text
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/plain": self.text, "text/html": self._html()}
+
+    def _html(self):
+        def esc(text):
+            return html.escape(text).replace("\n", "<br>")
+
+        colour = {RIGHT: "#2e7d32", EMPTY: "#757575"}.get(self.status, "#c62828")
+        parts = [f"<p style='margin:0'><strong>{esc(self.headline)}</strong></p>"]
+        if self.diagnosis:
+            parts.append(f"<p style='margin:.5em 0 0'>{esc(self.diagnosis)}</p>")
+        if self.status not in (RIGHT, EMPTY):
+            rows = "".join(
+                f"<li style='margin:.2em 0'>{'✓ passed' if c.passed else '<strong>✗ failed</strong>'}: {esc(c.name)}"
+                + (
+                    f"<pre style='margin:.2em 0 .4em;white-space:pre-wrap'>{html.escape(c.message)}</pre>"
+                    if c.message
+                    else ""
+                )
+                + "</li>"
+                for c in self.checks
+            )
+            parts.append(f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>")
+            parts.append(f"<p style='margin:0'>{esc(self.closing)}</p>")
+        if self.printed:
+            parts.append(
+                f"<p style='margin:.5em 0 0'>Your code printed:</p><pre>{html.escape(self.printed)}</pre>"
+            )
+        # Only the left edge has a colour of its own: text and ground are the theme's, light or dark.
+        return (
+            f"<div role='status' style='border-left:.4em solid {colour};padding:.4em .8em;margin:.2em 0'>"
+            + "".join(parts)
+            + "</div>"
+        )
+
+    def show(self):
+        """Show the answer: rich in a notebook, as text elsewhere."""
+        shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+        if shell is not None and hasattr(shell, "kernel"):
+            from IPython.display import display
+
+            display(self)
+        else:
+            print(self.text)
+
+
+# ---------------------------------------------------------------- what an exercise is
+
+
+@dataclass(frozen=True)
+class Case:
+    """name: what it looks at, in a learner's words. run: candidate -> something to compare. hint: said on failure."""
+
+    name: str
+    run: callable
+    hint: str = ""
+    tolerance: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A known wrong answer. build: the wrong code itself. diagnosis: one or two sentences for the learner."""
+
+    build: callable
+    diagnosis: str
+
+    @property
+    def name(self):
+        return self.build.__name__
+
+
+class Exercise:
+    """One exercise: see the module's text. `mistake` and `alternative` are decorators that add to it."""
+
+    def __init__(self, reference, *cases, name=None):
+        self.name = name or reference.__name__
+        self.reference = reference
+        self.cases = cases
+        self.mistakes = []
+        self.alternatives = []
+        self._observed = {}
+
+    def mistake(self, diagnosis):
+        """Add the function or class below as a known mistake."""
+
+        def add(build):
+            self.mistakes.append(Mistake(build, diagnosis))
+            return build
+
+        return add
+
+    def alternative(self, build):
+        """Add the function or class below as another correct answer."""
+        self.alternatives.append(build)
+        return build
+
+    def check(self, candidate):
+        """Run all cases and return a `Report`."""
+        printed = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                got = _observe_all(self.cases, candidate)
+        except NotAttempted:
+            return Report(self.name, EMPTY)
+        expected = self._of(self.reference)
+        checks = [Check(c.name, *_compare(c, e, g)) for c, e, g in zip(self.cases, expected, got, strict=True)]
+        out = printed.getvalue()
+        if len(out) > SHOWN_PRINT:
+            out = out[:SHOWN_PRINT] + f" ... ({len(out) - SHOWN_PRINT:,} more characters)"
+        if all(c.passed for c in checks):
+            return Report(self.name, RIGHT, checks, printed=out)
+        crashed = all(isinstance(g, Failure) for g in got)
+        return Report(self.name, CRASHED if crashed else WRONG, checks, self._diagnose(got, checks), out)
+
+    def _of(self, build):
+        """Observations of the reference or of a mistake; made once, then remembered."""
+        if build not in self._observed:
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._observed[build] = [_observe(case, build) for case in self.cases]
+        return self._observed[build]
+
+    def _diagnose(self, got, checks):
+        """The diagnosis of the first mistake that gives the same on every case, else on every case that failed."""
+        failed = [i for i, c in enumerate(checks) if not c.passed]
+        for which in (range(len(got)), failed):
+            for mistake in self.mistakes:
+                wrong = self._of(mistake.build)
+                told_apart = any(not isinstance(got[i], Failure) or not got[i].kind for i in failed)
+                if told_apart and all(_compare(self.cases[i], wrong[i], got[i])[0] for i in which):
+                    return mistake.diagnosis
+        return None
+
+
+# ---------------------------------------------------------------- running
+
+
+def _observe_all(cases, candidate):
+    """What every case sees. All of them share TIME_LIMIT; those after the one that used it up are not run."""
+    got = []
+    with _alarm(TIME_LIMIT):
+        for case in cases:
+            got.append(_observe(case, candidate))
+            if isinstance(got[-1], Failure) and got[-1].kind == TOO_SLOW:
+                break
+    return got + [Failure("not run", "an earlier check used up the time")] * (len(cases) - len(got))
+
+
+@contextlib.contextmanager
+def _alarm(seconds):
+    """Raise _TimeUp after so many seconds, where the platform has an alarm and this is the main thread."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number, frame):
+        raise _TimeUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _observe(case, candidate):
+    """What the case sees of the candidate, or a Failure. Random state, grad mode and default dtype are restored."""
+    python_state, grad, dtype = random.getstate(), torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(0)
+            random.seed(0)
+            return case.run(candidate)
+    except Unfair as error:
+        return Failure("", str(error))
+    except NotImplementedError as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1]
+        if raised_in.name == "_forward_unimplemented":  # nn.Module's stand-in for a forward that nobody wrote
+            return Failure("forward is missing", "the class has no method called forward(self, ...)")
+        if "site-packages" in raised_in.filename:
+            return Failure("NotImplementedError", str(error).strip()[:600], _own_line(error))
+        raise NotAttempted from None
+    except _TimeUp:
+        return Failure(TOO_SLOW, f"no answer within {TIME_LIMIT:g} seconds. Is there a loop that does not end?")
+    except RecursionError:
+        return Failure("RecursionError", "the code calls itself without end", "")
+    except (MemoryError, Exception, SystemExit) as error:
+        return Failure(type(error).__name__, str(error).strip()[:600], _own_line(error))
+    finally:
+        random.setstate(python_state)
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+
+
+def _own_line(error):
+    """The last line of the candidate's own code that the error went through: "line 7: x = y @ z"."""
+    package = __name__.rpartition(".")[0].replace(".", "/")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = frame.filename.replace("\\", "/")
+        if "site-packages" not in file and f"/{package}/" not in file and "/lib/python" not in file:
+            return f"line {frame.lineno} of {frame.name}: {frame.line}" if frame.line else ""
+    return ""
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def _compare(case, expected, got):
+    """(True, "") when both are the same within the case's tolerance, else (False, what was expected and what came)."""
+    problem = _difference(expected, got, case.tolerance)
+    if not problem:
+        return True, ""
+    return False, "\n".join(text for text in (problem, case.hint) if text)
+
+
+def _difference(expected, got, tolerance):
+    if isinstance(expected, Failure):  # only when a mistake fails: the same kind of failure is the same behaviour
+        same = isinstance(got, Failure) and got.kind == expected.kind and (got.kind or got.text == expected.text)
+        return "" if same else "another behaviour"
+    if isinstance(got, Failure):
+        return str(got)
+    if isinstance(expected, torch.Tensor):
+        return _tensor_difference(expected, got, tolerance)
+    if isinstance(expected, dict):
+        return _dict_difference(expected, got)
+    if isinstance(expected, tuple | list):
+        if not isinstance(got, tuple | list) or len(got) != len(expected):
+            size = f" of {len(got)}" if isinstance(got, tuple | list) else ""
+            return f"expected {len(expected)} values, got {_kind(got)}{size}"
+        found = (_difference(e, g, tolerance) for e, g in zip(expected, got, strict=True))
+        return "\n".join(f"value {i + 1}: {text}" for i, text in enumerate(found) if text)
+    if isinstance(expected, bool) or not isinstance(expected, int | float):
+        return (
+            ""
+            if type(got) is type(expected) and got == expected
+            else f"expected {expected!r}, got {_short(got)}"
+        )
+    if isinstance(got, torch.Tensor):
+        return f"expected a plain Python number, {expected:g}; got a tensor. `.item()` takes the number out."
+    if isinstance(got, bool) or not isinstance(got, int | float):
+        return f"expected a number, {expected:g}; got {_kind(got)}"
+    if isinstance(expected, int) and not isinstance(got, int):
+        return f"expected the whole number {expected}, got {_short(got)} of type {type(got).__name__}"
+    return "" if abs(got - expected) <= tolerance * max(1, abs(expected)) else f"expected {expected:.6g}, got {got:.6g}"
+
+
+def _tensor_difference(expected, got, tolerance):
+    if not isinstance(got, torch.Tensor):
+        return f"expected a tensor of shape {tuple(expected.shape)}, got {_kind(got)}"
+    if got.shape != expected.shape:
+        return f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
+    if got.dtype != expected.dtype:
+        return f"expected numbers of type {expected.dtype}, got {got.dtype}"
+    if got.requires_grad != expected.requires_grad:
+        return (
+            "the result is cut off from the gradient: nothing before it could learn"
+            if expected.requires_grad
+            else "the result carries a gradient that it should not"
+        )
+    a, b = expected.detach().double(), got.detach().double()
+    wrong = ~torch.isclose(b, a, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if not wrong.any():
+        return ""
+    at = tuple(wrong.nonzero()[0].tolist())
+    share = f"{int(wrong.sum()):,} of {wrong.numel():,} numbers differ"
+    place = f" The first, at {list(at)}: expected {a[at]:.4g}, got {b[at]:.4g}." if at else ""
+    return f"the shape is right, {tuple(a.shape)}, but {share}.{place}"
+
+
+def _dict_difference(expected, got):
+    """For {name: shape} and the like: what is missing, what is extra, what differs."""
+    if not isinstance(got, dict):
+        return f"expected a dictionary, got {_kind(got)}"
+    lines = [f"missing: {k}, {expected[k]}" for k in expected if k not in got]
+    lines += [f"not expected: {k}, {got[k]}" for k in got if k not in expected]
+    lines += [
+        f"{k}: expected {expected[k]}, got {got[k]}" for k in expected if k in got and got[k] != expected[k]
+    ]
+    if len(lines) > 6:
+        lines = [*lines[:6], f"and {len(lines) - 6} more"]
+    return "\n".join(lines)
+
+
+def _kind(value):
+    return "None (is there a return?)" if value is None else f"a {type(value).__name__}"
+
+
+def _short(value):
+    text = "None (is there a return?)" if value is None else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# ---------------------------------------------------------------- cases that many exercises need
+
+
+def call(name, *args, hint="", tolerance=1e-5, **kwargs):
+    """A case: the candidate called with these arguments. Tensors are copied first; changing one in place fails."""
+
+    def run(candidate):
+        mine, named = _copy(args), _copy(kwargs)
+        result = candidate(*mine, **named)
+        for before, after in zip([*args, *kwargs.values()], [*mine, *named.values()], strict=True):
+            same_shape = isinstance(before, torch.Tensor) and after.shape == before.shape
+            if isinstance(before, torch.Tensor) and not (same_shape and torch.equal(before, after)):
+                raise Unfair(
+                    "your code changes its input in place. Whoever called it still needs the old values: "
+                    "make a new tensor instead (x = x + 1, not x += 1)."
+                )
+        return result
+
+    return Case(name, run, hint, tolerance)
+
+
+def _copy(values):
+    def one(v):
+        return v.detach().clone().requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v
+
+    return {k: one(v) for k, v in values.items()} if isinstance(values, dict) else [one(v) for v in values]
+
+
+def fill(module):
+    """Give every parameter and every buffer a value that depends only on its name and shape. Returns the module.
+
+    Two modules with the same names and shapes then compute the same, whatever order they were built in.
+    """
+    import zlib
+
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            fan_in = value[0].numel() if value.ndim > 1 else 4
+            value.copy_(torch.randn(value.shape, generator=generator) / fan_in**0.5)
+    return module
+
+
+def build(candidate, *args, **kwargs):
+    """Make a module from the candidate class; Unfair where it is no nn.Module."""
+    made = candidate(*args, **kwargs)
+    if not isinstance(made, torch.nn.Module):
+        raise Unfair(f"expected a torch.nn.Module, got {_kind(made)}")
+    return made
+
+
+def parameters(name, *args, hint="", **kwargs):
+    """A case: names and shapes of what the module learns and of its buffers."""
+
+    def run(candidate):
+        state = build(candidate, *args, **kwargs)
+        shapes = {n: f"shape {tuple(p.shape)}" for n, p in state.named_parameters()}
+        return shapes | {n: f"buffer of shape {tuple(b.shape)}" for n, b in state.named_buffers()}
+
+    return Case(name, run, hint)
+
+
+def forward(name, *args, inputs, train=False, hint="", tolerance=1e-4, **kwargs):
+    """A case: the module built, filled with known weights, and applied to `inputs` (a tuple of tensors)."""
+
+    def run(candidate):
+        module = fill(build(candidate, *args, **kwargs)).train(train)
+        torch.manual_seed(1)
+        return call(name, *inputs).run(module)
+
+    return Case(name, run, hint, tolerance)
+
+
+def gradients(name, *args, inputs, hint="", **kwargs):
+    """A case: which parameters receive a gradient that is not all zero."""
+
+    def run(candidate):
+        module = fill(build(candidate, *args, **kwargs)).train()
+        out = module(*_copy(inputs))
+        if not isinstance(out, torch.Tensor) or not out.requires_grad:
+            raise Unfair("the output does not depend on any parameter in a way that can be learned")
+        out.square().sum().backward()
+        return {
+            n: "gets a gradient" if p.grad is not None and bool(p.grad.any()) else "gets no gradient"
+            for n, p in module.named_parameters()
+        }
+
+    return Case(name, run, hint)

@@ -1,0 +1,1 @@
+"""What authors and teachers need: lessons derived from solutions, the course as pages."""

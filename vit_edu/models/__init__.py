@@ -1,0 +1,5 @@
+"""Model code. `vit.py` is the model of the course, in one file that reads from top to bottom."""
+
+from vit_edu.models.vit import SIZES, ViT
+
+__all__ = ["SIZES", "ViT"]
