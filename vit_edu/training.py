@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +52,8 @@ class Recipe:
 RECIPES = {
     # Minutes on two CPU cores.
     "laptop": Recipe(
-        epochs=10,
-        batch_size=128,
+        epochs=6,
+        batch_size=64,
         learning_rate=2e-3,
         model={"patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4, "global_pool": "avg"},
     ),
@@ -88,6 +89,11 @@ def pick_device():
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def run_folder(name):
+    """Where a run of this name keeps its checkpoints: runs/NAME here; a fresh folder under VIT_EDU_FAST=1."""
+    return Path(tempfile.mkdtemp(prefix="vit_edu-")) if vit_data.fast() else Path("runs") / name
 
 
 def pick_recipe(device):

@@ -55,10 +55,22 @@ def tidy(notebook):
         cell.execution_count = None
         if COMPARED not in cell.metadata.get("tags", []):
             cell.outputs = []
-        for output in cell.outputs:
-            if "execution_count" in output:
-                output["execution_count"] = None
+        cell.outputs = _joined(cell.outputs)
     return notebook
+
+
+def _joined(outputs):
+    """Outputs without counts, and with what was printed in several pieces as one."""
+    joined = []
+    for output in outputs:
+        if "execution_count" in output:
+            output["execution_count"] = None
+        last = joined[-1] if joined else {}
+        if output.output_type == "stream" == last.get("output_type") and output.name == last["name"]:
+            last["text"] += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def read(path):
@@ -78,6 +90,7 @@ def execute(notebook, folder, on_cell=None):
     client = NotebookClient(
         notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
+    client.extra_arguments = ["--IPKernelApp.log_level=40"]  # errors only: no remarks on the connection
     if on_cell:
         client.on_cell_start = lambda cell, cell_index: on_cell(cell_index)
     asyncio.run(client.async_execute())

@@ -1,0 +1,363 @@
+"""Every figure of the lessons. Each function returns a matplotlib figure; `show` puts it on the page with a text
+that says what is to be seen, for those who cannot see it.
+
+Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
+"""
+
+import base64
+import html
+import io
+import math
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.patches import FancyArrowPatch, Rectangle
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, safe for the colour-blind
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+
+class _Figure:
+    """A finished figure: an image with alternative text in a notebook, the text alone elsewhere."""
+
+    def __init__(self, png, alt, width):
+        self.png, self.alt, self.width = png, alt, width
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        source = f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        img = (
+            f'<img src="{source}" width="{self.width}" alt="{html.escape(self.alt, quote=True)}" '
+            'style="max-width:100%;background:white">'
+        )
+        return {"text/plain": f"[figure] {self.alt}", "text/html": img}
+
+
+def finish(fig, alt):
+    """Draw and close a figure; returns something that displays itself with `alt` as its alternative text."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=144, bbox_inches="tight", facecolor="white")
+    width = int(fig.get_size_inches()[0] * 84)
+    plt.close(fig)
+    return _Figure(buffer.getvalue(), alt, width)
+
+
+def show(fig, alt):
+    """Display a figure below the cell. alt: what there is to see, in a sentence or two."""
+    from IPython.display import display
+
+    display(finish(fig, alt))
+
+
+def _axes(width, height, title, xlabel, ylabel):
+    fig, ax = plt.subplots(figsize=(width, height))
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    return fig, ax
+
+
+def _picture(image):
+    """(C, H, W), bytes or 0..1 floats -> (H, W, 3) or (H, W) in 0..1 for imshow."""
+    image = image.detach().cpu()
+    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    image = image.clamp(0, 1)
+    return image[0] if image.shape[0] == 1 else image[:3].permute(1, 2, 0)
+
+
+def _bare(ax):
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def images(pictures, titles=None, columns=8, title="", scale=1.1):
+    """A grid of pictures. pictures: (B, C, H, W), bytes or 0..1. titles: one text a picture."""
+    count = len(pictures)
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    line = 0.18 * (1 + max((t.count("\n") for t in titles), default=0)) if titles else 0
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(columns * scale, rows * (scale + line) + 0.35), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for i, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        shown = _picture(picture)
+        ax.imshow(shown, cmap="gray", vmin=0, vmax=1)
+        if titles:
+            ax.set_title(titles[i], fontsize=8)
+    fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def patch_grid(patches, rows, cols, patch_size, title="", order=None):
+    """Patches, (N, P*P*C), drawn apart from each other in rows and columns. order: a number to write on each."""
+    pictures = patches.reshape(rows * cols, patch_size, patch_size, -1).permute(0, 3, 1, 2)
+    fig, axes = plt.subplots(rows, cols, figsize=(cols * 0.6, rows * 0.6 + 0.4), squeeze=False)
+    for i, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=True)):
+        ax.imshow(_picture(picture), cmap="gray", vmin=0, vmax=1)
+        _bare(ax)
+        if order is not None:
+            ax.set_xlabel(str(order[i]), fontsize=6, labelpad=1)
+    fig.subplots_adjust(wspace=0.12, hspace=0.12 if order is None else 0.45, top=0.88)
+    fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def numbers(matrices, titles, title=""):
+    """Small matrices side by side with their numbers written in; for what is checked by hand."""
+    widths = [m.shape[1] for m in matrices]
+    fig, axes = plt.subplots(
+        1,
+        len(matrices),
+        figsize=(max(4, sum(widths) * 0.5 + len(widths) * 0.4), max(m.shape[0] for m in matrices) * 0.5 + 0.8),
+        width_ratios=widths,
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax, matrix, name in zip(axes.flat, matrices, titles, strict=True):
+        ax.imshow(torch.zeros(matrix.shape), cmap="gray_r", vmin=0, vmax=1)
+        for (i, j), value in zip(
+            torch.cartesian_prod(*(torch.arange(n) for n in matrix.shape)).tolist(),
+            matrix.flatten().tolist(),
+            strict=True,
+        ):
+            ax.text(j, i, f"{value:g}", ha="center", va="center")
+        ax.set_xticks(torch.arange(matrix.shape[1] - 1) + 0.5, labels=[])
+        ax.set_yticks(torch.arange(matrix.shape[0] - 1) + 0.5, labels=[])
+        ax.grid(color="0.8")
+        ax.tick_params(length=0)
+        ax.set_title(name, fontsize=9)
+    fig.suptitle(title, fontsize=11)
+    return fig
+
+
+def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, size=4.5):
+    """One matrix as colours, with a scale; digits: write the numbers into the cells. ticks: names for rows and columns."""
+    fig, ax = _axes(size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel)
+    shown = ax.imshow(matrix.detach(), cmap="viridis")
+    fig.colorbar(shown, ax=ax, label=label, shrink=0.8)
+    if digits is not None:
+        middle = (matrix.max() + matrix.min()).item() / 2
+        for i, row in enumerate(matrix.tolist()):
+            for j, value in enumerate(row):
+                ax.text(
+                    j,
+                    i,
+                    f"{value:.{digits}f}",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if value < middle else "black",
+                )
+    if ticks is not None:
+        ax.set_xticks(range(len(ticks)), labels=ticks, rotation=45, ha="right")
+        ax.set_yticks(range(len(ticks)), labels=ticks)
+    elif max(matrix.shape) <= 12:
+        ax.set_xticks(range(matrix.shape[1]))
+        ax.set_yticks(range(matrix.shape[0]))
+    return fig
+
+
+def heatmaps(matrices, titles, title, xlabel, ylabel, label="", columns=4):
+    """Several matrices of one shape with a common colour scale."""
+    columns = min(columns, len(matrices))
+    rows = math.ceil(len(matrices) / columns)
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * 2.1 + 0.6, rows * 2.1 + 0.5),
+        squeeze=False,
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+    )
+    low, high = min(m.min() for m in matrices), max(m.max() for m in matrices)
+    for ax, matrix, name in zip(axes.flat, matrices, titles, strict=False):
+        shown = ax.imshow(matrix.detach(), cmap="viridis", vmin=low, vmax=high)
+        ax.set_title(name, fontsize=9)
+    fig.colorbar(shown, ax=axes, label=label, shrink=0.8)
+    fig.supxlabel(xlabel, fontsize=10)
+    fig.supylabel(ylabel, fontsize=10)
+    fig.suptitle(title, fontsize=11)
+    return fig
+
+
+# ---------------------------------------------------------------- curves
+
+
+def lines(x, series, title, xlabel, ylabel, log=False, marks=True, size=(6, 3.6)):
+    """Curves over the same x. series: {name: values}. log: True for both axes, "y" for the second only."""
+    fig, ax = _axes(*size, title, xlabel, ylabel)
+    for i, (name, values) in enumerate(series.items()):
+        ax.plot(
+            x[: len(values)],
+            values,
+            label=name,
+            color=COLOURS[i % 6],
+            linestyle=DASHES[i % 6],
+            marker=MARKERS[i % 6] if marks else None,
+            markersize=4,
+        )
+    if log:
+        ax.set_yscale("log")
+    if log is True:
+        ax.set_xscale("log", base=2)
+    ax.grid(alpha=0.3)
+    if len(series) > 1:
+        ax.legend(fontsize=9)
+    return fig
+
+
+def learning_curves(history, epochs, classes):
+    """Loss and held-out accuracy of a run, from the history of `training.fit`."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    x = [entry["epoch"] for entry in history]
+    left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
+    left.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy, nats")
+    right.plot(x, [100 * entry["val_accuracy"] for entry in history], "s-", color=COLOURS[1], markersize=4)
+    right.axhline(100 / classes, color="0.5", linestyle=":")
+    right.text(epochs, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
+    right.set(title="Accuracy on held-out images", xlabel="epoch", ylabel="right answers, %", ylim=(0, 100))
+    for ax in (left, right):
+        ax.set_xlim(0.5, epochs + 0.5)
+        ax.grid(alpha=0.3)
+    return fig
+
+
+class LiveCurves:
+    """Curves that grow while a run goes on: hand it to `training.fit(on_epoch=LiveCurves(epochs, classes))`."""
+
+    def __init__(self, epochs, classes):
+        self.epochs, self.classes, self.handle = epochs, classes, None
+
+    def __call__(self, history):
+        from IPython.display import display
+
+        last = history[-1]
+        alt = (
+            f"Learning curves after epoch {last['epoch']} of {self.epochs}: the training loss is {last['loss']:.2f}, "
+            f"{last['val_accuracy']:.1%} of the held-out images are recognised."
+        )
+        figure = finish(learning_curves(history, self.epochs, self.classes), alt)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        if self.handle is not None:  # None outside a notebook
+            self.handle.update(figure)
+
+
+def confusion(true, predicted, classes):
+    """Confusion matrix with counts. true, predicted: (N,) labels."""
+    K = len(classes)
+    counts = torch.bincount(true * K + predicted, minlength=K * K).reshape(K, K)
+    fig, ax = _axes(6.4, 5.6, "Which class is taken for which", "predicted class", "true class")
+    share = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i in range(K):
+        for j in range(K):
+            ax.text(
+                j,
+                i,
+                f"{counts[i, j]}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[i, j] > 0.5 else "black",
+            )
+    ax.set_xticks(range(K), labels=classes, rotation=45, ha="right")
+    ax.set_yticks(range(K), labels=classes)
+    return fig
+
+
+# ---------------------------------------------------------------- drawings
+
+
+def _box(ax, x, y, width, height, text, colour="white", size=9):
+    ax.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor="black", linewidth=1))
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size)
+
+
+def _arrow(ax, start, end, **style):
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color="black", **style))
+
+
+def overview(image, patch_size=8):
+    """The whole course in one picture: an image, its patches as tokens, the encoder, a class.
+
+    image: (C, H, W) with H = W a multiple of patch_size."""
+    from vit_edu.models.vit import patchify
+
+    side = image.shape[-1] // patch_size
+    patches = patchify(image[None], patch_size)[0].reshape(side * side, patch_size, patch_size, -1)
+    fig = plt.figure(figsize=(10, 3.1))
+    canvas = fig.add_axes([0, 0, 1, 1])
+    canvas.set(xlim=(0, 100), ylim=(0, 31))
+    canvas.axis("off")
+
+    def place(picture, x, y, size):
+        ax = fig.add_axes([x / 100, y / 31, size / 100, size / 31])
+        ax.imshow(_picture(picture), cmap="gray", vmin=0, vmax=1)
+        _bare(ax)
+
+    place(image, 1, 9, 13)
+    canvas.text(7.5, 24, "image", ha="center", fontsize=10)
+    _arrow(canvas, (15, 15.5), (18.5, 15.5))
+    step = 15 / side
+    for i, patch in enumerate(patches):
+        place(patch.permute(2, 0, 1), 19.5 + i % side * step, 8 + (side - 1 - i // side) * step, step * 0.84)
+    canvas.text(27, 24, f"{side * side} patches", ha="center", fontsize=10)
+    _arrow(canvas, (35.5, 15.5), (39, 15.5))
+    for k in range(5):
+        x = 40 + k * 3.2
+        name = "class" if k == 0 else ("…" if k == 4 else str(k))
+        canvas.add_patch(
+            Rectangle((x, 9.5), 2.3, 12, facecolor=("#F0E442", "#56B4E9")[k > 0], edgecolor="black", linewidth=1)
+        )
+        canvas.text(x + 1.15, 7.2, name, ha="center", fontsize=8)
+    canvas.text(47.5, 24, "tokens + positions", ha="center", fontsize=10)
+    _arrow(canvas, (56, 15.5), (59.5, 15.5))
+    for k in (2, 1, 0):
+        canvas.add_patch(
+            Rectangle((60.5 + k, 8.5 + k), 16, 12, facecolor="white", edgecolor="black", linewidth=1)
+        )
+    canvas.text(68.5, 16.6, "attention", ha="center", va="center", fontsize=10)
+    canvas.text(68.5, 12.4, "MLP", ha="center", va="center", fontsize=10)
+    canvas.text(69.5, 24, "encoder blocks", ha="center", fontsize=10)
+    _arrow(canvas, (79, 15.5), (82.5, 15.5))
+    _box(canvas, 83.5, 11.5, 7, 8, "head", size=10)
+    _arrow(canvas, (91, 15.5), (94, 15.5))
+    canvas.text(97.2, 15.5, "class", ha="center", va="center", fontsize=11, fontweight="bold")
+    lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03  04"), (87, "05"), (97.2, "06"))
+    for x, text in lessons:
+        canvas.text(x, 2.6, f"lesson {text}", ha="center", fontsize=9, color="0.35")
+    canvas.text(1, 29, "How a Vision Transformer sees, and the lesson that builds each part", fontsize=11)
+    return fig
+
+
+def block_diagram():
+    """A pre-norm and a post-norm block side by side."""
+    fig, axes = plt.subplots(1, 2, figsize=(7.5, 5), layout="constrained")
+    pre = ("norm1", "attention", "+", "norm2", "MLP", "+")
+    post = ("attention", "+", "norm1", "MLP", "+", "norm2")
+    for ax, parts, name in zip(axes, (pre, post), ("pre-norm: the ViT", "post-norm: the first Transformer"), strict=True):
+        ax.set(xlim=(0, 10), ylim=(-1, 14.2), title=name)
+        ax.axis("off")
+        y, skip = 0.6, 0.0
+        ax.text(4, -0.6, "x (B, T, D)", ha="center")
+        _arrow(ax, (4, -0.1), (4, 0.6))
+        for part in parts:
+            if part == "+":
+                ax.text(4, y + 0.7, "+", ha="center", va="center", fontsize=14, bbox={"boxstyle": "circle", "fc": "#F0E442"})
+                ax.plot([4, 8, 8], [skip + 0.2, skip + 0.2, y + 0.7], color="black", linewidth=1)
+                _arrow(ax, (8, y + 0.7), (4.6, y + 0.7))
+                skip = y + 1.6
+            else:
+                colour = {"norm1": "#DDDDDD", "norm2": "#DDDDDD"}.get(part, "#BFE3F7")
+                _box(ax, 2, y, 4, 1.4, part, colour)
+                if part.startswith("norm") and name.startswith("post"):
+                    skip = y + 1.6
+            _arrow(ax, (4, y + 1.4), (4, y + 2.2))
+            y += 2.2
+    fig.suptitle("One encoder block: where the norm stands", fontsize=11)
+    return fig
