@@ -121,7 +121,11 @@ def doctor():
         try:
             fine, text, remedy = look()
         except Exception as error:  # a doctor must not die of what it finds
-            fine, text, remedy = False, f"{type(error).__name__}: {error}", "Install anew: make clean && make lab"
+            fine, text, remedy = (
+                False,
+                f"{type(error).__name__}: {error}",
+                "Install anew: make clean && make lab",
+            )
         print(f"{'ok   ' if fine else 'WRONG'}  {name}: {text}")
         if not fine:
             problems += 1
@@ -186,13 +190,23 @@ def _look_memory():
     if total is None:
         return True, "its size cannot be asked for on this system; 4 GiB are enough.", ""
     fine = total >= 3.5
-    return fine, f"{total:.0f} GiB; 4 are enough.", "Close other programs, or set VIT_EDU_FAST=1 for small models."
+    return (
+        fine,
+        f"{total:.0f} GiB; 4 are enough.",
+        "Close other programs, or set VIT_EDU_FAST=1 for small models.",
+    )
 
 
 def _look_jupyter():
     problem = kernel_problem()
-    text = f"version {metadata.version('jupyterlab')}, kernel python3 " + ("is there." if not problem else "is not usable.")
-    return not problem, f"{text} {problem or ''}".strip(), f"{sys.executable} -m ipykernel install --sys-prefix"
+    text = f"version {metadata.version('jupyterlab')}, kernel python3 " + (
+        "is there." if not problem else "is not usable."
+    )
+    return (
+        not problem,
+        f"{text} {problem or ''}".strip(),
+        f"{sys.executable} -m ipykernel install --sys-prefix",
+    )
 
 
 def _look_lessons():

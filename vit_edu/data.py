@@ -439,9 +439,7 @@ def _subfolders(path):
 
 def _images_in(path):
     return sorted(
-        p
-        for p in path.iterdir()
-        if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
+        p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
     )
 
 
@@ -486,9 +484,7 @@ def _read_image(file, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{file} cannot be read as an image ({error}). Remove it or save it again."
-        ) from error
+        raise DataError(f"{file} cannot be read as an image ({error}). Remove it or save it again.") from error
 
 
 # ---------------------------------------------------------------- shapes
@@ -518,10 +514,10 @@ def _draw_shapes(count, size, generator):
     # Where each pixel lies in the shape's own coordinates: centre 0, reach 1.
     axis = (torch.arange(size) + 0.5) / size * 2 - 1  # -1 .. 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")  # (S, S)
-    scale = uniform(0.35, 0.7, count, 1, 1)
-    x = (x - uniform(-0.3, 0.3, count, 1, 1)) / scale  # (N, S, S)
-    y = (y - uniform(-0.3, 0.3, count, 1, 1)) / scale
-    angle = uniform(-0.35, 0.35, count, 1, 1)  # radians, up to 20 degrees either way
+    scale = uniform(0.5, 0.8, count, 1, 1)
+    x = (x - uniform(-0.2, 0.2, count, 1, 1)) / scale  # (N, S, S)
+    y = (y - uniform(-0.2, 0.2, count, 1, 1)) / scale
+    angle = uniform(-0.25, 0.25, count, 1, 1)  # radians, up to 14 degrees either way
     x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
 
     # Signed distance to the outline, negative inside, in the shape's units.
@@ -531,11 +527,9 @@ def _draw_shapes(count, size, generator):
         distance[mine] = outline(x[mine], y[mine])
     ink = torch.sigmoid(-distance * scale * size)  # (N, S, S), 1 inside, soft by a pixel at the edge
 
-    # Two colours at a visible distance, a slope of brightness behind, a little noise over all.
-    back = uniform(0, 1, count, 3, 1, 1)
-    fore = uniform(0, 1, count, 3, 1, 1)
-    near = (fore - back).norm(dim=1, keepdim=True) < 0.5  # (N, 1, 1, 1)
-    fore = torch.where(near, (back + 0.5) % 1, fore)  # then half the range apart in each channel
+    # Two colours, the shape the lighter one; a slope of brightness behind, a little noise over all.
+    back = uniform(0, 0.7, count, 3, 1, 1)
+    fore = back + (1 - back) * uniform(0.3, 1, count, 3, 1, 1)
     slope = uniform(-0.2, 0.2, count, 1, 1, 1) * axis + uniform(-0.2, 0.2, count, 1, 1, 1) * axis[:, None]
     image = torch.lerp(back + slope, fore, ink[:, None])
     image += torch.randn(count, 3, size, size, generator=generator) * 0.04
@@ -562,7 +556,5 @@ _OUTLINES = (
     _star,
     lambda x, y: torch.maximum(torch.hypot(x, y) - 0.9, 0.75 - torch.hypot(x - 0.45, y)),
     lambda x, y: _box(x, y, 1.0, 0.3),
-    lambda x, y: (
-        torch.hypot(x, y - 0.1 + 0.75 * x.abs().sqrt() * 0.9) - 0.78
-    ),
+    lambda x, y: torch.hypot(x, y - 0.1 + 0.75 * x.abs().sqrt() * 0.9) - 0.78,
 )

@@ -13,7 +13,14 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, safe for the colour-blind
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)  # Okabe and Ito, safe for the colour-blind
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
@@ -78,7 +85,11 @@ def images(pictures, titles=None, columns=8, title="", scale=1.1):
     rows = math.ceil(count / columns)
     line = 0.18 * (1 + max((t.count("\n") for t in titles), default=0)) if titles else 0
     fig, axes = plt.subplots(
-        rows, columns, figsize=(columns * scale, rows * (scale + line) + 0.35), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(columns * scale, rows * (scale + line) + 0.35),
+        squeeze=False,
+        layout="constrained",
     )
     for ax in axes.flat:
         ax.axis("off")
@@ -111,7 +122,10 @@ def numbers(matrices, titles, title=""):
     fig, axes = plt.subplots(
         1,
         len(matrices),
-        figsize=(max(4, sum(widths) * 0.5 + len(widths) * 0.4), max(m.shape[0] for m in matrices) * 0.5 + 0.8),
+        figsize=(
+            max(4, sum(widths) * 0.5 + len(widths) * 0.4),
+            max(m.shape[0] for m in matrices) * 0.5 + 0.8,
+        ),
         width_ratios=widths,
         squeeze=False,
         layout="constrained",
@@ -318,9 +332,7 @@ def overview(image, patch_size=8):
     canvas.text(47.5, 24, "tokens + positions", ha="center", fontsize=10)
     _arrow(canvas, (56, 15.5), (59.5, 15.5))
     for k in (2, 1, 0):
-        canvas.add_patch(
-            Rectangle((60.5 + k, 8.5 + k), 16, 12, facecolor="white", edgecolor="black", linewidth=1)
-        )
+        canvas.add_patch(Rectangle((60.5 + k, 8.5 + k), 16, 12, facecolor="white", edgecolor="black", linewidth=1))
     canvas.text(68.5, 16.6, "attention", ha="center", va="center", fontsize=10)
     canvas.text(68.5, 12.4, "MLP", ha="center", va="center", fontsize=10)
     canvas.text(69.5, 24, "encoder blocks", ha="center", fontsize=10)
@@ -340,7 +352,9 @@ def block_diagram():
     fig, axes = plt.subplots(1, 2, figsize=(7.5, 5), layout="constrained")
     pre = ("norm1", "attention", "+", "norm2", "MLP", "+")
     post = ("attention", "+", "norm1", "MLP", "+", "norm2")
-    for ax, parts, name in zip(axes, (pre, post), ("pre-norm: the ViT", "post-norm: the first Transformer"), strict=True):
+    for ax, parts, name in zip(
+        axes, (pre, post), ("pre-norm: the ViT", "post-norm: the first Transformer"), strict=True
+    ):
         ax.set(xlim=(0, 10), ylim=(-1, 14.2), title=name)
         ax.axis("off")
         y, skip = 0.6, 0.0
@@ -348,7 +362,15 @@ def block_diagram():
         _arrow(ax, (4, -0.1), (4, 0.6))
         for part in parts:
             if part == "+":
-                ax.text(4, y + 0.7, "+", ha="center", va="center", fontsize=14, bbox={"boxstyle": "circle", "fc": "#F0E442"})
+                ax.text(
+                    4,
+                    y + 0.7,
+                    "+",
+                    ha="center",
+                    va="center",
+                    fontsize=14,
+                    bbox={"boxstyle": "circle", "fc": "#F0E442"},
+                )
                 ax.plot([4, 8, 8], [skip + 0.2, skip + 0.2, y + 0.7], color="black", linewidth=1)
                 _arrow(ax, (8, y + 0.7), (4.6, y + 0.7))
                 skip = y + 1.6

@@ -316,16 +316,12 @@ def _resume(out, recipe, model, optimizer, order):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}). Remove it to start the run anew."
-        ) from error
+        raise CheckpointError(f"{path} cannot be read ({error}). Remove it to start the run anew.") from error
     mine = dataclasses.asdict(recipe)
     differ = [k for k in mine if mine[k] != state["recipe"].get(k)]
     if differ:
         detail = "; ".join(f"{k} was {state['recipe'].get(k)}, is {mine[k]}" for k in differ)
-        raise CheckpointError(
-            f"{path} belongs to another recipe: {detail}. Choose another folder, or remove the file."
-        )
+        raise CheckpointError(f"{path} belongs to another recipe: {detail}. Choose another folder, or remove the file.")
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:

@@ -286,9 +286,7 @@ class NoHeads(_Attention):
         return F.scaled_dot_product_attention(q, k, v)
 
 
-@Attention.mistake(
-    "The output projection `proj` is never applied: what the heads found stays side by side, unmixed."
-)
+@Attention.mistake("The output projection `proj` is never applied: what the heads found stays side by side, unmixed.")
 class NoProjection(_Attention):
     def forward(self, x):
         q, k, v = self.heads(*self.qkv(x).chunk(3, dim=-1))
@@ -304,9 +302,7 @@ class ScaleByWidth(_Attention):
         return vit.merge_heads(F.scaled_dot_product_attention(*self.heads(q, k, v), scale=wrong))
 
 
-@Attention.mistake(
-    "The heads are put back together with a reshape alone, which mixes the tokens. Use `merge_heads`."
-)
+@Attention.mistake("The heads are put back together with a reshape alone, which mixes the tokens. Use `merge_heads`.")
 class BadMerge(_Attention):
     def mix(self, q, k, v):
         B, T, D = q.shape

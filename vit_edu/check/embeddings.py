@@ -20,7 +20,12 @@ def _project_patches(patches, weight, bias):
 
 project_patches = Exercise(
     _project_patches,
-    call("2 images, 4 patches of 12 numbers, to 8 numbers each", _random(2, 4, 12), _random(8, 12, seed=1), _random(8, seed=2)),
+    call(
+        "2 images, 4 patches of 12 numbers, to 8 numbers each",
+        _random(2, 4, 12),
+        _random(8, 12, seed=1),
+        _random(8, seed=2),
+    ),
     call("as many numbers out as in", _random(1, 3, 6), _random(6, 6, seed=1), _random(6, seed=2)),
     call("one patch", _random(1, 1, 5), _random(3, 5, seed=1), _random(3, seed=2)),
     name="project_patches",
@@ -222,9 +227,7 @@ class OnePosition(_Embeddings):
         return self.with_class_token(self.patch_embed(images)) + self.pos_embed
 
 
-@Embeddings.mistake(
-    "`pos_embed` exists, but nothing adds it to the tokens: the model cannot tell where a patch was."
-)
+@Embeddings.mistake("`pos_embed` exists, but nothing adds it to the tokens: the model cannot tell where a patch was.")
 class NotAdded(_Embeddings):
     def forward(self, images):
         return self.with_class_token(self.patch_embed(images))

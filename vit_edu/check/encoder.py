@@ -21,7 +21,14 @@ layer_norm = Exercise(
     vit.layer_norm,
     call("2 images, 3 tokens of width 8", _random(2, 3, 8), _weight, _bias),
     call("tokens of very different size", _uneven, _weight, _bias, tolerance=1e-3),
-    call("a large eps, 0.5", _random(2, 3, 8), _weight, _bias, eps=0.5, hint="eps is added to the variance, inside the root."),
+    call(
+        "a large eps, 0.5",
+        _random(2, 3, 8),
+        _weight,
+        _bias,
+        eps=0.5,
+        hint="eps is added to the variance, inside the root.",
+    ),
     call("a single token", _random(1, 1, 4), torch.ones(4), torch.zeros(4)),
     call("a token of equal numbers gives the bias, not NaN", torch.full((1, 2, 8), 2.0), _weight, _bias),
 )
@@ -50,9 +57,7 @@ def unbiased_variance(x, weight, bias, eps=1e-6):
     return _norm(x, weight, bias, eps, unbiased=True)
 
 
-@layer_norm.mistake(
-    "eps is added to the standard deviation. It belongs to the variance, inside the root."
-)
+@layer_norm.mistake("eps is added to the standard deviation. It belongs to the variance, inside the root.")
 def eps_outside(x, weight, bias, eps=1e-6):
     return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True, unbiased=False) + eps) * weight + bias
 
@@ -88,9 +93,7 @@ def no_root(x, weight, bias, eps=1e-6):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + eps) * weight + bias
 
 
-@layer_norm.mistake(
-    "eps is missing. A token whose numbers are all equal has variance 0, and the division gives NaN."
-)
+@layer_norm.mistake("eps is missing. A token whose numbers are all equal has variance 0, and the division gives NaN.")
 def no_eps(x, weight, bias, eps=1e-6):
     return _norm(x, weight, bias, 0.0)
 
@@ -121,9 +124,7 @@ class FunctionalMlp(_Mlp):
         return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
-@Mlp.mistake(
-    "There is no activation between the layers: two linear layers in a row are one linear layer."
-)
+@Mlp.mistake("There is no activation between the layers: two linear layers in a row are one linear layer.")
 class NoActivation(_Mlp):
     def forward(self, x):
         return self.fc2(self.fc1(x))
@@ -160,7 +161,9 @@ def _drop(look):
     def run(candidate):
         out = candidate(_ones.clone(), 0.25, True)
         if not isinstance(out, torch.Tensor) or out.shape != _ones.shape:
-            raise Unfair(f"expected a tensor of shape {tuple(_ones.shape)}, got {getattr(out, 'shape', type(out).__name__)}")
+            raise Unfair(
+                f"expected a tensor of shape {tuple(_ones.shape)}, got {getattr(out, 'shape', type(out).__name__)}"
+            )
         return look(out)
 
     return run
@@ -225,16 +228,12 @@ def not_rescaled(x, drop_prob, training):
     return vit.drop_path(x, drop_prob, training) * ((1 - drop_prob) if training else 1)
 
 
-@drop_path.mistake(
-    "Paths are dropped in evaluation too: the same image would get another answer each time."
-)
+@drop_path.mistake("Paths are dropped in evaluation too: the same image would get another answer each time.")
 def in_evaluation(x, drop_prob, training):
     return vit.drop_path(x, drop_prob, True)
 
 
-@drop_path.mistake(
-    "Kept and dropped are exchanged: with rate 0.25, three quarters of the images lose their branch."
-)
+@drop_path.mistake("Kept and dropped are exchanged: with rate 0.25, three quarters of the images lose their branch.")
 def keep_for_drop(x, drop_prob, training):
     return vit.drop_path(x, 1 - drop_prob, training) if training and drop_prob else x
 
@@ -256,7 +255,12 @@ _block = {"dim": 8, "num_heads": 2}
 def _skip_is_clean(candidate):
     module = fill(build(candidate, **_block)).eval()
     with torch.no_grad():
-        for value in (module.attn.proj.weight, module.attn.proj.bias, module.mlp.fc2.weight, module.mlp.fc2.bias):
+        for value in (
+            module.attn.proj.weight,
+            module.attn.proj.bias,
+            module.mlp.fc2.weight,
+            module.mlp.fc2.bias,
+        ):
             value.zero_()
     x = _random(2, 5, 8)
     return torch.allclose(module(x), x, atol=1e-6)
@@ -279,7 +283,10 @@ Block = Exercise(
     forward("2 images of 5 tokens", inputs=(_random(2, 5, 8),), **_block),
     forward("another mlp_ratio", inputs=(_random(2, 5, 8),), mlp_ratio=2, **_block),
     forward(
-        "large inputs: the skip path is not normalised", inputs=(_random(2, 5, 8) * 50,), tolerance=1e-3, **_block
+        "large inputs: the skip path is not normalised",
+        inputs=(_random(2, 5, 8) * 50,),
+        tolerance=1e-3,
+        **_block,
     ),
     Case(
         "with both branches at zero, the block changes nothing",
@@ -315,9 +322,7 @@ class TwoSteps(_Block):
         return self.drop_path(self.mlp(self.norm2(attended))) + attended
 
 
-@Block.mistake(
-    "There is no skip connection. Each branch should be *added* to x, not replace it."
-)
+@Block.mistake("There is no skip connection. Each branch should be *added* to x, not replace it.")
 class NoSkip(_Block):
     def forward(self, x):
         return self.drop_path(self.mlp(self.norm2(self.drop_path(self.attn(self.norm1(x))))))
@@ -333,9 +338,7 @@ class PostNorm(_Block):
         return self.norm2(x + self.drop_path(self.mlp(x)))
 
 
-@Block.mistake(
-    "The skip adds the normed x. It should add x as it came in; only the branch sees the normed one."
-)
+@Block.mistake("The skip adds the normed x. It should add x as it came in; only the branch sees the normed one.")
 class SkipAfterNorm(_Block):
     def forward(self, x):
         x = self.norm1(x)

@@ -147,9 +147,7 @@ class Report:
             parts.append(f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>")
             parts.append(f"<p style='margin:0'>{esc(self.closing)}</p>")
         if self.printed:
-            parts.append(
-                f"<p style='margin:.5em 0 0'>Your code printed:</p><pre>{html.escape(self.printed)}</pre>"
-            )
+            parts.append(f"<p style='margin:.5em 0 0'>Your code printed:</p><pre>{html.escape(self.printed)}</pre>")
         # Only the left edge has a colour of its own: text and ground are the theme's, light or dark.
         return (
             f"<div role='status' style='border-left:.4em solid {colour};padding:.4em .8em;margin:.2em 0'>"
@@ -355,11 +353,7 @@ def _difference(expected, got, tolerance):
         found = (_difference(e, g, tolerance) for e, g in zip(expected, got, strict=True))
         return "\n".join(f"value {i + 1}: {text}" for i, text in enumerate(found) if text)
     if isinstance(expected, bool) or not isinstance(expected, int | float):
-        return (
-            ""
-            if type(got) is type(expected) and got == expected
-            else f"expected {expected!r}, got {_short(got)}"
-        )
+        return "" if type(got) is type(expected) and got == expected else f"expected {expected!r}, got {_short(got)}"
     if isinstance(got, torch.Tensor):
         return f"expected a plain Python number, {expected:g}; got a tensor. `.item()` takes the number out."
     if isinstance(got, bool) or not isinstance(got, int | float):
@@ -398,9 +392,7 @@ def _dict_difference(expected, got):
         return f"expected a dictionary, got {_kind(got)}"
     lines = [f"missing: {k}, {expected[k]}" for k in expected if k not in got]
     lines += [f"not expected: {k}, {got[k]}" for k in got if k not in expected]
-    lines += [
-        f"{k}: expected {expected[k]}, got {got[k]}" for k in expected if k in got and got[k] != expected[k]
-    ]
+    lines += [f"{k}: expected {expected[k]}, got {got[k]}" for k in expected if k in got and got[k] != expected[k]]
     if len(lines) > 6:
         lines = [*lines[:6], f"and {len(lines) - 6} more"]
     return "\n".join(lines)

@@ -19,8 +19,18 @@ def _numbered(*shape):
 patchify = Exercise(
     vit.patchify,
     call("one 4 x 4 grey image in 2 x 2 patches", _numbered(1, 1, 4, 4), 2),
-    call("three colour channels", _numbered(1, 3, 4, 4), 2, hint="Inside a patch, the channels of a pixel stand side by side."),
-    call("a batch of 2", _numbered(2, 3, 8, 8), 4, hint="Image 0 must stay in row 0 of the result, image 1 in row 1."),
+    call(
+        "three colour channels",
+        _numbered(1, 3, 4, 4),
+        2,
+        hint="Inside a patch, the channels of a pixel stand side by side.",
+    ),
+    call(
+        "a batch of 2",
+        _numbered(2, 3, 8, 8),
+        4,
+        hint="Image 0 must stay in row 0 of the result, image 1 in row 1.",
+    ),
     call("an image that is wider than high", _numbered(2, 3, 4, 12), 2),
     call("five channels, patches of 3 x 3", _numbered(1, 5, 6, 9), 3),
     call("images as bytes stay bytes", _numbered(1, 3, 4, 4).to(torch.uint8), 2),
@@ -47,9 +57,7 @@ def loops(images, patch_size):
     P = patch_size
     H, W = images.shape[-2:]
     corners = [(i, j) for i in range(0, H, P) for j in range(0, W, P)]
-    return torch.stack(
-        [images[:, :, i : i + P, j : j + P].permute(0, 2, 3, 1).flatten(1) for i, j in corners], dim=1
-    )
+    return torch.stack([images[:, :, i : i + P, j : j + P].permute(0, 2, 3, 1).flatten(1) for i, j in corners], dim=1)
 
 
 @patchify.mistake(
@@ -57,8 +65,7 @@ def loops(images, patch_size):
     "needed. A 'patch' here is a strip of pixels, not a square. Draw one and see."
 )
 def reshape_only(images, patch_size):
-    B, C, H, W = images.shape
-    return images.reshape(B, -1, patch_size * patch_size * C)
+    return images.reshape(len(images), -1, patch_size**2 * images.shape[1])
 
 
 @patchify.mistake(
@@ -89,14 +96,11 @@ def transposed_inside(images, patch_size):
     "When H is split in two, the first part counts patches and the second counts pixels in a patch."
 )
 def strided(images, patch_size):
-    B, C, H, W = images.shape
-    r, s = H // patch_size, W // patch_size
+    r, s = (n // patch_size for n in images.shape[-2:])
     return rearrange(images, "b c (p r) (q s) -> b (r s) (p q c)", r=r, s=s)
 
 
-@patchify.mistake(
-    "The patches of all images lie in one row: the batch axis is gone. The result must be (B, N, P*P*C)."
-)
+@patchify.mistake("The patches of all images lie in one row: the batch axis is gone. The result must be (B, N, P*P*C).")
 def batch_lost(images, patch_size):
     return rearrange(images, "b c (r p) (s q) -> (b r s) (p q c)", p=patch_size, q=patch_size)
 
@@ -208,9 +212,7 @@ def weight_channels_first(patch_size, channels):
     "Rows and columns are exchanged inside the kernel: every patch comes out mirrored at its diagonal."
 )
 def weight_transposed(patch_size, channels):
-    return rearrange(
-        torch.eye(patch_size**2 * channels), "k (p q c) -> k c q p", p=patch_size, q=patch_size
-    )
+    return rearrange(torch.eye(patch_size**2 * channels), "k (p q c) -> k c q p", p=patch_size, q=patch_size)
 
 
 # ---------------------------------------------------------------- overlapping patches

@@ -28,8 +28,16 @@ rename_key = Exercise(
     call("a block with two digits, 11", _layer.format(11) + "ln_2.bias"),
     call("the first norm of block 1", _layer.format(1) + "ln_1.weight"),
     call("the MLP's first layer", _layer.format(0) + "mlp.0.weight"),
-    call("the MLP's second layer", _layer.format(0) + "mlp.3.bias", hint="Between 0 and 3 stand the GELU and a dropout."),
-    call("the last norm", "encoder.ln.weight", hint="encoder.ln belongs to the encoder, ln_1 and ln_2 to a block."),
+    call(
+        "the MLP's second layer",
+        _layer.format(0) + "mlp.3.bias",
+        hint="Between 0 and 3 stand the GELU and a dropout.",
+    ),
+    call(
+        "the last norm",
+        "encoder.ln.weight",
+        hint="encoder.ln belongs to the encoder, ln_1 and ln_2 to a block.",
+    ),
     call("the head", "heads.head.bias"),
 )
 
@@ -71,9 +79,7 @@ def underscore_kept(key):
     return pretrained.rename_key(key).replace("qkv.", "qkv_")
 
 
-@rename_key.mistake(
-    "Only one digit of the block number survives: block 11 became block 1, and would overwrite it."
-)
+@rename_key.mistake("Only one digit of the block number survives: block 11 became block 1, and would overwrite it.")
 def one_digit(key):
     return re.sub(r"blocks\.(\d)\d+", r"blocks.\1", pretrained.rename_key(key))
 
@@ -126,9 +132,7 @@ def prefix_dropped(pos_embed, new_grid, num_prefix_tokens=1):
     return _resize(pos_embed, new_grid, num_prefix_tokens)[:, num_prefix_tokens:]
 
 
-@resize_pos_embed.mistake(
-    "The class token's position stands at the end now. It belongs in front, where it was."
-)
+@resize_pos_embed.mistake("The class token's position stands at the end now. It belongs in front, where it was.")
 def prefix_at_end(pos_embed, new_grid, num_prefix_tokens=1):
     out = _resize(pos_embed, new_grid, num_prefix_tokens)
     return torch.cat([out[:, num_prefix_tokens:], out[:, :num_prefix_tokens]], dim=1)
@@ -156,9 +160,7 @@ def reshape_for_permute(pos_embed, new_grid, num_prefix_tokens=1):
     return torch.cat([head, grid.flatten(2).mT], dim=1)
 
 
-@resize_pos_embed.mistake(
-    "This interpolates linearly. The exercise, and most published code, uses mode='bicubic'."
-)
+@resize_pos_embed.mistake("This interpolates linearly. The exercise, and most published code, uses mode='bicubic'.")
 def bilinear(pos_embed, new_grid, num_prefix_tokens=1):
     return _resize(pos_embed, new_grid, num_prefix_tokens, mode="bilinear")
 

@@ -52,10 +52,11 @@ random_flip = Exercise(
         lambda out: round((out[:, 0, 0, 0] != 1).float().mean().item() * 10) / 10,
         "Draw one number for each image, not one for the batch.",
     ),
-    _flip_case(
-        "no image is upside down", lambda out: not bool((out == _many.flip(-2)).flatten(1).all(1).any())
+    _flip_case("no image is upside down", lambda out: not bool((out == _many.flip(-2)).flatten(1).all(1).any())),
+    Case(
+        "bytes stay bytes",
+        lambda f: _checked(f(_many.to(torch.uint8)), _many.to(torch.uint8)).dtype == torch.uint8,
     ),
-    Case("bytes stay bytes", lambda f: _checked(f(_many.to(torch.uint8)), _many.to(torch.uint8)).dtype == torch.uint8),
 )
 
 
@@ -136,7 +137,10 @@ random_crop = Exercise(
     ),
     _crop_case("with padding 2, all 25 shifts occur", lambda shifts: len(shifts.unique()), padding=2),
     Case("padding 0 changes nothing", lambda f: torch.equal(f(_crops.clone(), 0), _crops)),
-    Case("bytes stay bytes", lambda f: _checked(f(_crops.to(torch.uint8), 1), _crops.to(torch.uint8)).dtype == torch.uint8),
+    Case(
+        "bytes stay bytes",
+        lambda f: _checked(f(_crops.to(torch.uint8), 1), _crops.to(torch.uint8)).dtype == torch.uint8,
+    ),
 )
 
 
@@ -156,9 +160,7 @@ def crop_windows(images, padding=4):
     return windows[torch.arange(B), :, i, j]
 
 
-@random_crop.mistake(
-    "One corner is drawn for the whole batch: all images are shifted alike. Draw one for each image."
-)
+@random_crop.mistake("One corner is drawn for the whole batch: all images are shifted alike. Draw one for each image.")
 def one_corner(images, padding=4):
     H, W = images.shape[-2:]
     i, j = torch.randint(0, 2 * padding + 1, (2,)).tolist()
@@ -233,9 +235,7 @@ def percent(logits, labels):
     return 100 * training.accuracy(logits, labels)
 
 
-@accuracy.mistake(
-    "The count is divided by the number of classes. It should be divided by the number of images."
-)
+@accuracy.mistake("The count is divided by the number of classes. It should be divided by the number of images.")
 def over_classes(logits, labels):
     return (logits.argmax(-1) == labels).float().sum().item() / logits.shape[1]
 
@@ -536,7 +536,9 @@ def mean_of_means(model, batches):
     return _evaluation(model, batches, mean_of_means=True)
 
 
-@evaluate.mistake("The model is judged in the mode that it happens to be in. In train mode, dropout and the like disturb it.")
+@evaluate.mistake(
+    "The model is judged in the mode that it happens to be in. In train mode, dropout and the like disturb it."
+)
 def no_eval(model, batches):
     return _evaluation(model, batches, switch=False)
 
@@ -546,7 +548,9 @@ def left_in_eval(model, batches):
     return _evaluation(model, batches, back=False)
 
 
-@evaluate.mistake("Gradients are tracked although nobody needs them: it takes twice the memory. torch.no_grad() turns them off.")
+@evaluate.mistake(
+    "Gradients are tracked although nobody needs them: it takes twice the memory. torch.no_grad() turns them off."
+)
 def with_grad(model, batches):
     return _evaluation(model, batches, grad=True)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vit_edu.check.engine import Case, Exercise, Unfair, build, call, fill, forward, gradients, parameters
+from vit_edu.check.engine import Case, Exercise, build, call, fill, forward, gradients, parameters
 from vit_edu.models import vit
 from vit_edu.training import accuracy
 
@@ -28,9 +28,7 @@ def with_select(tokens, global_pool):
     return tokens.select(1, 0) if global_pool == "token" else tokens.sum(1) / tokens.shape[1]
 
 
-@pool.mistake(
-    "The wrong axis: `tokens[0]` is the first *image*. The class token is token 0 of every image."
-)
+@pool.mistake("The wrong axis: `tokens[0]` is the first *image*. The class token is token 0 of every image.")
 def first_image(tokens, global_pool):
     return tokens[0] if global_pool == "token" else tokens.mean(dim=0)
 
@@ -45,9 +43,7 @@ def over_width(tokens, global_pool):
     return tokens[:, 0] if global_pool == "token" else tokens.mean(dim=-1)
 
 
-@pool.mistake(
-    "The token axis is kept with length 1. One vector an image is wanted: (B, D)."
-)
+@pool.mistake("The token axis is kept with length 1. One vector an image is wanted: (B, D).")
 def axis_kept(tokens, global_pool):
     return tokens[:, :1] if global_pool == "token" else tokens.mean(dim=1, keepdim=True)
 
@@ -94,9 +90,7 @@ ViT = Exercise(
 class _ViT(vit.Embeddings):
     """What alternatives and mistakes have in common."""
 
-    def __init__(
-        self, img_size, patch_size, in_chans, num_classes, embed_dim, depth, num_heads, global_pool="token"
-    ):
+    def __init__(self, img_size, patch_size, in_chans, num_classes, embed_dim, depth, num_heads, global_pool="token"):
         super().__init__(img_size, patch_size, in_chans, embed_dim, class_token=global_pool == "token")
         self.global_pool = global_pool
         self.blocks = vit.make_blocks(embed_dim, depth, num_heads)
@@ -140,9 +134,7 @@ class NotPooled(_ViT):
         return self.head(self.norm(self.blocks(super().forward(images))))
 
 
-@ViT.mistake(
-    "The blocks are never applied: patches go straight from the embedding to the head."
-)
+@ViT.mistake("The blocks are never applied: patches go straight from the embedding to the head.")
 class NoBlocks(_ViT):
     def forward(self, images):
         return self.head(self.pooled(self.norm(super().forward(images))))
@@ -407,9 +399,7 @@ def with_eye(metric):
     return metric(perfect, torch.arange(3)) == 1 and not metric(worst, torch.arange(3))
 
 
-@accuracy_is_a_share.mistake(
-    "With a single image, a count and a share are the same number. Ask about several images."
-)
+@accuracy_is_a_share.mistake("With a single image, a count and a share are the same number. Ask about several images.")
 def one_image(metric):
     one = torch.tensor([[1.0, 0.0]])
     return metric(one, torch.tensor([0])) == 1.0 and metric(one, torch.tensor([1])) == 0.0
@@ -461,9 +451,7 @@ def _has_positions(model):
 
 RepairedViT = Exercise(
     _Repaired,
-    _on_repaired(
-        "logits of shape (B, num_classes)", lambda m: list(m(_pictures).shape), num_classes=7
-    ),
+    _on_repaired("logits of shape (B, num_classes)", lambda m: list(m(_pictures).shape), num_classes=7),
     _on_repaired(
         "images do not influence each other",
         lambda m: _batch_independent(m, _pictures),
@@ -513,9 +501,7 @@ class SuspectRepaired(_Suspect):
     pass
 
 
-@RepairedViT.mistake(
-    "Nothing is repaired yet: attention still runs across the batch, and the positions are not added."
-)
+@RepairedViT.mistake("Nothing is repaired yet: attention still runs across the batch, and the positions are not added.")
 class StillSuspect(_Suspect):
     batch_first, adds_positions, all_positions = False, False, False
 

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
@@ -48,23 +47,21 @@ def tidy(notebook):
             "language_info": {"name": "python"},
         }
     )
-    for cell in notebook.cells:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, start=1):
         cell.metadata.pop("execution", None)
-        if cell.cell_type != "code":
-            continue
-        cell.execution_count = None
-        if COMPARED not in cell.metadata.get("tags", []):
-            cell.outputs = []
-        cell.outputs = _joined(cell.outputs)
+        compared = COMPARED in cell.metadata.get("tags", [])
+        cell.execution_count = number if compared else None  # nbval compares only what looks as if it had run
+        cell.outputs = _joined(cell.outputs, number) if compared else []
     return notebook
 
 
-def _joined(outputs):
-    """Outputs without counts, and with what was printed in several pieces as one."""
+def _joined(outputs, number):
+    """Outputs with what was printed in several pieces as one, and the cell's number on results."""
     joined = []
     for output in outputs:
         if "execution_count" in output:
-            output["execution_count"] = None
+            output["execution_count"] = number
         last = joined[-1] if joined else {}
         if output.output_type == "stream" == last.get("output_type") and output.name == last["name"]:
             last["text"] += output.text
@@ -106,7 +103,14 @@ def derive_all(root, refresh=False, check=False):
     """Make lessons/ from solutions/. Returns an exit status: with `check`, 1 if anything would change."""
     if refresh:
         with ThreadPoolExecutor(2) as pool:
-            list(tqdm(pool.map(_refresh, solutions(root)), total=len(solutions(root)), desc="solutions", unit="nb"))
+            list(
+                tqdm(
+                    pool.map(_refresh, solutions(root)),
+                    total=len(solutions(root)),
+                    desc="solutions",
+                    unit="nb",
+                )
+            )
     changed, wanted = [], set()
     for path in solutions(root):
         target = root / "lessons" / path.name
@@ -147,7 +151,9 @@ def course(root, out, only=()):
 
     paths = [p for p in solutions(root) if not only or p.name[:2] in only]
     if not paths:
-        print(f"no solution has a number in {', '.join(only)}; there are {', '.join(p.name[:2] for p in solutions(root))}.")
+        print(
+            f"no solution has a number in {', '.join(only)}; there are {', '.join(p.name[:2] for p in solutions(root))}."
+        )
         return 1
     try:
         print(data.load())  # decided, and downloaded where need be, before the first notebook
@@ -167,9 +173,7 @@ def course(root, out, only=()):
                 failed.append(path.name)
                 bar.write(f"{path.name} failed:\n{str(error)[-1500:]}")
             bar.update(before + len(notebook.cells) - bar.n)
-            page, _ = HTMLExporter(embed_images=True).from_notebook_node(
-                notebook, {"metadata": {"name": path.stem}}
-            )
+            page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": path.stem}})
             (out / f"{path.stem}.html").write_text(page, encoding="utf-8")
             rows.append((path.stem, time.perf_counter() - started))
     items = "".join(f'<li><a href="{stem}.html">{stem}</a> ({seconds:.0f} s)</li>\n' for stem, seconds in rows)

@@ -130,9 +130,7 @@ class Embeddings(nn.Module):
     "sincos" (fixed, zero for the class token) or "none". The vectors are `self.pos_embed`, (1, T, D).
     """
 
-    def __init__(
-        self, img_size=32, patch_size=4, in_chans=3, embed_dim=64, class_token=True, pos_embed="learn"
-    ):
+    def __init__(self, img_size=32, patch_size=4, in_chans=3, embed_dim=64, class_token=True, pos_embed="learn"):
         super().__init__()
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None

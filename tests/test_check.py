@@ -1,0 +1,210 @@
+"""The exercise engine and its catalogue: what is right passes, each known mistake is named, nothing gets out."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from vit_edu import check
+from vit_edu.check import engine
+
+NAMES = check.names()
+ALTERNATIVES = [(n, a) for n in NAMES for a in check.get(n).alternatives]
+MISTAKES = [(n, m) for n in NAMES for m in check.get(n).mistakes]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_passes_and_entry_is_complete(name):
+    exercise = check.get(name)
+    report = exercise.check(exercise.reference)
+    assert report.passed, report.text
+    assert len(report.checks) >= 3
+    assert exercise.alternatives
+    assert exercise.mistakes
+
+
+@pytest.mark.parametrize(("name", "alternative"), ALTERNATIVES, ids=lambda x: getattr(x, "__name__", x))
+def test_alternative_passes(name, alternative):
+    report = check.run(name, alternative)
+    assert report.passed, report.text
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=lambda x: getattr(x, "name", x))
+def test_mistake_is_named(name, mistake):
+    report = check.run(name, mistake.build)
+    assert report.status == engine.WRONG, report.text
+    assert report.diagnosis == mistake.diagnosis, report.text
+
+
+def test_names_are_unique_and_of_a_lesson():
+    assert len(NAMES) == len(set(NAMES)) == sum(len(check.names(lesson)) for lesson in check.LESSONS)
+    with pytest.raises(KeyError, match="Did you mean patchify"):
+        check.get("patchfy")
+    with pytest.raises(KeyError, match="no lesson '99'"):
+        check.names("99")
+
+
+# ---------------------------------------------------------------- the contract of @check.exercise
+
+
+def test_right_answer_is_handed_on_unwrapped(capsys):
+    def count_patches(height, width, patch_size):
+        return height * width // patch_size**2
+
+    assert check.exercise(count_patches) is count_patches
+    assert "✓ count_patches: right. 4 of 4 checks passed." in capsys.readouterr().out
+
+
+def test_empty_answer_is_no_failure(capsys):
+    def count_patches(height, width, patch_size):
+        raise NotImplementedError("write your answer here")
+
+    assert check.exercise(count_patches)(32, 32, 4) == 64  # the reference
+    out = capsys.readouterr().out
+    assert "not attempted" in out
+    assert "failed" not in out
+
+
+def test_wrong_answer_reports_everything_and_hands_on_the_reference(capsys):
+    def count_patches(height, width, patch_size):
+        return 64
+
+    assert check.exercise(count_patches)(48, 16, 4) == 48
+    out = capsys.readouterr().out
+    assert out.count("✓ passed") == 1
+    assert out.count("✗ failed") == 3
+    assert "expected 196, got 64" in out
+    assert "uses the reference" in out
+
+
+def test_module_with_an_empty_method_is_not_attempted():
+    class Attention(nn.Module):
+        def __init__(self, dim, num_heads):
+            super().__init__()
+            raise NotImplementedError
+
+    assert check.run("Attention", Attention).status == engine.EMPTY
+
+
+def test_module_without_forward_is_wrong_not_empty():
+    class Mlp(nn.Module):
+        def __init__(self, in_features, hidden_features):
+            super().__init__()
+            self.fc1 = nn.Linear(in_features, hidden_features)
+            self.fc2 = nn.Linear(hidden_features, in_features)
+
+    report = check.run("Mlp", Mlp)
+    assert report.status == engine.WRONG
+    assert "no method called forward" in report.text
+
+
+def test_misnamed_parameters_are_listed():
+    class Mlp(nn.Module):
+        def __init__(self, in_features, hidden_features):
+            super().__init__()
+            self.first = nn.Linear(in_features, hidden_features)
+            self.fc2 = nn.Linear(hidden_features, in_features)
+
+        def forward(self, x):
+            return self.fc2(nn.functional.gelu(self.first(x)))
+
+    text = check.run("Mlp", Mlp).text
+    assert "missing: fc1.weight, shape (24, 6)" in text
+    assert "not expected: first.weight, shape (24, 6)" in text
+
+
+# ---------------------------------------------------------------- what candidates do
+
+
+def in_place(images, patch_size):
+    images += 1
+    return check.get("patchify").reference(images, patch_size)
+
+
+def endless(images, patch_size):
+    while True:
+        pass
+
+
+def recursive(images, patch_size):
+    return recursive(images, patch_size)
+
+
+def leaves(images, patch_size):
+    raise SystemExit(3)
+
+
+def crashes(images, patch_size):
+    return images.reshape(7, 7, 7)
+
+
+HOSTILE = {
+    in_place: "changes its input in place",
+    endless: "Is there a loop that does not end?",
+    recursive: "calls itself without end",
+    leaves: "SystemExit: 3",
+    crashes: "return images.reshape(7, 7, 7)",  # the learner's own line
+    lambda images, patch_size: None: "got None (is there a return?)",
+    lambda images, patch_size: "text": "got a str",
+    lambda images, patch_size: (x for x in images): "got a generator",
+    lambda images: images: "TypeError",
+    lambda images, patch_size: images.double(): "expected shape",
+    3: "'int' object is not callable",
+}
+
+
+@pytest.mark.parametrize(("candidate", "says"), HOSTILE.items(), ids=HOSTILE.values())
+def test_hostile_candidate_becomes_a_sentence(candidate, says, monkeypatch):
+    monkeypatch.setattr(engine, "TIME_LIMIT", 0.5)
+    report = check.run("patchify", candidate)
+    assert not report.passed
+    assert says in report.text
+    assert report.diagnosis is None
+
+
+def test_global_state_is_restored():
+    def rude(images, patch_size):
+        torch.manual_seed(99)
+        random.seed(99)
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        return check.get("patchify").reference(images, patch_size)
+
+    torch.manual_seed(1)
+    random.seed(1)
+    before = torch.get_rng_state(), random.getstate()
+    assert check.run("patchify", rude).passed
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+
+
+def test_prints_are_passed_on_cut(capsys):
+    def count_patches(height, width, patch_size):
+        print("x" * 5000)
+        return height // patch_size * (width // patch_size)
+
+    check.exercise(count_patches)
+    out = capsys.readouterr().out
+    assert "Your code printed:" in out
+    assert len(out) < 2000
+
+
+def test_a_learners_text_cannot_break_the_page():
+    def evil(height, width, patch_size):
+        raise ValueError("<script>alert(1)</script>")
+
+    page = check.run("count_patches", evil)._repr_mimebundle_()["text/html"]
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_detached_result_is_noticed():
+    def prepend_class_token(tokens, cls_token):
+        return torch.cat([cls_token.detach().expand(len(tokens), -1, -1), tokens], dim=1)
+
+    report = check.run("prepend_class_token", prepend_class_token)
+    assert [c.passed for c in report.checks] == [True, True, False]
+    assert "cut off from the gradient" in report.text

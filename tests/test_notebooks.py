@@ -1,0 +1,101 @@
+"""Notebooks as files: lessons follow from solutions, and both are clean. That they run is nbval's part."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from vit_edu import check
+from vit_edu.classroom import notebooks
+
+ROOT = Path(__file__).parents[1]
+SOLUTIONS = notebooks.solutions(ROOT)
+ALL = SOLUTIONS + sorted((ROOT / "lessons").glob("*.ipynb"))
+
+
+def ids(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+def code_cells(path):
+    return [c for c in notebooks.read(path).cells if c.cell_type == "code"]
+
+
+def test_deriving_again_changes_nothing(capsys):
+    assert notebooks.derive_all(ROOT, check=True) == 0, capsys.readouterr().out
+    assert len(SOLUTIONS) == len(check.LESSONS) == len(ALL) // 2
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=ids)
+def test_solution_holds_every_exercise_of_its_lesson_once(path):
+    asked = []
+    for cell in code_cells(path):
+        if "### BEGIN SOLUTION" in cell.source:
+            asked += re.findall(r"^@check\.exercise\n(?:def|class) (\w+)", cell.source, re.M)
+            assert cell.metadata["nbgrader"]["grade_id"] == asked[-1] == cell.id
+            assert cell.metadata["nbgrader"]["solution"]
+            assert f"✓ {asked[-1]}: right." in cell.outputs[0]["data"]["text/plain"]
+    assert asked == check.names(path.name[:2])
+
+
+@pytest.mark.parametrize("path", ALL, ids=ids)
+def test_notebook_is_clean(path):
+    text = path.read_text(encoding="utf-8")
+    notebook = notebooks.read(path)
+    assert len(text) < 100_000
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert len({c.id for c in notebook.cells}) == len(notebook.cells)
+    assert not re.search(r"/home/|/Users/|/tmp/|site-packages|ipykernel_\d", text)
+    for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
+        assert cell.execution_count in (None, number)
+        assert cell.source.strip()
+        assert len(cell.source.splitlines()) <= 26  # an exercise with its answer; others are shorter
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if p.parent.name == "lessons"], ids=ids)
+def test_lesson_gives_nothing_away(path):
+    for cell in code_cells(path):
+        assert "SOLUTION" not in cell.source
+        assert cell.outputs == []
+        if "@check.exercise" in cell.source:
+            assert "NotImplementedError" in cell.source
+            assert cell.metadata["deletable"] is False
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=ids)
+def test_reads_as_a_lesson(path):
+    cells = notebooks.read(path).cells
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    for part in ("After ", "you can", "**You need**", "Predict", "## Questions", "<details>", "## Recap"):
+        assert part.lower() in text.lower(), part
+    for link in re.findall(r"\]\((\w+\.ipynb)\)", text):
+        assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=ids)
+def test_every_figure_has_a_text(path):
+    for cell in code_cells(path):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "plot.show":
+                assert len(node.args) == 2, cell.source
+            assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "plt.show"), cell.source
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("### BEGIN SOLUTION\nx = 1", "no end solution"),
+        ("### BEGIN SOLUTION\n### BEGIN SOLUTION\n### END SOLUTION", "nested"),
+    ],
+)
+def test_marker_at_fault_is_an_error(source, says):
+    notebook = nbformat.v4.new_notebook()
+    cell = nbformat.v4.new_code_cell(source)
+    cell.metadata["nbgrader"] = {
+        "grade": False, "grade_id": "x", "locked": False, "schema_version": 3, "solution": True, "task": False,
+    }  # fmt: skip
+    notebook.cells.append(cell)
+    with pytest.raises(RuntimeError, match=says):
+        notebooks.derive(notebook)

@@ -1,0 +1,146 @@
+"""The loop: it learns, it resumes to the same weights, and it says what is wrong."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from vit_edu import data, training
+from vit_edu.training import Recipe
+
+TINY = Recipe(
+    epochs=3,
+    batch_size=16,
+    learning_rate=2e-3,
+    model={"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "drop_path_rate": 0.2},
+)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.shapes(train=100, test=40)
+
+
+def run(images, out=None, on_epoch=None, recipe=TINY):
+    model = training.build_model(recipe, images)
+    history = training.fit(model, images, recipe, out=out, on_epoch=on_epoch)
+    return model, history
+
+
+def test_resumed_run_ends_with_the_same_weights(images, tmp_path):
+    def stop(history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    whole, history = run(images)
+    _, cut = run(images, tmp_path, on_epoch=stop)
+    assert len(cut) == 2
+    torch.randn(100)  # whatever happens in between
+    resumed, again = run(images, tmp_path)
+    assert [e["loss"] for e in again] == [e["loss"] for e in history]
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 3
+
+
+def test_finished_run_is_not_trained_again(images, tmp_path):
+    first, _ = run(images, tmp_path)
+    second, history = run(images, tmp_path)
+    assert len(history) == 3
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_checkpoint_of_another_recipe_is_refused(images, tmp_path):
+    run(images, tmp_path)
+    with pytest.raises(training.CheckpointError, match=r"epochs was 3, is 5"):
+        run(images, tmp_path, recipe=dataclasses.replace(TINY, epochs=5))
+
+
+def test_damaged_checkpoint_is_refused(images, tmp_path):
+    run(images, tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(training.CheckpointError, match="cannot be read"):
+        run(images, tmp_path)
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def breaks(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        training._write_whole(path, breaks)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_divergence_stops_with_advice(images):
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(1, 10))
+
+        def forward(self, x):
+            return self.w * x.mean(dim=(1, 2, 3))[:, None] * float("inf")
+
+    with pytest.raises(training.Diverged, match=r"at step 0, with learning rate .* try a third"):
+        training.fit(Broken(), images, TINY)
+
+
+def test_the_test_images_are_not_touched(images):
+    model = training.build_model(TINY, images)
+    moved = dataclasses.replace(images, test=data.Split(torch.zeros(0, 3, 32, 32), torch.zeros(0, dtype=torch.long)))
+    assert len(training.fit(model, moved, TINY)) == 3
+
+
+def test_training_learns():
+    images = data.shapes(train=1500, test=200)
+    recipe = dataclasses.replace(
+        training.RECIPES["laptop"],
+        epochs=6,
+        batch_size=32,
+        model={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+    )
+    model, _ = run(images, recipe=recipe)
+    share = training.evaluate(model, data.batches(images.test, 64, images.mean, images.std))
+    probabilities = training.predict(model, images.test, images.mean, images.std)
+    assert share > 0.2  # guessing is 0.1, and the shuffled labels below give that
+    assert share == pytest.approx((probabilities.argmax(1) == images.test.labels).float().mean().item())
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(200))
+
+
+def test_weight_decay_spares_biases_norms_and_positions(images):
+    model = training.build_model(TINY, images)
+    decayed, spared = training.make_optimizer(model, TINY).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert all(names[id(p)].endswith("weight") and "norm" not in names[id(p)] for p in decayed["params"])
+    assert {"pos_embed", "cls_token", "norm.weight", "head.bias"} <= {names[id(p)] for p in spared["params"]}
+    assert spared["weight_decay"] == 0
+
+
+def test_cosine_equals_torchs():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    for step in range(50):
+        ours = training.learning_rate(step, total_steps=50, warmup_steps=0, peak=0.1)
+        assert math.isclose(ours, optimizer.param_groups[0]["lr"], rel_tol=1e-6)
+        optimizer.step()
+        schedule.step()
+
+
+def test_evaluate_needs_batches(images):
+    with pytest.raises(ValueError, match="no batch came"):
+        training.evaluate(training.build_model(TINY, images), [])
+
+
+def test_fast_mode_and_devices_choose_the_recipe(monkeypatch):
+    monkeypatch.setenv("VIT_EDU_FAST", "1")
+    assert training.pick_recipe("cuda") == "fast"
+    monkeypatch.setenv("VIT_EDU_FAST", "0")
+    assert (training.pick_recipe("cpu"), training.pick_recipe("cuda:0")) == ("laptop", "gpu")
