@@ -24,7 +24,9 @@ def test_reference_passes_and_entry_is_complete(name):
     assert exercise.mistakes
 
 
-@pytest.mark.parametrize(("name", "alternative"), ALTERNATIVES, ids=lambda x: getattr(x, "__name__", x))
+@pytest.mark.parametrize(
+    ("name", "alternative"), ALTERNATIVES, ids=lambda x: getattr(x, "__name__", x)
+)
 def test_alternative_passes(name, alternative):
     report = check.run(name, alternative)
     assert report.passed, report.text
@@ -38,7 +40,9 @@ def test_mistake_is_named(name, mistake):
 
 
 def test_names_are_unique_and_of_a_lesson():
-    assert len(NAMES) == len(set(NAMES)) == sum(len(check.names(lesson)) for lesson in check.LESSONS)
+    assert (
+        len(NAMES) == len(set(NAMES)) == sum(len(check.names(lesson)) for lesson in check.LESSONS)
+    )
     with pytest.raises(KeyError, match="Did you mean patchify"):
         check.get("patchfy")
     with pytest.raises(KeyError, match="no lesson '99'"):

@@ -23,7 +23,9 @@ def clean(monkeypatch, tmp_path):
     monkeypatch.delenv("VIT_EDU_DATA", raising=False)
     monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(data, "_unreachable", {})
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody answers there
+    monkeypatch.setattr(
+        CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz"
+    )  # nobody answers there
 
 
 def left_behind(tmp_path):
@@ -145,7 +147,9 @@ def test_name_that_is_no_folder(tmp_path, monkeypatch, kind):
     if kind == "file":
         path.write_text("")
     monkeypatch.setenv("VIT_EDU_DATA", str(path))
-    with pytest.raises(data.DataError, match="nothing of that name" if kind == "missing" else "expected a folder"):
+    with pytest.raises(
+        data.DataError, match="nothing of that name" if kind == "missing" else "expected a folder"
+    ):
         data.load()
 
 
@@ -162,7 +166,9 @@ def small_cifar(tmp_path, monkeypatch):
     for name in names:
         batch = {"data": rng.integers(0, 256, (4, 3072), np.uint8), "labels": [0, 1, 2, 9]}
         (folder / name).write_bytes(pickle.dumps(batch))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [f"class {i}" for i in range(10)]})
+    )
     md5 = {p.name: calculate_md5(p) for p in folder.iterdir()}
     monkeypatch.setattr(CIFAR10, "train_list", [[n, md5[n]] for n in names[:5]])
     monkeypatch.setattr(CIFAR10, "test_list", [[names[5], md5[names[5]]]])
@@ -179,7 +185,9 @@ def test_cifar_from_a_folder_that_has_it_unpacked(small_cifar, monkeypatch):
     d = data.load()
     assert (d.kind, len(d.train), len(d.test)) == ("cifar10", 20, 4)
     batch = pickle.loads((small_cifar.parent / CIFAR10.base_folder / "data_batch_1").read_bytes())
-    assert d.train.images[0].flatten().tolist() == batch["data"][0].tolist()  # channels, rows, columns in order
+    assert (
+        d.train.images[0].flatten().tolist() == batch["data"][0].tolist()
+    )  # channels, rows, columns in order
 
 
 def test_cifar_from_its_archive(small_cifar, monkeypatch, tmp_path):
@@ -222,7 +230,9 @@ def server(small_cifar, monkeypatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
         threading.Thread(target=http_server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{http_server.server_port}/{small_cifar.name}")
+        monkeypatch.setattr(
+            CIFAR10, "url", f"http://127.0.0.1:{http_server.server_port}/{small_cifar.name}"
+        )
         yield folder
         http_server.shutdown()
 
@@ -284,7 +294,9 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
         data.load()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
 def test_cache_that_is_read_only(tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir(mode=0o500)
     assert "cannot be written to" in data.load().reason
@@ -333,5 +345,7 @@ def test_random_crop_draws_what_torchvision_draws():
     count = [dict(zip(*(t.tolist() for t in s.flatten(1)[:, 12].unique(return_counts=True)), strict=True))
              for s in (ours, theirs)]  # fmt: skip
     assert count[0].keys() == count[1].keys()  # the middle pixel tells the shift: nine of them
-    assert all(abs(count[0][k] - count[1][k]) < 150 for k in count[0])  # 556 expected, 5 sigma is 111 each
+    assert all(
+        abs(count[0][k] - count[1][k]) < 150 for k in count[0]
+    )  # 556 expected, 5 sigma is 111 each
     assert torch.equal(ours.flatten(1).unique(dim=0), theirs.flatten(1).unique(dim=0))

@@ -51,7 +51,9 @@ def test_notebook_is_clean(path):
     for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
         assert cell.execution_count in (None, number)
         assert cell.source.strip()
-        assert len(cell.source.splitlines()) <= 26  # an exercise with its answer; others are shorter
+        assert (
+            len(cell.source.splitlines()) <= 26
+        )  # an exercise with its answer; others are shorter
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if p.parent.name == "lessons"], ids=ids)
@@ -68,7 +70,15 @@ def test_lesson_gives_nothing_away(path):
 def test_reads_as_a_lesson(path):
     cells = notebooks.read(path).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
-    for part in ("After ", "you can", "**You need**", "Predict", "## Questions", "<details>", "## Recap"):
+    for part in (
+        "After ",
+        "you can",
+        "**You need**",
+        "Predict",
+        "## Questions",
+        "<details>",
+        "## Recap",
+    ):
         assert part.lower() in text.lower(), part
     for link in re.findall(r"\]\((\w+\.ipynb)\)", text):
         assert (path.parent / link).exists(), link
@@ -80,7 +90,9 @@ def test_every_figure_has_a_text(path):
         for node in ast.walk(ast.parse(cell.source)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "plot.show":
                 assert len(node.args) == 2, cell.source
-            assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "plt.show"), cell.source
+            assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "plt.show"), (
+                cell.source
+            )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ from vit_edu.models import SIZES, ViT
 def theirs():
     torch.manual_seed(0)
     model = VisionTransformer(
-        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=24, mlp_dim=40, num_classes=5
+        image_size=32,
+        patch_size=8,
+        num_layers=3,
+        num_heads=2,
+        hidden_dim=24,
+        mlp_dim=40,
+        num_classes=5,
     )
     with torch.no_grad():
         for p in model.parameters():
@@ -41,7 +47,11 @@ def test_names_are_complete_in_both_directions(name, size):
 def test_weights_that_do_not_fit_change_nothing(theirs):
     good = pretrained.from_torchvision(theirs).state_dict()
     bad = {k: v for k, v in good.items() if k != "norm.bias"}
-    bad |= {"extra.weight": torch.zeros(2), "head.weight": torch.zeros(7, 24), "head.bias": torch.ones(5)}
+    bad |= {
+        "extra.weight": torch.zeros(2),
+        "head.weight": torch.zeros(7, 24),
+        "head.bias": torch.ones(5),
+    }
     model = pretrained.from_torchvision(theirs)
     with pytest.raises(pretrained.WeightsError) as error:
         pretrained.load_by_name(model, bad)

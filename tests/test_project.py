@@ -20,7 +20,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def requirements():
-    return [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    return [
+        Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    ]
 
 
 def pinned():
@@ -30,7 +32,9 @@ def pinned():
 
 def test_constraints_hold_one_version_of_each_requirement_within_its_range():
     versions = pinned()
-    assert {canonicalize_name(r.name) for r in requirements()} == {canonicalize_name(n) for n in versions}
+    assert {canonicalize_name(r.name) for r in requirements()} == {
+        canonicalize_name(n) for n in versions
+    }
     for requirement in requirements():
         assert requirement.specifier.contains(versions[requirement.name]), requirement
 
@@ -46,9 +50,7 @@ def test_environment_yml_agrees_with_pyproject():
 
 
 def test_import_is_light():
-    code = (
-        "import sys, vit_edu; print([m for m in ('torch', 'torchvision', 'matplotlib', 'IPython') if m in sys.modules])"
-    )
+    code = "import sys, vit_edu; print([m for m in ('torch', 'torchvision', 'matplotlib', 'IPython') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
@@ -60,7 +62,16 @@ def vit_edu(*args, **env):
 def test_doctor_finds_this_machine_well():
     done = vit_edu("doctor", VIT_EDU_DATA="shapes")
     assert done.returncode == 0, done.stdout
-    for word in ("Python", "Packages", "Device", "Memory", "JupyterLab", "Lessons", "Data", "All is well."):
+    for word in (
+        "Python",
+        "Packages",
+        "Device",
+        "Memory",
+        "JupyterLab",
+        "Lessons",
+        "Data",
+        "All is well.",
+    ):
         assert word in done.stdout
 
 

@@ -48,7 +48,9 @@ def test_finished_run_is_not_trained_again(images, tmp_path):
     first, _ = run(images, tmp_path)
     second, history = run(images, tmp_path)
     assert len(history) == 3
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
 
 
 def test_checkpoint_of_another_recipe_is_refused(images, tmp_path):
@@ -94,7 +96,9 @@ def test_divergence_stops_with_advice(images):
 
 def test_the_test_images_are_not_touched(images):
     model = training.build_model(TINY, images)
-    moved = dataclasses.replace(images, test=data.Split(torch.zeros(0, 3, 32, 32), torch.zeros(0, dtype=torch.long)))
+    moved = dataclasses.replace(
+        images, test=data.Split(torch.zeros(0, 3, 32, 32), torch.zeros(0, dtype=torch.long))
+    )
     assert len(training.fit(model, moved, TINY)) == 3
 
 
@@ -110,7 +114,9 @@ def test_training_learns():
     share = training.evaluate(model, data.batches(images.test, 64, images.mean, images.std))
     probabilities = training.predict(model, images.test, images.mean, images.std)
     assert share > 0.2  # guessing is 0.1, and the shuffled labels below give that
-    assert share == pytest.approx((probabilities.argmax(1) == images.test.labels).float().mean().item())
+    assert share == pytest.approx(
+        (probabilities.argmax(1) == images.test.labels).float().mean().item()
+    )
     torch.testing.assert_close(probabilities.sum(1), torch.ones(200))
 
 
@@ -118,8 +124,12 @@ def test_weight_decay_spares_biases_norms_and_positions(images):
     model = training.build_model(TINY, images)
     decayed, spared = training.make_optimizer(model, TINY).param_groups
     names = {id(p): n for n, p in model.named_parameters()}
-    assert all(names[id(p)].endswith("weight") and "norm" not in names[id(p)] for p in decayed["params"])
-    assert {"pos_embed", "cls_token", "norm.weight", "head.bias"} <= {names[id(p)] for p in spared["params"]}
+    assert all(
+        names[id(p)].endswith("weight") and "norm" not in names[id(p)] for p in decayed["params"]
+    )
+    assert {"pos_embed", "cls_token", "norm.weight", "head.bias"} <= {
+        names[id(p)] for p in spared["params"]
+    }
     assert spared["weight_decay"] == 0
 
 

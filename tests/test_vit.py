@@ -25,7 +25,9 @@ def perturbed(model):
 @pytest.mark.parametrize("pooling", ["token", "avg"])
 def test_equals_timm_with_the_same_weights(pooling, img_size):
     torch.manual_seed(0)
-    ours = perturbed(ViT(img_size=img_size, embed_dim=48, depth=3, num_heads=3, mlp_ratio=2, global_pool=pooling))
+    ours = perturbed(
+        ViT(img_size=img_size, embed_dim=48, depth=3, num_heads=3, mlp_ratio=2, global_pool=pooling)
+    )
     theirs = VisionTransformer(
         img_size=img_size,
         patch_size=4,
@@ -53,13 +55,17 @@ def test_parameters_in_closed_form(name):
     with torch.device("meta"):
         model = ViT(img_size=224, num_classes=1000, **size)
     counted = sum(p.numel() for p in model.parameters())
-    formula = vit.count_parameters(224, size["patch_size"], 3, 1000, size["embed_dim"], size["depth"])
+    formula = vit.count_parameters(
+        224, size["patch_size"], 3, 1000, size["embed_dim"], size["depth"]
+    )
     assert formula == counted
 
 
 def test_base_has_the_published_number_of_parameters():
     theirs = timm.create_model("vit_base_patch16_224", pretrained=False)
-    assert vit.count_parameters(224, 16, 3, 1000, 768, 12) == sum(p.numel() for p in theirs.parameters())
+    assert vit.count_parameters(224, 16, 3, 1000, 768, 12) == sum(
+        p.numel() for p in theirs.parameters()
+    )
 
 
 def test_first_loss_is_that_of_guessing():
@@ -90,12 +96,16 @@ def test_the_class_token_has_a_position_of_its_own():
     assert change[1:].max() == 0
 
 
-@pytest.mark.parametrize(("C", "H", "W", "P"), [(3, 32, 32, 4), (1, 6, 9, 3), (5, 4, 12, 2), (4, 8, 8, 8)])
+@pytest.mark.parametrize(
+    ("C", "H", "W", "P"), [(3, 32, 32, 4), (1, 6, 9, 3), (5, 4, 12, 2), (4, 8, 8, 8)]
+)
 def test_order_of_patches_and_channels_survives_a_round_trip(C, H, W, P):
     images = torch.arange(2 * C * H * W).reshape(2, C, H, W)
     patches = vit.patchify(images, P)
     assert torch.equal(vit.unpatchify(patches, P, (H, W)), images)
-    assert torch.equal(patches[1, 0, :C], images[1, :, 0, 0])  # the channels of one pixel, side by side
+    assert torch.equal(
+        patches[1, 0, :C], images[1, :, 0, 0]
+    )  # the channels of one pixel, side by side
     assert torch.equal(patches[1, -1, -C:], images[1, :, -1, -1])
 
 
@@ -133,7 +143,9 @@ def test_attention_weights_and_output():
 
 def test_layer_norm_equals_torch():
     x, weight, bias = torch.randn(2, 5, 8) * 10 + 3, torch.randn(8), torch.randn(8)
-    torch.testing.assert_close(vit.layer_norm(x, weight, bias), F.layer_norm(x, (8,), weight, bias, 1e-6))
+    torch.testing.assert_close(
+        vit.layer_norm(x, weight, bias), F.layer_norm(x, (8,), weight, bias, 1e-6)
+    )
 
 
 def test_drop_path_keeps_the_mean_and_rests_in_evaluation():
@@ -153,7 +165,10 @@ def test_drop_path_keeps_the_mean_and_rests_in_evaluation():
         (lambda: ViT(embed_dim=64, num_heads=5), r"64 / 5 leaves 4"),
         (lambda: ViT(embed_dim=6, num_heads=2, pos_embed="sincos"), "multiple of 4, got 6"),
         (lambda: ViT(pos_embed="learned"), '"learn", "sincos" or "none", got \'learned\''),
-        (lambda: ViT(global_pool="max")(torch.zeros(1, 3, 32, 32)), '"token" or "avg", got \'max\''),
+        (
+            lambda: ViT(global_pool="max")(torch.zeros(1, 3, 32, 32)),
+            '"token" or "avg", got \'max\'',
+        ),
         (lambda: ViT()(torch.zeros(2, 1, 32, 32)), r"\(B, 3, 32, 32\), got \(2, 1, 32, 32\)"),
         (lambda: ViT()(torch.zeros(2, 3, 64, 64)), r"got \(2, 3, 64, 64\). Resize"),
         (lambda: vit.patchify(torch.zeros(1, 3, 30, 32), 4), "30 x 32"),

@@ -16,7 +16,9 @@ FIRST_LESSON = "00_start_here.ipynb"
 
 def main(argv=None):
     """Entry point of `vit-edu`. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="vit-edu", description="Build a Vision Transformer, step by step.")
+    parser = argparse.ArgumentParser(
+        prog="vit-edu", description="Build a Vision Transformer, step by step."
+    )
     parser.add_argument("--version", action="version", version=f"vit_edu {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -29,11 +31,19 @@ def main(argv=None):
     lab_parser.add_argument("jupyter_args", nargs=argparse.REMAINDER, metavar="...")
     commands.add_parser("doctor", help="look at this machine, say what is wrong and how to mend it")
     derive_parser = commands.add_parser("derive", help="for authors: make lessons/ from solutions/")
-    derive_parser.add_argument("--refresh", action="store_true", help="first run the solutions, store their answers")
-    derive_parser.add_argument("--check", action="store_true", help="write nothing; fail if anything would change")
+    derive_parser.add_argument(
+        "--refresh", action="store_true", help="first run the solutions, store their answers"
+    )
+    derive_parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if anything would change"
+    )
     course_parser = commands.add_parser("course", help="run every solution and write the pages")
-    course_parser.add_argument("--out", default="build/course", help="folder for the pages (build/course)")
-    course_parser.add_argument("only", nargs="*", metavar="NN", help="only these lessons, such as 03 12")
+    course_parser.add_argument(
+        "--out", default="build/course", help="folder for the pages (build/course)"
+    )
+    course_parser.add_argument(
+        "only", nargs="*", metavar="NN", help="only these lessons, such as 03 12"
+    )
 
     # What follows `lab` is Jupyter's, options included; argparse alone would take --help and the like for its own.
     argv = sys.argv[1:] if argv is None else argv
@@ -48,7 +58,9 @@ def main(argv=None):
 
     root = course_root()
     if root is None:
-        return _fail("no folder solutions/ here or above the package. Run this inside a clone of the course.")
+        return _fail(
+            "no folder solutions/ here or above the package. Run this inside a clone of the course."
+        )
     if args.command == "derive":
         return notebooks.derive_all(root, refresh=args.refresh, check=args.check)
     return notebooks.course(root, Path(args.out), args.only)
@@ -57,7 +69,9 @@ def main(argv=None):
 def course_root():
     """The folder that holds lessons/ and solutions/: the current one, one above it, or that of the package."""
     for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
-        if (folder / "lessons" / FIRST_LESSON).exists() or (folder / "solutions" / FIRST_LESSON).exists():
+        if (folder / "lessons" / FIRST_LESSON).exists() or (
+            folder / "solutions" / FIRST_LESSON
+        ).exists():
             return folder
     return None
 
@@ -75,11 +89,22 @@ def lab(jupyter_args):
     root = course_root()
     if root is None:
         return _fail("no folder lessons/ here. Run this inside a clone of the course.")
-    problem = kernel_problem() if importlib.util.find_spec("jupyterlab") else "JupyterLab is not installed."
+    problem = (
+        kernel_problem()
+        if importlib.util.find_spec("jupyterlab")
+        else "JupyterLab is not installed."
+    )
     if problem:
         return _fail(f"{problem} Remedy: {_pip()} install -e {root}")
     start = root / "lessons" / FIRST_LESSON
-    command = [sys.executable, "-m", "jupyterlab", str(start), f"--ServerApp.root_dir={root}", *jupyter_args]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        str(start),
+        f"--ServerApp.root_dir={root}",
+        *jupyter_args,
+    ]
     try:
         return subprocess.call(command)
     except KeyboardInterrupt:
@@ -97,9 +122,13 @@ def kernel_problem():
     program = spec.argv[0]
     if not shutil.which(program):
         return f"the kernel python3 wants to start {program}, and there is no such program."
-    ours = program in ("python", "python3") or os.path.samefile(shutil.which(program), sys.executable)
+    ours = program in ("python", "python3") or os.path.samefile(
+        shutil.which(program), sys.executable
+    )
     if not ours:
-        return f"the kernel python3 starts {program}, another Python than this one, {sys.executable}."
+        return (
+            f"the kernel python3 starts {program}, another Python than this one, {sys.executable}."
+        )
     return None
 
 
@@ -130,7 +159,11 @@ def doctor():
         if not fine:
             problems += 1
             print(f"       Remedy: {remedy}")
-    print("All is well." if not problems else f"{problems} thing{'s' if problems > 1 else ''} to mend.")
+    print(
+        "All is well."
+        if not problems
+        else f"{problems} thing{'s' if problems > 1 else ''} to mend."
+    )
     return 1 if problems else 0
 
 
@@ -141,7 +174,11 @@ def _pip():
 def _look_python():
     version = ".".join(map(str, sys.version_info[:3]))
     text = f"{version}, {sys.executable}"
-    return sys.version_info >= (3, 11), text, "Install Python 3.11 or newer, then: make clean && make lab"
+    return (
+        sys.version_info >= (3, 11),
+        text,
+        "Install Python 3.11 or newer, then: make clean && make lab",
+    )
 
 
 def _look_packages():
@@ -180,7 +217,11 @@ def _look_device():
         return True, f"CUDA GPU, {name}, {memory:.0f} GiB. Training uses it, in bf16.", ""
     if device.type == "mps":
         return True, "Apple GPU (MPS). Training uses it.", ""
-    return True, f"CPU, {torch.get_num_threads()} threads. Every lesson runs; training takes minutes.", ""
+    return (
+        True,
+        f"CPU, {torch.get_num_threads()} threads. Every lesson runs; training takes minutes.",
+        "",
+    )
 
 
 def _look_memory():
@@ -213,7 +254,11 @@ def _look_lessons():
     root = course_root()
     if root is None:
         return False, "no folder lessons/ here.", "Run this inside a clone of the course."
-    return True, f"{len(list((root / 'lessons').glob('*.ipynb')))} notebooks in {root / 'lessons'}", ""
+    return (
+        True,
+        f"{len(list((root / 'lessons').glob('*.ipynb')))} notebooks in {root / 'lessons'}",
+        "",
+    )
 
 
 def _look_data():
@@ -236,7 +281,11 @@ def _look_data():
         return True, f"{texts[kind]}. Why: {reason}", ""
     problem = data.download_problem()
     if not problem:
-        return True, f"CIFAR-10 will be downloaded into {data.cache_dir()} when a lesson first needs it.", ""
+        return (
+            True,
+            f"CIFAR-10 will be downloaded into {data.cache_dir()} when a lesson first needs it.",
+            "",
+        )
     if os.environ.get("VIT_EDU_DATA", "").strip() == "cifar10":
         return False, problem, remedy
     return True, f"generated shapes, because CIFAR-10 is not here and cannot be had: {problem}", ""

@@ -55,7 +55,9 @@ class Split:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         order = order.to(self.labels.device)
         part, rest = order[:count], order[count:]
-        return Split(self.images[rest], self.labels[rest]), Split(self.images[part], self.labels[part])
+        return Split(self.images[rest], self.labels[rest]), Split(
+            self.images[part], self.labels[part]
+        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def batches(split, batch_size, mean, std, train=False, generator=None):
     if len(split) == 0:
         raise ValueError("there is no image to make batches of: the split is empty.")
     order = torch.randperm(len(split), generator=generator) if train else torch.arange(len(split))
-    full = len(split) // batch_size * batch_size if train and len(split) >= batch_size else len(split)
+    full = (
+        len(split) // batch_size * batch_size if train and len(split) >= batch_size else len(split)
+    )
     for chunk in order[:full].to(split.labels.device).split(batch_size):
         images = split.images[chunk]  # (B, C, H, W), uint8
         if train:
@@ -157,7 +161,9 @@ def batches(split, batch_size, mean, std, train=False, generator=None):
 
 def cache_dir():
     """The one folder that holds downloads: VIT_EDU_CACHE, else the platform's cache folder for vit_edu."""
-    return Path(os.environ.get("VIT_EDU_CACHE") or platformdirs.user_cache_dir("vit_edu")).expanduser()
+    return Path(
+        os.environ.get("VIT_EDU_CACHE") or platformdirs.user_cache_dir("vit_edu")
+    ).expanduser()
 
 
 def fast():
@@ -231,7 +237,10 @@ def load(size=32):
         except DataError as error:
             if os.environ.get("VIT_EDU_DATA", "").strip() == "cifar10":
                 raise
-            kind, reason = "shapes", f"CIFAR-10 is not on this machine, and could not be had: {error}"
+            kind, reason = (
+                "shapes",
+                f"CIFAR-10 is not on this machine, and could not be had: {error}",
+            )
     if kind == "archive":
         path, kind = _unpack_archive(path), "cifar10"
     if kind == "cifar10":
@@ -249,7 +258,11 @@ def _load_cifar10(root, reason):
     from torchvision.datasets.utils import check_integrity
 
     folder = root / CIFAR10.base_folder
-    files = [*CIFAR10.train_list, *CIFAR10.test_list, [CIFAR10.meta["filename"], CIFAR10.meta["md5"]]]
+    files = [
+        *CIFAR10.train_list,
+        *CIFAR10.test_list,
+        [CIFAR10.meta["filename"], CIFAR10.meta["md5"]],
+    ]
     bad = [name for name, md5 in files if not check_integrity(folder / name, md5)]
     if bad:
         raise DataError(
@@ -292,13 +305,17 @@ def _download_cifar10():
     with _scratch_folder() as scratch:
         _require_space(scratch)
         require_network(CIFAR10.url)
-        print(f"Downloading CIFAR-10 (170 MB) into {cache_dir()}. Interrupt to go on with generated shapes.")
+        print(
+            f"Downloading CIFAR-10 (170 MB) into {cache_dir()}. Interrupt to go on with generated shapes."
+        )
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(STALL_SECONDS)
         try:
             CIFAR10(scratch, download=True)  # checks the MD5 of the archive and of every file in it
         except KeyboardInterrupt:
-            raise DataError("the download was interrupted. Call again to take it up anew.") from None
+            raise DataError(
+                "the download was interrupted. Call again to take it up anew."
+            ) from None
         except (OSError, RuntimeError, EOFError) as error:
             raise DataError(
                 f"the download broke off ({error}). Try again later, or download cifar-10-python.tar.gz by other "
@@ -439,7 +456,9 @@ def _subfolders(path):
 
 def _images_in(path):
     return sorted(
-        p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
+        p
+        for p in path.iterdir()
+        if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
     )
 
 
@@ -484,12 +503,25 @@ def _read_image(file, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} cannot be read as an image ({error}). Remove it or save it again.") from error
+        raise DataError(
+            f"{file} cannot be read as an image ({error}). Remove it or save it again."
+        ) from error
 
 
 # ---------------------------------------------------------------- shapes
 
-SHAPES = ("circle", "ring", "square", "frame", "triangle", "plus", "star", "crescent", "bar", "heart")
+SHAPES = (
+    "circle",
+    "ring",
+    "square",
+    "frame",
+    "triangle",
+    "plus",
+    "star",
+    "crescent",
+    "bar",
+    "heart",
+)
 
 
 def shapes(train=10_000, test=2_000, size=32, seed=0, reason="they were asked for."):
@@ -525,12 +557,17 @@ def _draw_shapes(count, size, generator):
     for label, outline in enumerate(_OUTLINES):
         mine = labels == label
         distance[mine] = outline(x[mine], y[mine])
-    ink = torch.sigmoid(-distance * scale * size)  # (N, S, S), 1 inside, soft by a pixel at the edge
+    ink = torch.sigmoid(
+        -distance * scale * size
+    )  # (N, S, S), 1 inside, soft by a pixel at the edge
 
     # Two colours, the shape the lighter one; a slope of brightness behind, a little noise over all.
     back = uniform(0, 0.7, count, 3, 1, 1)
     fore = back + (1 - back) * uniform(0.3, 1, count, 3, 1, 1)
-    slope = uniform(-0.2, 0.2, count, 1, 1, 1) * axis + uniform(-0.2, 0.2, count, 1, 1, 1) * axis[:, None]
+    slope = (
+        uniform(-0.2, 0.2, count, 1, 1, 1) * axis
+        + uniform(-0.2, 0.2, count, 1, 1, 1) * axis[:, None]
+    )
     image = torch.lerp(back + slope, fore, ink[:, None])
     image += torch.randn(count, 3, size, size, generator=generator) * 0.04
     return Split((image.clamp_(0, 1) * 255).to(torch.uint8), labels)
@@ -541,7 +578,9 @@ def _box(x, y, width, height):
 
 
 def _star(x, y):
-    turn = torch.atan2(x, -y) % (2 * math.pi / 5) - math.pi / 5  # five equal sectors, 0 between two tips
+    turn = (
+        torch.atan2(x, -y) % (2 * math.pi / 5) - math.pi / 5
+    )  # five equal sectors, 0 between two tips
     return torch.hypot(x, y) * (1 + 0.75 * (1 - turn.abs() / (math.pi / 5))) - 1
 
 

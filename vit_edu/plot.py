@@ -25,11 +25,17 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 
+DPI = 144
+
+
 class _Figure:
     """A finished figure: an image with alternative text in a notebook, the text alone elsewhere."""
 
-    def __init__(self, png, alt, width):
-        self.png, self.alt, self.width = png, alt, width
+    def __init__(self, png, alt):
+        self.png, self.alt = png, alt
+        self.width = (
+            int.from_bytes(png[16:20], "big") * 84 // DPI
+        )  # from the PNG's header, for sharp screens
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         source = f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
@@ -43,10 +49,9 @@ class _Figure:
 def finish(fig, alt):
     """Draw and close a figure; returns something that displays itself with `alt` as its alternative text."""
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=144, bbox_inches="tight", facecolor="white")
-    width = int(fig.get_size_inches()[0] * 84)
+    fig.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     plt.close(fig)
-    return _Figure(buffer.getvalue(), alt, width)
+    return _Figure(buffer.getvalue(), alt)
 
 
 def show(fig, alt):
@@ -105,14 +110,15 @@ def images(pictures, titles=None, columns=8, title="", scale=1.1):
 def patch_grid(patches, rows, cols, patch_size, title="", order=None):
     """Patches, (N, P*P*C), drawn apart from each other in rows and columns. order: a number to write on each."""
     pictures = patches.reshape(rows * cols, patch_size, patch_size, -1).permute(0, 3, 1, 2)
-    fig, axes = plt.subplots(rows, cols, figsize=(cols * 0.6, rows * 0.6 + 0.4), squeeze=False)
+    cell = max(0.6, 3.4 / cols)  # inches
+    fig, axes = plt.subplots(rows, cols, figsize=(cols * cell, rows * cell), squeeze=False)
     for i, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=True)):
         ax.imshow(_picture(picture), cmap="gray", vmin=0, vmax=1)
         _bare(ax)
         if order is not None:
-            ax.set_xlabel(str(order[i]), fontsize=6, labelpad=1)
-    fig.subplots_adjust(wspace=0.12, hspace=0.12 if order is None else 0.45, top=0.88)
-    fig.suptitle(title, fontsize=11)
+            ax.set_xlabel(str(order[i]), fontsize=7, labelpad=1)
+    fig.subplots_adjust(wspace=0.12, hspace=0.12 if order is None else 0.3)
+    fig.suptitle(title, fontsize=11, y=0.96)
     return fig
 
 
@@ -149,7 +155,9 @@ def numbers(matrices, titles, title=""):
 
 def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, size=4.5):
     """One matrix as colours, with a scale; digits: write the numbers into the cells. ticks: names for rows and columns."""
-    fig, ax = _axes(size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel)
+    fig, ax = _axes(
+        size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel
+    )
     shown = ax.imshow(matrix.detach(), cmap="viridis")
     fig.colorbar(shown, ax=ax, label=label, shrink=0.8)
     if digits is not None:
@@ -230,10 +238,17 @@ def learning_curves(history, epochs, classes):
     x = [entry["epoch"] for entry in history]
     left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
     left.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy, nats")
-    right.plot(x, [100 * entry["val_accuracy"] for entry in history], "s-", color=COLOURS[1], markersize=4)
+    right.plot(
+        x, [100 * entry["val_accuracy"] for entry in history], "s-", color=COLOURS[1], markersize=4
+    )
     right.axhline(100 / classes, color="0.5", linestyle=":")
     right.text(epochs, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
-    right.set(title="Accuracy on held-out images", xlabel="epoch", ylabel="right answers, %", ylim=(0, 100))
+    right.set(
+        title="Accuracy on held-out images",
+        xlabel="epoch",
+        ylabel="right answers, %",
+        ylim=(0, 100),
+    )
     for ax in (left, right):
         ax.set_xlim(0.5, epochs + 0.5)
         ax.grid(alpha=0.3)
@@ -293,7 +308,9 @@ def _box(ax, x, y, width, height, text, colour="white", size=9):
 
 
 def _arrow(ax, start, end, **style):
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color="black", **style))
+    ax.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color="black", **style)
+    )
 
 
 def overview(image, patch_size=8):
@@ -319,20 +336,36 @@ def overview(image, patch_size=8):
     _arrow(canvas, (15, 15.5), (18.5, 15.5))
     step = 15 / side
     for i, patch in enumerate(patches):
-        place(patch.permute(2, 0, 1), 19.5 + i % side * step, 8 + (side - 1 - i // side) * step, step * 0.84)
+        place(
+            patch.permute(2, 0, 1),
+            19.5 + i % side * step,
+            8 + (side - 1 - i // side) * step,
+            step * 0.84,
+        )
     canvas.text(27, 24, f"{side * side} patches", ha="center", fontsize=10)
     _arrow(canvas, (35.5, 15.5), (39, 15.5))
     for k in range(5):
         x = 40 + k * 3.2
         name = "class" if k == 0 else ("…" if k == 4 else str(k))
         canvas.add_patch(
-            Rectangle((x, 9.5), 2.3, 12, facecolor=("#F0E442", "#56B4E9")[k > 0], edgecolor="black", linewidth=1)
+            Rectangle(
+                (x, 9.5),
+                2.3,
+                12,
+                facecolor=("#F0E442", "#56B4E9")[k > 0],
+                edgecolor="black",
+                linewidth=1,
+            )
         )
         canvas.text(x + 1.15, 7.2, name, ha="center", fontsize=8)
     canvas.text(47.5, 24, "tokens + positions", ha="center", fontsize=10)
     _arrow(canvas, (56, 15.5), (59.5, 15.5))
     for k in (2, 1, 0):
-        canvas.add_patch(Rectangle((60.5 + k, 8.5 + k), 16, 12, facecolor="white", edgecolor="black", linewidth=1))
+        canvas.add_patch(
+            Rectangle(
+                (60.5 + k, 8.5 + k), 16, 12, facecolor="white", edgecolor="black", linewidth=1
+            )
+        )
     canvas.text(68.5, 16.6, "attention", ha="center", va="center", fontsize=10)
     canvas.text(68.5, 12.4, "MLP", ha="center", va="center", fontsize=10)
     canvas.text(69.5, 24, "encoder blocks", ha="center", fontsize=10)
@@ -343,7 +376,9 @@ def overview(image, patch_size=8):
     lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03  04"), (87, "05"), (97.2, "06"))
     for x, text in lessons:
         canvas.text(x, 2.6, f"lesson {text}", ha="center", fontsize=9, color="0.35")
-    canvas.text(1, 29, "How a Vision Transformer sees, and the lesson that builds each part", fontsize=11)
+    canvas.text(
+        1, 29, "How a Vision Transformer sees, and the lesson that builds each part", fontsize=11
+    )
     return fig
 
 

@@ -47,7 +47,9 @@ def rename_key(key):
     number = re.search(r"encoder_layer_(\d+)", key)
     pattern = key.replace(number.group(), "encoder_layer_{i}") if number else key
     if pattern not in TORCHVISION:
-        raise WeightsError(f"no name of torchvision's ViT: {key!r}. Known are: {', '.join(TORCHVISION)}.")
+        raise WeightsError(
+            f"no name of torchvision's ViT: {key!r}. Known are: {', '.join(TORCHVISION)}."
+        )
     return TORCHVISION[pattern].replace("{i}", number.group(1) if number else "")
 
 
@@ -58,7 +60,9 @@ def load_by_name(model, weights):
     """
     mine = model.state_dict()
     problems = [f"missing: {k}, shape {tuple(mine[k].shape)}" for k in mine if k not in weights]
-    problems += [f"not expected: {k}, shape {tuple(v.shape)}" for k, v in weights.items() if k not in mine]
+    problems += [
+        f"not expected: {k}, shape {tuple(v.shape)}" for k, v in weights.items() if k not in mine
+    ]
     problems += [
         f"{k}: the model has shape {tuple(mine[k].shape)}, the weights have {tuple(v.shape)}"
         for k, v in weights.items()
@@ -66,7 +70,9 @@ def load_by_name(model, weights):
     ]
     if problems:
         more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise WeightsError("the weights do not fit the model:\n  " + "\n  ".join(problems[:8]) + more)
+        raise WeightsError(
+            "the weights do not fit the model:\n  " + "\n  ".join(problems[:8]) + more
+        )
     model.load_state_dict(weights)
 
 
@@ -101,7 +107,9 @@ def torchvision_vit(name="vit_b_16"):
             if data.fast():
                 raise data.DataError("VIT_EDU_FAST=1 asks for no download.")
             data.require_network(weights.url)
-            print(f"Downloading {weights} into {cached.parent}. Interrupt to go on with random weights.")
+            print(
+                f"Downloading {weights} into {cached.parent}. Interrupt to go on with random weights."
+            )
         model = models.get_model(name, weights=weights.__class__(weights))
         return model.eval(), True, f"{weights}, from {cached.parent}."
     except (data.DataError, OSError, RuntimeError, KeyboardInterrupt) as error:
@@ -128,5 +136,7 @@ def resize_pos_embed(pos_embed, new_grid, num_prefix_tokens=1):
             f"{pos_embed.shape[1]}. Is num_prefix_tokens right?"
         )
     grid = grid.reshape(1, n, n, -1).permute(0, 3, 1, 2)  # (1, D, n, n)
-    grid = F.interpolate(grid, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)
+    grid = F.interpolate(
+        grid, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False
+    )
     return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)  # (1, prefix + rows*cols, D)

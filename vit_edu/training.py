@@ -219,7 +219,9 @@ def fit(model, data, recipe, out=None, on_epoch=None):
     warmup = max(1, int(total * recipe.warmup))
 
     optimizer = make_optimizer(model, recipe)
-    order = torch.Generator().manual_seed(recipe.seed)  # its own, so that nothing else shifts the order of images
+    order = torch.Generator().manual_seed(
+        recipe.seed
+    )  # its own, so that nothing else shifts the order of images
     torch.manual_seed(recipe.seed)
     history = _resume(out, recipe, model, optimizer, order) if out else []
     spent = history[-1]["seconds"] if history else 0.0
@@ -257,7 +259,9 @@ def fit(model, data, recipe, out=None, on_epoch=None):
                 {
                     "epoch": len(history) + 1,
                     "loss": sum(losses) / len(losses),
-                    "val_accuracy": evaluate(model, vit_data.batches(val, 512, data.mean, data.std)),
+                    "val_accuracy": evaluate(
+                        model, vit_data.batches(val, 512, data.mean, data.std)
+                    ),
                     "learning_rate": rate,
                     "images_per_second": len(losses) * recipe.batch_size / (now - epoch_started),
                     "seconds": spent + time.perf_counter() - started,
@@ -269,7 +273,9 @@ def fit(model, data, recipe, out=None, on_epoch=None):
             if on_epoch:
                 on_epoch(history)
     except KeyboardInterrupt:
-        print(f"\nStopped after {len(history)} of {recipe.epochs} epochs; the model keeps the weights so far.")
+        print(
+            f"\nStopped after {len(history)} of {recipe.epochs} epochs; the model keeps the weights so far."
+        )
     finally:
         bar.close()
     return history
@@ -316,12 +322,16 @@ def _resume(out, recipe, model, optimizer, order):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Remove it to start the run anew.") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error}). Remove it to start the run anew."
+        ) from error
     mine = dataclasses.asdict(recipe)
     differ = [k for k in mine if mine[k] != state["recipe"].get(k)]
     if differ:
         detail = "; ".join(f"{k} was {state['recipe'].get(k)}, is {mine[k]}" for k in differ)
-        raise CheckpointError(f"{path} belongs to another recipe: {detail}. Choose another folder, or remove the file.")
+        raise CheckpointError(
+            f"{path} belongs to another recipe: {detail}. Choose another folder, or remove the file."
+        )
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:

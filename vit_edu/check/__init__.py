@@ -48,7 +48,9 @@ def get(name):
     if name not in catalogue:
         near = difflib.get_close_matches(name, catalogue, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise KeyError(f"there is no exercise called {name!r}.{hint} `check.names()` lists them all.")
+        raise KeyError(
+            f"there is no exercise called {name!r}.{hint} `check.names()` lists them all."
+        )
     return catalogue[name]
 
 

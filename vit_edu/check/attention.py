@@ -7,7 +7,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from vit_edu.check.engine import Case, Exercise, Unfair, build, call, fill, forward, gradients, parameters
+from vit_edu.check.engine import (
+    Case,
+    Exercise,
+    Unfair,
+    build,
+    call,
+    fill,
+    forward,
+    gradients,
+    parameters,
+)
 from vit_edu.models import vit
 
 
@@ -38,8 +48,18 @@ scaled_dot_product_attention = Exercise(
         _row_sums,
         "Row i holds the weights that token i gives to all tokens.",
     ),
-    call("more keys than queries", _random(1, 3, 8), _random(1, 5, 8, seed=1), _random(1, 5, 8, seed=2)),
-    call("values of another width", _random(1, 3, 8), _random(1, 3, 8, seed=1), _random(1, 3, 2, seed=2)),
+    call(
+        "more keys than queries",
+        _random(1, 3, 8),
+        _random(1, 5, 8, seed=1),
+        _random(1, 5, 8, seed=2),
+    ),
+    call(
+        "values of another width",
+        _random(1, 3, 8),
+        _random(1, 3, 8, seed=1),
+        _random(1, 3, 2, seed=2),
+    ),
 )
 
 
@@ -95,12 +115,16 @@ def softmax_over_queries(q, k, v):
     return _variant(lambda d: d**-0.5, dim=-2)(q, k, v)
 
 
-@scaled_dot_product_attention.mistake("The output is right, but the weights are missing: return both, output first.")
+@scaled_dot_product_attention.mistake(
+    "The output is right, but the weights are missing: return both, output first."
+)
 def output_only(q, k, v):
     return vit.scaled_dot_product_attention(q, k, v)[0]
 
 
-@scaled_dot_product_attention.mistake("Both are right, but in the wrong order: first the output, then the weights.")
+@scaled_dot_product_attention.mistake(
+    "Both are right, but in the wrong order: first the output, then the weights."
+)
 def exchanged(q, k, v):
     return vit.scaled_dot_product_attention(q, k, v)[::-1]
 
@@ -255,7 +279,9 @@ class ByHand(_Attention):
 class ReshapeLikeTimm(_Attention):
     def forward(self, x):
         B, T, D = x.shape
-        qkv = self.qkv(x).reshape(B, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
+        qkv = (
+            self.qkv(x).reshape(B, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
+        )
         q, k, v = qkv.unbind(0)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(B, T, D))
@@ -265,7 +291,10 @@ class ReshapeLikeTimm(_Attention):
 class HeadByHead(_Attention):
     def mix(self, q, k, v):
         parts = [t.chunk(self.num_heads, dim=-1) for t in (q, k, v)]
-        return torch.cat([vit.scaled_dot_product_attention(*head)[0] for head in zip(*parts, strict=True)], dim=-1)
+        return torch.cat(
+            [vit.scaled_dot_product_attention(*head)[0] for head in zip(*parts, strict=True)],
+            dim=-1,
+        )
 
 
 @Attention.mistake(
@@ -286,7 +315,9 @@ class NoHeads(_Attention):
         return F.scaled_dot_product_attention(q, k, v)
 
 
-@Attention.mistake("The output projection `proj` is never applied: what the heads found stays side by side, unmixed.")
+@Attention.mistake(
+    "The output projection `proj` is never applied: what the heads found stays side by side, unmixed."
+)
 class NoProjection(_Attention):
     def forward(self, x):
         q, k, v = self.heads(*self.qkv(x).chunk(3, dim=-1))
@@ -302,7 +333,9 @@ class ScaleByWidth(_Attention):
         return vit.merge_heads(F.scaled_dot_product_attention(*self.heads(q, k, v), scale=wrong))
 
 
-@Attention.mistake("The heads are put back together with a reshape alone, which mixes the tokens. Use `merge_heads`.")
+@Attention.mistake(
+    "The heads are put back together with a reshape alone, which mixes the tokens. Use `merge_heads`."
+)
 class BadMerge(_Attention):
     def mix(self, q, k, v):
         B, T, D = q.shape

@@ -65,7 +65,9 @@ def _prepend_class_token(tokens, cls_token):
 prepend_class_token = Exercise(
     _prepend_class_token,
     call("one image, 4 tokens", _random(1, 4, 3), _random(1, 1, 3, seed=1)),
-    call("a batch of 3: every image gets the class token", _random(3, 4, 8), _random(1, 1, 8, seed=1)),
+    call(
+        "a batch of 3: every image gets the class token", _random(3, 4, 8), _random(1, 1, 8, seed=1)
+    ),
     call(
         "the class token can learn",
         _random(2, 4, 8),
@@ -227,7 +229,9 @@ class OnePosition(_Embeddings):
         return self.with_class_token(self.patch_embed(images)) + self.pos_embed
 
 
-@Embeddings.mistake("`pos_embed` exists, but nothing adds it to the tokens: the model cannot tell where a patch was.")
+@Embeddings.mistake(
+    "`pos_embed` exists, but nothing adds it to the tokens: the model cannot tell where a patch was."
+)
 class NotAdded(_Embeddings):
     def forward(self, images):
         return self.with_class_token(self.patch_embed(images))
@@ -251,7 +255,9 @@ class NoPositionForClass(nn.Module):
         super().__init__()
         self.patch_embed = vit.PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.randn(1, self.patch_embed.num_patches, embed_dim) * 0.02)
+        self.pos_embed = nn.Parameter(
+            torch.randn(1, self.patch_embed.num_patches, embed_dim) * 0.02
+        )
 
     def forward(self, images):
         x = self.patch_embed(images) + self.pos_embed

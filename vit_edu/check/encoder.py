@@ -3,7 +3,17 @@
 import torch
 from torch import nn
 
-from vit_edu.check.engine import Case, Exercise, Unfair, build, call, fill, forward, gradients, parameters
+from vit_edu.check.engine import (
+    Case,
+    Exercise,
+    Unfair,
+    build,
+    call,
+    fill,
+    forward,
+    gradients,
+    parameters,
+)
 from vit_edu.models import vit
 
 
@@ -30,7 +40,12 @@ layer_norm = Exercise(
         hint="eps is added to the variance, inside the root.",
     ),
     call("a single token", _random(1, 1, 4), torch.ones(4), torch.zeros(4)),
-    call("a token of equal numbers gives the bias, not NaN", torch.full((1, 2, 8), 2.0), _weight, _bias),
+    call(
+        "a token of equal numbers gives the bias, not NaN",
+        torch.full((1, 2, 8), 2.0),
+        _weight,
+        _bias,
+    ),
 )
 
 
@@ -57,9 +72,13 @@ def unbiased_variance(x, weight, bias, eps=1e-6):
     return _norm(x, weight, bias, eps, unbiased=True)
 
 
-@layer_norm.mistake("eps is added to the standard deviation. It belongs to the variance, inside the root.")
+@layer_norm.mistake(
+    "eps is added to the standard deviation. It belongs to the variance, inside the root."
+)
 def eps_outside(x, weight, bias, eps=1e-6):
-    return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True, unbiased=False) + eps) * weight + bias
+    return (x - x.mean(-1, keepdim=True)) / (
+        x.std(-1, keepdim=True, unbiased=False) + eps
+    ) * weight + bias
 
 
 @layer_norm.mistake(
@@ -90,10 +109,14 @@ def no_affine(x, weight, bias, eps=1e-6):
 
 @layer_norm.mistake("The root is missing: divide by the standard deviation, not by the variance.")
 def no_root(x, weight, bias, eps=1e-6):
-    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + eps) * weight + bias
+    return (x - x.mean(-1, keepdim=True)) / (
+        x.var(-1, keepdim=True, unbiased=False) + eps
+    ) * weight + bias
 
 
-@layer_norm.mistake("eps is missing. A token whose numbers are all equal has variance 0, and the division gives NaN.")
+@layer_norm.mistake(
+    "eps is missing. A token whose numbers are all equal has variance 0, and the division gives NaN."
+)
 def no_eps(x, weight, bias, eps=1e-6):
     return _norm(x, weight, bias, 0.0)
 
@@ -104,9 +127,16 @@ _mlp = {"in_features": 6, "hidden_features": 24}
 
 Mlp = Exercise(
     vit.Mlp,
-    parameters("names and shapes of the parameters", **_mlp, hint="fc1 from D to hidden, fc2 back to D."),
+    parameters(
+        "names and shapes of the parameters", **_mlp, hint="fc1 from D to hidden, fc2 back to D."
+    ),
     forward("2 images of 5 tokens", inputs=(_random(2, 5, 6),), **_mlp),
-    forward("a hidden layer that is narrower", inputs=(_random(1, 3, 8),), in_features=8, hidden_features=4),
+    forward(
+        "a hidden layer that is narrower",
+        inputs=(_random(1, 3, 8),),
+        in_features=8,
+        hidden_features=4,
+    ),
     gradients("everything can learn", inputs=(_random(2, 5, 6),), **_mlp),
 )
 
@@ -124,7 +154,9 @@ class FunctionalMlp(_Mlp):
         return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
-@Mlp.mistake("There is no activation between the layers: two linear layers in a row are one linear layer.")
+@Mlp.mistake(
+    "There is no activation between the layers: two linear layers in a row are one linear layer."
+)
 class NoActivation(_Mlp):
     def forward(self, x):
         return self.fc2(self.fc1(x))
@@ -136,7 +168,9 @@ class ReluMlp(_Mlp):
         return self.fc2(self.fc1(x).relu())
 
 
-@Mlp.mistake("There is a second activation after fc2: it would let almost nothing negative back into the skip path.")
+@Mlp.mistake(
+    "There is a second activation after fc2: it would let almost nothing negative back into the skip path."
+)
 class ActivationAtEnd(_Mlp):
     def forward(self, x):
         return nn.functional.gelu(self.fc2(nn.functional.gelu(self.fc1(x))))
@@ -228,12 +262,16 @@ def not_rescaled(x, drop_prob, training):
     return vit.drop_path(x, drop_prob, training) * ((1 - drop_prob) if training else 1)
 
 
-@drop_path.mistake("Paths are dropped in evaluation too: the same image would get another answer each time.")
+@drop_path.mistake(
+    "Paths are dropped in evaluation too: the same image would get another answer each time."
+)
 def in_evaluation(x, drop_prob, training):
     return vit.drop_path(x, drop_prob, True)
 
 
-@drop_path.mistake("Kept and dropped are exchanged: with rate 0.25, three quarters of the images lose their branch.")
+@drop_path.mistake(
+    "Kept and dropped are exchanged: with rate 0.25, three quarters of the images lose their branch."
+)
 def keep_for_drop(x, drop_prob, training):
     return vit.drop_path(x, 1 - drop_prob, training) if training and drop_prob else x
 
@@ -270,7 +308,9 @@ def _drops_both(candidate):
     module = fill(build(candidate, dim=8, num_heads=2, drop_path=0.5)).train()
     x = _random(1, 3, 8).repeat(400, 1, 1)
     torch.manual_seed(0)
-    return len(module(x)[:, 0, 0].mul(1e4).round().unique())  # none, attention, MLP, both: 4 kinds of image
+    return len(
+        module(x)[:, 0, 0].mul(1e4).round().unique()
+    )  # none, attention, MLP, both: 4 kinds of image
 
 
 Block = Exercise(
@@ -338,7 +378,9 @@ class PostNorm(_Block):
         return self.norm2(x + self.drop_path(self.mlp(x)))
 
 
-@Block.mistake("The skip adds the normed x. It should add x as it came in; only the branch sees the normed one.")
+@Block.mistake(
+    "The skip adds the normed x. It should add x as it came in; only the branch sees the normed one."
+)
 class SkipAfterNorm(_Block):
     def forward(self, x):
         x = self.norm1(x)
@@ -353,10 +395,14 @@ class SkipAfterNorm(_Block):
 )
 class Parallel(_Block):
     def forward(self, x):
-        return x + self.drop_path(self.attn(self.norm1(x))) + self.drop_path(self.mlp(self.norm2(x)))
+        return (
+            x + self.drop_path(self.attn(self.norm1(x))) + self.drop_path(self.mlp(self.norm2(x)))
+        )
 
 
-@Block.mistake("The second skip is missing: the MLP's output replaces x instead of being added to it.")
+@Block.mistake(
+    "The second skip is missing: the MLP's output replaces x instead of being added to it."
+)
 class OneSkip(_Block):
     def forward(self, x):
         x = x + self.drop_path(self.attn(self.norm1(x)))
@@ -398,7 +444,11 @@ make_blocks = Exercise(
     parameters("names and shapes of the parameters of 2 blocks", 8, 2, 2),
     forward("2 blocks, 2 images of 5 tokens", 8, 2, 2, inputs=(_random(2, 5, 8),)),
     forward("5 blocks, another mlp_ratio", 8, 5, 2, mlp_ratio=2.0, inputs=(_random(1, 3, 8),)),
-    Case("every block has weights of its own", _own_weights, "[block] * depth repeats one and the same block."),
+    Case(
+        "every block has weights of its own",
+        _own_weights,
+        "[block] * depth repeats one and the same block.",
+    ),
     Case(
         "drop rates of 5 blocks grow evenly from 0 to 0.2",
         _rates,
@@ -428,7 +478,9 @@ def shared_block(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
     "first layers find, all later ones need."
 )
 def constant_rate(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
-    return nn.Sequential(*(vit.Block(dim, num_heads, mlp_ratio, drop_path_rate) for _ in range(depth)))
+    return nn.Sequential(
+        *(vit.Block(dim, num_heads, mlp_ratio, drop_path_rate) for _ in range(depth))
+    )
 
 
 @make_blocks.mistake(

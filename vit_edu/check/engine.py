@@ -43,7 +43,9 @@ class Failure:
     where: str = ""
 
     def __str__(self):
-        return f"{self.kind}: {self.text}".rstrip(": ") + (f"\n  at {self.where}" if self.where else "")
+        return f"{self.kind}: {self.text}".rstrip(": ") + (
+            f"\n  at {self.where}" if self.where else ""
+        )
 
 
 class _TimeUp(BaseException):
@@ -144,10 +146,14 @@ class Report:
                 + "</li>"
                 for c in self.checks
             )
-            parts.append(f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>")
+            parts.append(
+                f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>"
+            )
             parts.append(f"<p style='margin:0'>{esc(self.closing)}</p>")
         if self.printed:
-            parts.append(f"<p style='margin:.5em 0 0'>Your code printed:</p><pre>{html.escape(self.printed)}</pre>")
+            parts.append(
+                f"<p style='margin:.5em 0 0'>Your code printed:</p><pre>{html.escape(self.printed)}</pre>"
+            )
         # Only the left edge has a colour of its own: text and ground are the theme's, light or dark.
         return (
             f"<div role='status' style='border-left:.4em solid {colour};padding:.4em .8em;margin:.2em 0'>"
@@ -225,14 +231,19 @@ class Exercise:
         except NotAttempted:
             return Report(self.name, EMPTY)
         expected = self._of(self.reference)
-        checks = [Check(c.name, *_compare(c, e, g)) for c, e, g in zip(self.cases, expected, got, strict=True)]
+        checks = [
+            Check(c.name, *_compare(c, e, g))
+            for c, e, g in zip(self.cases, expected, got, strict=True)
+        ]
         out = printed.getvalue()
         if len(out) > SHOWN_PRINT:
             out = out[:SHOWN_PRINT] + f" ... ({len(out) - SHOWN_PRINT:,} more characters)"
         if all(c.passed for c in checks):
             return Report(self.name, RIGHT, checks, printed=out)
         crashed = all(isinstance(g, Failure) for g in got)
-        return Report(self.name, CRASHED if crashed else WRONG, checks, self._diagnose(got, checks), out)
+        return Report(
+            self.name, CRASHED if crashed else WRONG, checks, self._diagnose(got, checks), out
+        )
 
     def _of(self, build):
         """Observations of the reference or of a mistake; made once, then remembered."""
@@ -270,7 +281,10 @@ def _observe_all(cases, candidate):
 @contextlib.contextmanager
 def _alarm(seconds):
     """Raise _TimeUp after so many seconds, where the platform has an alarm and this is the main thread."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 
@@ -288,7 +302,11 @@ def _alarm(seconds):
 
 def _observe(case, candidate):
     """What the case sees of the candidate, or a Failure. Random state, grad mode and default dtype are restored."""
-    python_state, grad, dtype = random.getstate(), torch.is_grad_enabled(), torch.get_default_dtype()
+    python_state, grad, dtype = (
+        random.getstate(),
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+    )
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(0)
@@ -298,13 +316,19 @@ def _observe(case, candidate):
         return Failure("", str(error))
     except NotImplementedError as error:
         raised_in = traceback.extract_tb(error.__traceback__)[-1]
-        if raised_in.name == "_forward_unimplemented":  # nn.Module's stand-in for a forward that nobody wrote
-            return Failure("forward is missing", "the class has no method called forward(self, ...)")
+        if (
+            raised_in.name == "_forward_unimplemented"
+        ):  # nn.Module's stand-in for a forward that nobody wrote
+            return Failure(
+                "forward is missing", "the class has no method called forward(self, ...)"
+            )
         if "site-packages" in raised_in.filename:
             return Failure("NotImplementedError", str(error).strip()[:600], _own_line(error))
         raise NotAttempted from None
     except _TimeUp:
-        return Failure(TOO_SLOW, f"no answer within {TIME_LIMIT:g} seconds. Is there a loop that does not end?")
+        return Failure(
+            TOO_SLOW, f"no answer within {TIME_LIMIT:g} seconds. Is there a loop that does not end?"
+        )
     except RecursionError:
         return Failure("RecursionError", "the code calls itself without end", "")
     except (MemoryError, Exception, SystemExit) as error:
@@ -337,8 +361,14 @@ def _compare(case, expected, got):
 
 
 def _difference(expected, got, tolerance):
-    if isinstance(expected, Failure):  # only when a mistake fails: the same kind of failure is the same behaviour
-        same = isinstance(got, Failure) and got.kind == expected.kind and (got.kind or got.text == expected.text)
+    if isinstance(
+        expected, Failure
+    ):  # only when a mistake fails: the same kind of failure is the same behaviour
+        same = (
+            isinstance(got, Failure)
+            and got.kind == expected.kind
+            and (got.kind or got.text == expected.text)
+        )
         return "" if same else "another behaviour"
     if isinstance(got, Failure):
         return str(got)
@@ -353,14 +383,24 @@ def _difference(expected, got, tolerance):
         found = (_difference(e, g, tolerance) for e, g in zip(expected, got, strict=True))
         return "\n".join(f"value {i + 1}: {text}" for i, text in enumerate(found) if text)
     if isinstance(expected, bool) or not isinstance(expected, int | float):
-        return "" if type(got) is type(expected) and got == expected else f"expected {expected!r}, got {_short(got)}"
+        return (
+            ""
+            if type(got) is type(expected) and got == expected
+            else f"expected {expected!r}, got {_short(got)}"
+        )
     if isinstance(got, torch.Tensor):
         return f"expected a plain Python number, {expected:g}; got a tensor. `.item()` takes the number out."
     if isinstance(got, bool) or not isinstance(got, int | float):
         return f"expected a number, {expected:g}; got {_kind(got)}"
     if isinstance(expected, int) and not isinstance(got, int):
-        return f"expected the whole number {expected}, got {_short(got)} of type {type(got).__name__}"
-    return "" if abs(got - expected) <= tolerance * max(1, abs(expected)) else f"expected {expected:.6g}, got {got:.6g}"
+        return (
+            f"expected the whole number {expected}, got {_short(got)} of type {type(got).__name__}"
+        )
+    return (
+        ""
+        if abs(got - expected) <= tolerance * max(1, abs(expected))
+        else f"expected {expected:.6g}, got {got:.6g}"
+    )
 
 
 def _tensor_difference(expected, got, tolerance):
@@ -392,7 +432,11 @@ def _dict_difference(expected, got):
         return f"expected a dictionary, got {_kind(got)}"
     lines = [f"missing: {k}, {expected[k]}" for k in expected if k not in got]
     lines += [f"not expected: {k}, {got[k]}" for k in got if k not in expected]
-    lines += [f"{k}: expected {expected[k]}, got {got[k]}" for k in expected if k in got and got[k] != expected[k]]
+    lines += [
+        f"{k}: expected {expected[k]}, got {got[k]}"
+        for k in expected
+        if k in got and got[k] != expected[k]
+    ]
     if len(lines) > 6:
         lines = [*lines[:6], f"and {len(lines) - 6} more"]
     return "\n".join(lines)
@@ -430,9 +474,15 @@ def call(name, *args, hint="", tolerance=1e-5, **kwargs):
 
 def _copy(values):
     def one(v):
-        return v.detach().clone().requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v
+        return (
+            v.detach().clone().requires_grad_(v.requires_grad) if isinstance(v, torch.Tensor) else v
+        )
 
-    return {k: one(v) for k, v in values.items()} if isinstance(values, dict) else [one(v) for v in values]
+    return (
+        {k: one(v) for k, v in values.items()}
+        if isinstance(values, dict)
+        else [one(v) for v in values]
+    )
 
 
 def fill(module):
@@ -490,7 +540,9 @@ def gradients(name, *args, inputs, hint="", **kwargs):
             raise Unfair("the output does not depend on any parameter in a way that can be learned")
         out.square().sum().backward()
         return {
-            n: "gets a gradient" if p.grad is not None and bool(p.grad.any()) else "gets no gradient"
+            n: "gets a gradient"
+            if p.grad is not None and bool(p.grad.any())
+            else "gets no gradient"
             for n, p in module.named_parameters()
         }
 

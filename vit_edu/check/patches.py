@@ -57,7 +57,10 @@ def loops(images, patch_size):
     P = patch_size
     H, W = images.shape[-2:]
     corners = [(i, j) for i in range(0, H, P) for j in range(0, W, P)]
-    return torch.stack([images[:, :, i : i + P, j : j + P].permute(0, 2, 3, 1).flatten(1) for i, j in corners], dim=1)
+    return torch.stack(
+        [images[:, :, i : i + P, j : j + P].permute(0, 2, 3, 1).flatten(1) for i, j in corners],
+        dim=1,
+    )
 
 
 @patchify.mistake(
@@ -100,7 +103,9 @@ def strided(images, patch_size):
     return rearrange(images, "b c (p r) (q s) -> b (r s) (p q c)", r=r, s=s)
 
 
-@patchify.mistake("The patches of all images lie in one row: the batch axis is gone. The result must be (B, N, P*P*C).")
+@patchify.mistake(
+    "The patches of all images lie in one row: the batch axis is gone. The result must be (B, N, P*P*C)."
+)
 def batch_lost(images, patch_size):
     return rearrange(images, "b c (r p) (s q) -> (b r s) (p q c)", p=patch_size, q=patch_size)
 
@@ -149,7 +154,9 @@ def reshape_back(patches, patch_size, image_size):
 )
 def channels_first_back(patches, patch_size, image_size):
     r, s = (n // patch_size for n in image_size)
-    return rearrange(patches, "b (r s) (c p q) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size)
+    return rearrange(
+        patches, "b (r s) (c p q) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size
+    )
 
 
 @unpatchify.mistake(
@@ -157,7 +164,9 @@ def channels_first_back(patches, patch_size, image_size):
 )
 def grid_exchanged(patches, patch_size, image_size):
     r, s = (n // patch_size for n in image_size)
-    return rearrange(patches, "b (s r) (p q c) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size)
+    return rearrange(
+        patches, "b (s r) (p q c) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size
+    )
 
 
 # ---------------------------------------------------------------- patches as a convolution
@@ -173,7 +182,9 @@ def _weight_case(name, P, C, hint=""):
 
 def _conv_case(name, *shape, P):
     def run(candidate):
-        out = F.conv2d(_numbered(*shape), candidate(P, shape[1]).detach(), stride=P)  # (B, PPC, H/P, W/P)
+        out = F.conv2d(
+            _numbered(*shape), candidate(P, shape[1]).detach(), stride=P
+        )  # (B, PPC, H/P, W/P)
         return out.flatten(2).transpose(1, 2)
 
     return Case(name, run, "Output channel k should carry element k of the flattened patch.")
@@ -212,7 +223,9 @@ def weight_channels_first(patch_size, channels):
     "Rows and columns are exchanged inside the kernel: every patch comes out mirrored at its diagonal."
 )
 def weight_transposed(patch_size, channels):
-    return rearrange(torch.eye(patch_size**2 * channels), "k (p q c) -> k c q p", p=patch_size, q=patch_size)
+    return rearrange(
+        torch.eye(patch_size**2 * channels), "k (p q c) -> k c q p", p=patch_size, q=patch_size
+    )
 
 
 # ---------------------------------------------------------------- overlapping patches

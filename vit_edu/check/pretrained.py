@@ -22,8 +22,14 @@ rename_key = Exercise(
     call("the class token", "class_token"),
     call("the patch projection", "conv_proj.weight"),
     call("the positions", "encoder.pos_embedding"),
-    call("queries, keys and values of block 0: the weight", _layer.format(0) + "self_attention.in_proj_weight"),
-    call("queries, keys and values of block 3: the bias", _layer.format(3) + "self_attention.in_proj_bias"),
+    call(
+        "queries, keys and values of block 0: the weight",
+        _layer.format(0) + "self_attention.in_proj_weight",
+    ),
+    call(
+        "queries, keys and values of block 3: the bias",
+        _layer.format(3) + "self_attention.in_proj_bias",
+    ),
     call("the output projection of block 7", _layer.format(7) + "self_attention.out_proj.weight"),
     call("a block with two digits, 11", _layer.format(11) + "ln_2.bias"),
     call("the first norm of block 1", _layer.format(1) + "ln_1.weight"),
@@ -79,7 +85,9 @@ def underscore_kept(key):
     return pretrained.rename_key(key).replace("qkv.", "qkv_")
 
 
-@rename_key.mistake("Only one digit of the block number survives: block 11 became block 1, and would overwrite it.")
+@rename_key.mistake(
+    "Only one digit of the block number survives: block 11 became block 1, and would overwrite it."
+)
 def one_digit(key):
     return re.sub(r"blocks\.(\d)\d+", r"blocks.\1", pretrained.rename_key(key))
 
@@ -109,7 +117,9 @@ def _resize(pos_embed, new_grid, prefix=1, **how):
     head, grid = pos_embed[:, :prefix], pos_embed[:, prefix:]
     n = int(grid.shape[1] ** 0.5)
     grid = grid.reshape(1, n, n, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=tuple(new_grid), **{"mode": "bicubic", "antialias": True, **how})
+    grid = F.interpolate(
+        grid, size=tuple(new_grid), **{"mode": "bicubic", "antialias": True, **how}
+    )
     return torch.cat([head, grid.flatten(2).mT], dim=1)
 
 
@@ -132,7 +142,9 @@ def prefix_dropped(pos_embed, new_grid, num_prefix_tokens=1):
     return _resize(pos_embed, new_grid, num_prefix_tokens)[:, num_prefix_tokens:]
 
 
-@resize_pos_embed.mistake("The class token's position stands at the end now. It belongs in front, where it was.")
+@resize_pos_embed.mistake(
+    "The class token's position stands at the end now. It belongs in front, where it was."
+)
 def prefix_at_end(pos_embed, new_grid, num_prefix_tokens=1):
     out = _resize(pos_embed, new_grid, num_prefix_tokens)
     return torch.cat([out[:, num_prefix_tokens:], out[:, :num_prefix_tokens]], dim=1)
@@ -160,7 +172,9 @@ def reshape_for_permute(pos_embed, new_grid, num_prefix_tokens=1):
     return torch.cat([head, grid.flatten(2).mT], dim=1)
 
 
-@resize_pos_embed.mistake("This interpolates linearly. The exercise, and most published code, uses mode='bicubic'.")
+@resize_pos_embed.mistake(
+    "This interpolates linearly. The exercise, and most published code, uses mode='bicubic'."
+)
 def bilinear(pos_embed, new_grid, num_prefix_tokens=1):
     return _resize(pos_embed, new_grid, num_prefix_tokens, mode="bilinear")
 

@@ -20,8 +20,14 @@ def _numbered(*shape):
 
 def _checked(out, like):
     if not isinstance(out, torch.Tensor) or out.shape != like.shape or out.dtype != like.dtype:
-        came = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, torch.Tensor) else type(out).__name__
-        raise Unfair(f"expected images of shape {tuple(like.shape)} and type {like.dtype} back, got {came}")
+        came = (
+            f"{tuple(out.shape)} of {out.dtype}"
+            if isinstance(out, torch.Tensor)
+            else type(out).__name__
+        )
+        raise Unfair(
+            f"expected images of shape {tuple(like.shape)} and type {like.dtype} back, got {came}"
+        )
     return out
 
 
@@ -52,7 +58,10 @@ random_flip = Exercise(
         lambda out: round((out[:, 0, 0, 0] != 1).float().mean().item() * 10) / 10,
         "Draw one number for each image, not one for the batch.",
     ),
-    _flip_case("no image is upside down", lambda out: not bool((out == _many.flip(-2)).flatten(1).all(1).any())),
+    _flip_case(
+        "no image is upside down",
+        lambda out: not bool((out == _many.flip(-2)).flatten(1).all(1).any()),
+    ),
     Case(
         "bytes stay bytes",
         lambda f: _checked(f(_many.to(torch.uint8)), _many.to(torch.uint8)).dtype == torch.uint8,
@@ -109,7 +118,9 @@ _crops = _numbered(1, 2, 6, 6).repeat(3000, 1, 1, 1)
 def _shifts(out, padding):
     """For each image the (down, right) shift that it shows; Unfair where it is no shift at all."""
     padded = F.pad(_crops[:1], [padding] * 4)
-    windows = padded.unfold(2, 6, 1).unfold(3, 6, 1)[0].permute(1, 2, 0, 3, 4).flatten(0, 1)  # ((2p+1)^2, C, 6, 6)
+    windows = (
+        padded.unfold(2, 6, 1).unfold(3, 6, 1)[0].permute(1, 2, 0, 3, 4).flatten(0, 1)
+    )  # ((2p+1)^2, C, 6, 6)
     same = (out[:, None] == windows[None]).flatten(2).all(2)  # (B, (2p+1)^2)
     if not bool(same.any(1).all()):
         raise Unfair("some images are not a shifted copy of the original with zeros at the border")
@@ -133,13 +144,19 @@ random_crop = Exercise(
     ),
     _crop_case(
         "the nine shifts are equally frequent",
-        lambda shifts: [round(n / 3000 * 20) / 20 for n in torch.bincount(shifts, minlength=9).tolist()],
+        lambda shifts: [
+            round(n / 3000 * 20) / 20 for n in torch.bincount(shifts, minlength=9).tolist()
+        ],
     ),
-    _crop_case("with padding 2, all 25 shifts occur", lambda shifts: len(shifts.unique()), padding=2),
+    _crop_case(
+        "with padding 2, all 25 shifts occur", lambda shifts: len(shifts.unique()), padding=2
+    ),
     Case("padding 0 changes nothing", lambda f: torch.equal(f(_crops.clone(), 0), _crops)),
     Case(
         "bytes stay bytes",
-        lambda f: _checked(f(_crops.to(torch.uint8), 1), _crops.to(torch.uint8)).dtype == torch.uint8,
+        lambda f: (
+            _checked(f(_crops.to(torch.uint8), 1), _crops.to(torch.uint8)).dtype == torch.uint8
+        ),
     ),
 )
 
@@ -149,18 +166,24 @@ def crop_loop(images, padding=4):
     H, W = images.shape[-2:]
     padded = F.pad(images, [padding] * 4)
     corners = torch.randint(0, 2 * padding + 1, (len(images), 2)).tolist()
-    return torch.stack([p[:, i : i + H, j : j + W] for p, (i, j) in zip(padded, corners, strict=True)])
+    return torch.stack(
+        [p[:, i : i + H, j : j + W] for p, (i, j) in zip(padded, corners, strict=True)]
+    )
 
 
 @random_crop.alternative
 def crop_windows(images, padding=4):
     B, _, H, W = images.shape
-    windows = F.pad(images, [padding] * 4).unfold(2, H, 1).unfold(3, W, 1)  # (B, C, 2p+1, 2p+1, H, W)
+    windows = (
+        F.pad(images, [padding] * 4).unfold(2, H, 1).unfold(3, W, 1)
+    )  # (B, C, 2p+1, 2p+1, H, W)
     i, j = torch.randint(0, 2 * padding + 1, (2, B))
     return windows[torch.arange(B), :, i, j]
 
 
-@random_crop.mistake("One corner is drawn for the whole batch: all images are shifted alike. Draw one for each image.")
+@random_crop.mistake(
+    "One corner is drawn for the whole batch: all images are shifted alike. Draw one for each image."
+)
 def one_corner(images, padding=4):
     H, W = images.shape[-2:]
     i, j = torch.randint(0, 2 * padding + 1, (2,)).tolist()
@@ -174,7 +197,9 @@ def off_by_one(images, padding=4):
     H, W = images.shape[-2:]
     corners = torch.randint(0, max(1, 2 * padding), (len(images), 2)).tolist()
     padded = F.pad(images, [padding] * 4)
-    return torch.stack([p[:, i : i + H, j : j + W] for p, (i, j) in zip(padded, corners, strict=True)])
+    return torch.stack(
+        [p[:, i : i + H, j : j + W] for p, (i, j) in zip(padded, corners, strict=True)]
+    )
 
 
 @random_crop.mistake(
@@ -192,7 +217,9 @@ def diagonal(images, padding=4):
 )
 def wraps_around(images, padding=4):
     shifts = torch.randint(-padding, padding + 1, (len(images), 2)).tolist()
-    return torch.stack([image.roll(s, dims=(1, 2)) for image, s in zip(images, shifts, strict=True)])
+    return torch.stack(
+        [image.roll(s, dims=(1, 2)) for image, s in zip(images, shifts, strict=True)]
+    )
 
 
 # ---------------------------------------------------------------- accuracy
@@ -211,7 +238,9 @@ accuracy = Exercise(
 
 @accuracy.alternative
 def by_max(logits, labels):
-    return sum(int(row.max(0).indices == y) for row, y in zip(logits, labels, strict=True)) / len(labels)
+    return sum(int(row.max(0).indices == y) for row, y in zip(logits, labels, strict=True)) / len(
+        labels
+    )
 
 
 @accuracy.alternative
@@ -224,7 +253,9 @@ def not_divided(logits, labels):
     return (logits.argmax(-1) == labels).float().sum().item()
 
 
-@accuracy.mistake("The argmax runs over the images instead of the classes: which axis holds the classes in (B, K)?")
+@accuracy.mistake(
+    "The argmax runs over the images instead of the classes: which axis holds the classes in (B, K)?"
+)
 def over_images(logits, labels):
     n = min(logits.shape)
     return (logits.argmax(0)[:n] == labels[:n]).float().mean().item()
@@ -235,7 +266,9 @@ def percent(logits, labels):
     return 100 * training.accuracy(logits, labels)
 
 
-@accuracy.mistake("The count is divided by the number of classes. It should be divided by the number of images.")
+@accuracy.mistake(
+    "The count is divided by the number of classes. It should be divided by the number of images."
+)
 def over_classes(logits, labels):
     return (logits.argmax(-1) == labels).float().sum().item() / logits.shape[1]
 
@@ -256,7 +289,11 @@ def _at(name, step, hint="", **changes):
 
 learning_rate = Exercise(
     training.learning_rate,
-    _at("the first step is not zero", 0, "With step 0 the climb has made its first of warmup_steps steps."),
+    _at(
+        "the first step is not zero",
+        0,
+        "With step 0 the climb has made its first of warmup_steps steps.",
+    ),
     _at("halfway up the climb, step 4 of 10", 4),
     _at("the last step of the climb has the peak", 9),
     _at("the first step after the climb has the peak too", 10),
@@ -360,7 +397,11 @@ def _steps(count, look):
 
 train_step = Exercise(
     training.train_step,
-    Case("the loss is returned, as a Python number", _steps(1, lambda m, losses: losses[0]), "loss.item()"),
+    Case(
+        "the loss is returned, as a Python number",
+        _steps(1, lambda m, losses: losses[0]),
+        "loss.item()",
+    ),
     Case("the weights after one step", _steps(1, lambda m, losses: m.linear.weight.detach())),
     Case(
         "the weights after three steps",
@@ -499,7 +540,11 @@ evaluate = Exercise(
         "Note model.training before, and put it back.",
     ),
     Case("a model in eval mode stays there", _judged(lambda share, model: model.training)),
-    Case("no gradients are tracked", _tracks, "with torch.no_grad(): saves half of the memory and time."),
+    Case(
+        "no gradients are tracked",
+        _tracks,
+        "with torch.no_grad(): saves half of the memory and time.",
+    ),
     Case("batches from a generator", lambda f: f(_Judge().eval(), (b for b in _eval_batches()))),
 )
 
@@ -543,7 +588,9 @@ def no_eval(model, batches):
     return _evaluation(model, batches, switch=False)
 
 
-@evaluate.mistake("The model is left in eval mode: training would go on without dropout and stochastic depth.")
+@evaluate.mistake(
+    "The model is left in eval mode: training would go on without dropout and stochastic depth."
+)
 def left_in_eval(model, batches):
     return _evaluation(model, batches, back=False)
 
@@ -555,7 +602,9 @@ def with_grad(model, batches):
     return _evaluation(model, batches, grad=True)
 
 
-@evaluate.mistake("Afterwards the model is always put into train mode. It should go back to the mode it was in.")
+@evaluate.mistake(
+    "Afterwards the model is always put into train mode. It should go back to the mode it was in."
+)
 def always_train(model, batches):
     share = _evaluation(model, batches)
     model.train()

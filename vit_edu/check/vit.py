@@ -28,7 +28,9 @@ def with_select(tokens, global_pool):
     return tokens.select(1, 0) if global_pool == "token" else tokens.sum(1) / tokens.shape[1]
 
 
-@pool.mistake("The wrong axis: `tokens[0]` is the first *image*. The class token is token 0 of every image.")
+@pool.mistake(
+    "The wrong axis: `tokens[0]` is the first *image*. The class token is token 0 of every image."
+)
 def first_image(tokens, global_pool):
     return tokens[0] if global_pool == "token" else tokens.mean(dim=0)
 
@@ -38,7 +40,9 @@ def last_token(tokens, global_pool):
     return tokens[:, -1] if global_pool == "token" else tokens.mean(dim=1)
 
 
-@pool.mistake("The mean is taken over the width, not over the tokens: each token has become one number.")
+@pool.mistake(
+    "The mean is taken over the width, not over the tokens: each token has become one number."
+)
 def over_width(tokens, global_pool):
     return tokens[:, 0] if global_pool == "token" else tokens.mean(dim=-1)
 
@@ -90,8 +94,20 @@ ViT = Exercise(
 class _ViT(vit.Embeddings):
     """What alternatives and mistakes have in common."""
 
-    def __init__(self, img_size, patch_size, in_chans, num_classes, embed_dim, depth, num_heads, global_pool="token"):
-        super().__init__(img_size, patch_size, in_chans, embed_dim, class_token=global_pool == "token")
+    def __init__(
+        self,
+        img_size,
+        patch_size,
+        in_chans,
+        num_classes,
+        embed_dim,
+        depth,
+        num_heads,
+        global_pool="token",
+    ):
+        super().__init__(
+            img_size, patch_size, in_chans, embed_dim, class_token=global_pool == "token"
+        )
         self.global_pool = global_pool
         self.blocks = vit.make_blocks(embed_dim, depth, num_heads)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
@@ -111,7 +127,9 @@ class BlockByBlock(_ViT):
         return self.head(x[:, 0] if self.global_pool == "token" else x.mean(1))
 
 
-@ViT.mistake("The last norm is built but never applied. The head should read normed tokens (paper, equation 4).")
+@ViT.mistake(
+    "The last norm is built but never applied. The head should read normed tokens (paper, equation 4)."
+)
 class NoNorm(_ViT):
     def forward(self, images):
         return self.head(self.pooled(self.blocks(super().forward(images))))
@@ -172,7 +190,9 @@ def _less(what, diagnosis):
 
     def wrong(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
         N, hidden = (img_size // patch_size) ** 2, int(embed_dim * mlp_ratio)
-        full = vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio)
+        full = vit.count_parameters(
+            img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio
+        )
         return full - what(patch_size, in_chans, num_classes, embed_dim, depth, N, hidden)
 
     return count_parameters.mistake(diagnosis)(wrong)
@@ -199,7 +219,9 @@ _less(
     "The norms inside the blocks are missing: two in each block, with D weights and D biases each.",
 )
 _less(
-    lambda P, C, K, D, depth, N, hidden: (depth - 1) * (12 * D * D + 13 * D) if hidden == 4 * D and depth else 1,
+    lambda P, C, K, D, depth, N, hidden: (
+        (depth - 1) * (12 * D * D + 13 * D) if hidden == 4 * D and depth else 1
+    ),
     "Only one block is counted: multiply by the depth. One widely read text arrives at 8.5 M for ViT-B in this way.",
 )
 
@@ -399,7 +421,9 @@ def with_eye(metric):
     return metric(perfect, torch.arange(3)) == 1 and not metric(worst, torch.arange(3))
 
 
-@accuracy_is_a_share.mistake("With a single image, a count and a share are the same number. Ask about several images.")
+@accuracy_is_a_share.mistake(
+    "With a single image, a count and a share are the same number. Ask about several images."
+)
 def one_image(metric):
     one = torch.tensor([[1.0, 0.0]])
     return metric(one, torch.tensor([0])) == 1.0 and metric(one, torch.tensor([1])) == 0.0
@@ -451,7 +475,9 @@ def _has_positions(model):
 
 RepairedViT = Exercise(
     _Repaired,
-    _on_repaired("logits of shape (B, num_classes)", lambda m: list(m(_pictures).shape), num_classes=7),
+    _on_repaired(
+        "logits of shape (B, num_classes)", lambda m: list(m(_pictures).shape), num_classes=7
+    ),
     _on_repaired(
         "images do not influence each other",
         lambda m: _batch_independent(m, _pictures),
@@ -467,7 +493,12 @@ RepairedViT = Exercise(
         _has_positions,
         "One vector for all tokens says nothing about the place.",
     ),
-    _on_repaired("another image size", lambda m: list(m(_random(2, 3, 16, 16)).shape), img_size=16, patch_size=4),
+    _on_repaired(
+        "another image size",
+        lambda m: list(m(_random(2, 3, 16, 16)).shape),
+        img_size=16,
+        patch_size=4,
+    ),
     name="RepairedViT",
 )
 
@@ -501,7 +532,9 @@ class SuspectRepaired(_Suspect):
     pass
 
 
-@RepairedViT.mistake("Nothing is repaired yet: attention still runs across the batch, and the positions are not added.")
+@RepairedViT.mistake(
+    "Nothing is repaired yet: attention still runs across the batch, and the positions are not added."
+)
 class StillSuspect(_Suspect):
     batch_first, adds_positions, all_positions = False, False, False
 

@@ -51,7 +51,9 @@ def tidy(notebook):
     for number, cell in enumerate(code, start=1):
         cell.metadata.pop("execution", None)
         compared = COMPARED in cell.metadata.get("tags", [])
-        cell.execution_count = number if compared else None  # nbval compares only what looks as if it had run
+        cell.execution_count = (
+            number if compared else None
+        )  # nbval compares only what looks as if it had run
         cell.outputs = _joined(cell.outputs, number) if compared else []
     return notebook
 
@@ -63,7 +65,10 @@ def _joined(outputs, number):
         if "execution_count" in output:
             output["execution_count"] = number
         last = joined[-1] if joined else {}
-        if output.output_type == "stream" == last.get("output_type") and output.name == last["name"]:
+        if (
+            output.output_type == "stream" == last.get("output_type")
+            and output.name == last["name"]
+        ):
             last["text"] += output.text
         else:
             joined.append(output)
@@ -87,7 +92,9 @@ def execute(notebook, folder, on_cell=None):
     client = NotebookClient(
         notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    client.extra_arguments = ["--IPKernelApp.log_level=40"]  # errors only: no remarks on the connection
+    client.extra_arguments = [
+        "--IPKernelApp.log_level=40"
+    ]  # errors only: no remarks on the connection
     if on_cell:
         client.on_cell_start = lambda cell, cell_index: on_cell(cell_index)
     asyncio.run(client.async_execute())
@@ -126,7 +133,9 @@ def derive_all(root, refresh=False, check=False):
         if not check:
             extra.unlink()
     if check and changed:
-        print(f"lessons/ is not what follows from solutions/: {', '.join(changed)}. Run: make lessons")
+        print(
+            f"lessons/ is not what follows from solutions/: {', '.join(changed)}. Run: make lessons"
+        )
         return 1
     print(f"{len(wanted)} lessons, {len(changed)} changed.")
     return 0
@@ -163,24 +172,36 @@ def course(root, out, only=()):
     out.mkdir(parents=True, exist_ok=True)
     notebooks = {p: read(p) for p in paths}
     failed, rows = [], []
-    with tqdm(total=sum(len(n.cells) for n in notebooks.values()), unit="cell", file=sys.stdout) as bar:
+    with tqdm(
+        total=sum(len(n.cells) for n in notebooks.values()), unit="cell", file=sys.stdout
+    ) as bar:
         for path, notebook in notebooks.items():
             bar.set_description(path.stem)
             started, before = time.perf_counter(), bar.n
             try:
-                execute(notebook, path.parent, lambda index, start=before: bar.update(start + index - bar.n))
+                execute(
+                    notebook,
+                    path.parent,
+                    lambda index, start=before: bar.update(start + index - bar.n),
+                )
             except CellExecutionError as error:
                 failed.append(path.name)
                 bar.write(f"{path.name} failed:\n{str(error)[-1500:]}")
             bar.update(before + len(notebook.cells) - bar.n)
-            page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+            page, _ = HTMLExporter(embed_images=True).from_notebook_node(
+                notebook, {"metadata": {"name": path.stem}}
+            )
             (out / f"{path.stem}.html").write_text(page, encoding="utf-8")
             rows.append((path.stem, time.perf_counter() - started))
-    items = "".join(f'<li><a href="{stem}.html">{stem}</a> ({seconds:.0f} s)</li>\n' for stem, seconds in rows)
+    items = "".join(
+        f'<li><a href="{stem}.html">{stem}</a> ({seconds:.0f} s)</li>\n' for stem, seconds in rows
+    )
     (out / "index.html").write_text(
         '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>vit_edu: the course</title>\n'
         f"<h1>The course, with its solutions run</h1>\n<ul>\n{items}</ul>\n</html>\n",
         encoding="utf-8",
     )
-    print(f"{len(rows) - len(failed)} of {len(rows)} solutions ran. Pages: {os.path.relpath(out / 'index.html')}")
+    print(
+        f"{len(rows) - len(failed)} of {len(rows)} solutions ran. Pages: {os.path.relpath(out / 'index.html')}"
+    )
     return 1 if failed else 0

@@ -53,7 +53,9 @@ def unpatchify(patches, patch_size, image_size):
             f"a {image_size[0]} x {image_size[1]} image has {rows * cols} patches of {patch_size**2} x C numbers; "
             f"got {patches.shape[1]} patches of {patches.shape[2]} numbers."
         )
-    return rearrange(patches, "b (r s) (p q c) -> b c (r p) (s q)", r=rows, p=patch_size, q=patch_size)
+    return rearrange(
+        patches, "b (r s) (p q c) -> b c (r p) (s q)", r=rows, p=patch_size, q=patch_size
+    )
 
 
 def patch_conv_weight(patch_size, channels):
@@ -73,7 +75,9 @@ def overlapping_patches(images, patch_size, stride):
     images: (B, C, H, W). Returns (B, N, P*P*C) with N = ((H-P)//stride + 1) * ((W-P)//stride + 1).
     Source: overlapping patches as in T2T-ViT (Yuan et al. 2021, arXiv:2101.11986).
     """
-    windows = images.unfold(2, patch_size, stride).unfold(3, patch_size, stride)  # (B, C, rows, cols, P, P)
+    windows = images.unfold(2, patch_size, stride).unfold(
+        3, patch_size, stride
+    )  # (B, C, rows, cols, P, P)
     return rearrange(windows, "b c r s p q -> b (r s) (p q c)")
 
 
@@ -130,7 +134,15 @@ class Embeddings(nn.Module):
     "sincos" (fixed, zero for the class token) or "none". The vectors are `self.pos_embed`, (1, T, D).
     """
 
-    def __init__(self, img_size=32, patch_size=4, in_chans=3, embed_dim=64, class_token=True, pos_embed="learn"):
+    def __init__(
+        self,
+        img_size=32,
+        patch_size=4,
+        in_chans=3,
+        embed_dim=64,
+        class_token=True,
+        pos_embed="learn",
+    ):
         super().__init__()
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
@@ -327,7 +339,9 @@ class ViT(Embeddings):
         global_pool="token",
         pos_embed="learn",
     ):
-        super().__init__(img_size, patch_size, in_chans, embed_dim, global_pool == "token", pos_embed)
+        super().__init__(
+            img_size, patch_size, in_chans, embed_dim, global_pool == "token", pos_embed
+        )
         self.global_pool = global_pool
         self.blocks = make_blocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
@@ -377,7 +391,9 @@ def count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, dep
     The number of heads does not occur: heads share D, they add nothing.
     """
     D, N, hidden = embed_dim, (img_size // patch_size) ** 2, int(embed_dim * mlp_ratio)
-    embeddings = (patch_size**2 * in_chans + 1) * D + D + (N + 1) * D  # projection, class token, positions
+    embeddings = (
+        (patch_size**2 * in_chans + 1) * D + D + (N + 1) * D
+    )  # projection, class token, positions
     attention = (D + 1) * 3 * D + (D + 1) * D  # qkv, proj
     mlp = (D + 1) * hidden + (hidden + 1) * D  # fc1, fc2
     norms = 2 * 2 * D  # two in a block, weight and bias each
