@@ -1,5 +1,5 @@
-"""Every figure of the lessons. Each function returns a matplotlib figure; `show` puts it on the page with a text
-that says what is to be seen, for those who cannot see it.
+"""Every figure of the lessons. Each function returns a matplotlib figure that carries its own description;
+`show` puts it on the page with that description as alternative text, for those who cannot see it.
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
@@ -46,19 +46,29 @@ class _Figure:
         return {"text/plain": f"[figure] {self.alt}", "text/html": img}
 
 
-def finish(fig, alt):
-    """Draw and close a figure; returns something that displays itself with `alt` as its alternative text."""
+def finish(fig, alt=None):
+    """Draw and close a figure; returns something that displays itself, with `alt` or `fig.alt` as its text.
+
+    Raises ValueError for a figure that has neither.
+    """
+    alt = alt or getattr(fig, "alt", None)
+    if not alt:
+        raise ValueError("a figure needs alternative text: plot.show(fig, 'what there is to see').")
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     plt.close(fig)
     return _Figure(buffer.getvalue(), alt)
 
 
-def show(fig, alt):
-    """Display a figure below the cell. alt: what there is to see, in a sentence or two."""
+def show(fig, alt=None):
+    """Display a figure below the cell. alt: what there is to see, where the figure's own words are not enough."""
     from IPython.display import display
 
     display(finish(fig, alt))
+
+
+def _range(values):
+    return f"{float(min(values)):.3g} to {float(max(values)):.3g}"
 
 
 def _axes(width, height, title, xlabel, ylabel):
@@ -72,7 +82,7 @@ def _picture(image):
     image = image.detach().cpu()
     image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     image = image.clamp(0, 1)
-    return image[0] if image.shape[0] == 1 else image[:3].permute(1, 2, 0)
+    return (image[0] if image.shape[0] == 1 else image[:3].permute(1, 2, 0)).numpy()
 
 
 def _bare(ax):
@@ -104,6 +114,8 @@ def images(pictures, titles=None, columns=8, title="", scale=1.1):
         if titles:
             ax.set_title(titles[i], fontsize=8)
     fig.suptitle(title, fontsize=11)
+    names = f": {'; '.join(t.replace(chr(10), ', ') for t in titles)}" if titles else ""
+    fig.alt = f"{title or 'Pictures'}. {count} small picture{'s' * (count > 1)}{names}."
     return fig
 
 
@@ -119,6 +131,9 @@ def patch_grid(patches, rows, cols, patch_size, title="", order=None):
             ax.set_xlabel(str(order[i]), fontsize=7, labelpad=1)
     fig.subplots_adjust(wspace=0.12, hspace=0.12 if order is None else 0.3)
     fig.suptitle(title, fontsize=11, y=0.96)
+    fig.alt = (
+        f"{title}. {rows} rows of {cols} patches, drawn apart from each other, in reading order."
+    )
     return fig
 
 
@@ -137,19 +152,24 @@ def numbers(matrices, titles, title=""):
         layout="constrained",
     )
     for ax, matrix, name in zip(axes.flat, matrices, titles, strict=True):
-        ax.imshow(torch.zeros(matrix.shape), cmap="gray_r", vmin=0, vmax=1)
+        ax.imshow(torch.zeros(matrix.shape).numpy(), cmap="gray_r", vmin=0, vmax=1)
         for (i, j), value in zip(
             torch.cartesian_prod(*(torch.arange(n) for n in matrix.shape)).tolist(),
             matrix.flatten().tolist(),
             strict=True,
         ):
             ax.text(j, i, f"{value:g}", ha="center", va="center")
-        ax.set_xticks(torch.arange(matrix.shape[1] - 1) + 0.5, labels=[])
-        ax.set_yticks(torch.arange(matrix.shape[0] - 1) + 0.5, labels=[])
+        ax.set_xticks([j + 0.5 for j in range(matrix.shape[1] - 1)], labels=[])
+        ax.set_yticks([i + 0.5 for i in range(matrix.shape[0] - 1)], labels=[])
         ax.grid(color="0.8")
         ax.tick_params(length=0)
         ax.set_title(name, fontsize=9)
     fig.suptitle(title, fontsize=11)
+    told = (
+        f"{name}: {'; '.join(' '.join(f'{v:g}' for v in row) for row in m.tolist())}"
+        for m, name in zip(matrices, titles, strict=True)
+    )
+    fig.alt = f"{title}. {'. '.join(told)}."
     return fig
 
 
@@ -158,7 +178,7 @@ def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, si
     fig, ax = _axes(
         size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel
     )
-    shown = ax.imshow(matrix.detach(), cmap="viridis")
+    shown = ax.imshow(matrix.detach().numpy(), cmap="viridis")
     fig.colorbar(shown, ax=ax, label=label, shrink=0.8)
     if digits is not None:
         middle = (matrix.max() + matrix.min()).item() / 2
@@ -179,6 +199,13 @@ def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, si
     elif max(matrix.shape) <= 12:
         ax.set_xticks(range(matrix.shape[1]))
         ax.set_yticks(range(matrix.shape[0]))
+    fig.alt = f"{title}. {matrix.shape[0]} rows ({ylabel}), {matrix.shape[1]} columns ({xlabel}); "
+    if digits is None:
+        fig.alt += f"{label or 'values'} from {_range(matrix.flatten())}."
+    else:
+        fig.alt += (
+            "; ".join(" ".join(f"{v:.{digits}f}" for v in row) for row in matrix.tolist()) + "."
+        )
     return fig
 
 
@@ -197,21 +224,23 @@ def heatmaps(matrices, titles, title, xlabel, ylabel, label="", columns=4):
     )
     low, high = min(m.min() for m in matrices), max(m.max() for m in matrices)
     for ax, matrix, name in zip(axes.flat, matrices, titles, strict=False):
-        shown = ax.imshow(matrix.detach(), cmap="viridis", vmin=low, vmax=high)
+        shown = ax.imshow(matrix.detach().numpy(), cmap="viridis", vmin=low, vmax=high)
         ax.set_title(name, fontsize=9)
     fig.colorbar(shown, ax=axes, label=label, shrink=0.8)
     fig.supxlabel(xlabel, fontsize=10)
     fig.supylabel(ylabel, fontsize=10)
     fig.suptitle(title, fontsize=11)
+    each = ", ".join(f"{n} {_range(m.flatten())}" for n, m in zip(titles, matrices, strict=True))
+    fig.alt = f"{title}. Maps with {ylabel} down and {xlabel} across; {label or 'values'}: {each}."
     return fig
 
 
 # ---------------------------------------------------------------- curves
 
 
-def lines(x, series, title, xlabel, ylabel, log=False, marks=True, size=(6, 3.6)):
-    """Curves over the same x. series: {name: values}. log: True for both axes, "y" for the second only."""
-    fig, ax = _axes(*size, title, xlabel, ylabel)
+def lines(x, series, title, xlabel, ylabel, log="", marks=True):
+    """Curves over the same x. series: {name: values}. log: the axes with a logarithmic scale, "x", "y" or "xy"."""
+    fig, ax = _axes(6, 3.6, title, xlabel, ylabel)
     for i, (name, values) in enumerate(series.items()):
         ax.plot(
             x[: len(values)],
@@ -222,18 +251,22 @@ def lines(x, series, title, xlabel, ylabel, log=False, marks=True, size=(6, 3.6)
             marker=MARKERS[i % 6] if marks else None,
             markersize=4,
         )
-    if log:
-        ax.set_yscale("log")
-    if log is True:
+    if "x" in log:
         ax.set_xscale("log", base=2)
+    if "y" in log:
+        ax.set_yscale("log")
     ax.grid(alpha=0.3)
     if len(series) > 1:
         ax.legend(fontsize=9)
+    told = "; ".join(
+        f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in series.items()
+    )
+    fig.alt = f"{title}. {ylabel} against {xlabel}, {x[0]:g} to {x[-1]:g}: {told}."
     return fig
 
 
 def learning_curves(history, epochs, classes):
-    """Loss and held-out accuracy of a run, from the history of `training.fit`."""
+    """Loss and held-out accuracy of a run, from the history of `training.fit`; empty axes before the first epoch."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     x = [entry["epoch"] for entry in history]
     left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
@@ -252,28 +285,28 @@ def learning_curves(history, epochs, classes):
     for ax in (left, right):
         ax.set_xlim(0.5, epochs + 0.5)
         ax.grid(alpha=0.3)
+    fig.alt = f"Learning curves, {len(history)} of {epochs} epochs."
+    if history:
+        last = history[-1]
+        fig.alt += f" Training loss {last['loss']:.2f}, {last['val_accuracy']:.1%} of the held-out images right."
     return fig
 
 
 class LiveCurves:
-    """Curves that grow while a run goes on: hand it to `training.fit(on_epoch=LiveCurves(epochs, classes))`."""
+    """Curves that grow while a run goes on: `training.fit(..., on_epoch=LiveCurves(epochs, classes))`.
+
+    Made just before the run, so that the picture stands above the progress bar.
+    """
 
     def __init__(self, epochs, classes):
-        self.epochs, self.classes, self.handle = epochs, classes, None
-
-    def __call__(self, history):
         from IPython.display import display
 
-        last = history[-1]
-        alt = (
-            f"Learning curves after epoch {last['epoch']} of {self.epochs}: the training loss is {last['loss']:.2f}, "
-            f"{last['val_accuracy']:.1%} of the held-out images are recognised."
-        )
-        figure = finish(learning_curves(history, self.epochs, self.classes), alt)
-        if self.handle is None:
-            self.handle = display(figure, display_id=True)
+        self.epochs, self.classes = epochs, classes
+        self.handle = display(finish(learning_curves([], epochs, classes)), display_id=True)
+
+    def __call__(self, history):
         if self.handle is not None:  # None outside a notebook
-            self.handle.update(figure)
+            self.handle.update(finish(learning_curves(history, self.epochs, self.classes)))
 
 
 def confusion(true, predicted, classes):
@@ -282,7 +315,7 @@ def confusion(true, predicted, classes):
     counts = torch.bincount(true * K + predicted, minlength=K * K).reshape(K, K)
     fig, ax = _axes(6.4, 5.6, "Which class is taken for which", "predicted class", "true class")
     share = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    ax.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     for i in range(K):
         for j in range(K):
             ax.text(
@@ -296,6 +329,12 @@ def confusion(true, predicted, classes):
             )
     ax.set_xticks(range(K), labels=classes, rotation=45, ha="right")
     ax.set_yticks(range(K), labels=classes)
+    wrong = counts - torch.diag(counts.diag())
+    i, j = divmod(wrong.argmax().item(), K)
+    fig.alt = (
+        f"Confusion matrix of {len(true):,} images, {counts.diag().sum():,} of them right. "
+        f"The commonest mistake: {classes[i]} taken for {classes[j]}, {wrong.max()} times."
+    )
     return fig
 
 
@@ -373,11 +412,15 @@ def overview(image, patch_size=8):
     _box(canvas, 83.5, 11.5, 7, 8, "head", size=10)
     _arrow(canvas, (91, 15.5), (94, 15.5))
     canvas.text(97.2, 15.5, "class", ha="center", va="center", fontsize=11, fontweight="bold")
-    lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03  04"), (87, "05"), (97.2, "06"))
+    lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03, 04"), (87, "05"), (97.2, "06"))
     for x, text in lessons:
         canvas.text(x, 2.6, f"lesson {text}", ha="center", fontsize=9, color="0.35")
     canvas.text(
         1, 29, "How a Vision Transformer sees, and the lesson that builds each part", fontsize=11
+    )
+    fig.alt = (
+        f"From left to right: an image, the same image cut into {side * side} patches, a row of tokens of which the "
+        "first is the class token, a stack of encoder blocks with attention and MLP, a head, and the word class."
     )
     return fig
 
@@ -417,4 +460,8 @@ def block_diagram():
             _arrow(ax, (4, y + 1.4), (4, y + 2.2))
             y += 2.2
     fig.suptitle("One encoder block: where the norm stands", fontsize=11)
+    fig.alt = (
+        "Two columns of boxes. Pre-norm: norm1, attention, plus, norm2, MLP, plus; each skip goes around a norm and "
+        "its branch. Post-norm: attention, plus, norm1, MLP, plus, norm2; the norms stand after each plus."
+    )
     return fig

@@ -17,6 +17,7 @@ import io
 import random
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from dataclasses import dataclass, field
@@ -110,13 +111,13 @@ class Report:
         """The whole answer as plain text."""
         lines = [self.headline]
         if self.diagnosis:
-            lines += ["", self.diagnosis]
+            lines += ["", textwrap.fill(self.diagnosis, 88)]
         if self.status not in (RIGHT, EMPTY):
             lines.append("")
             for c in self.checks:
                 lines.append(f"  {'✓ passed' if c.passed else '✗ failed'}: {c.name}")
                 lines += [f"      {line}" for line in c.message.splitlines()]
-            lines += ["", self.closing]
+            lines += ["", textwrap.fill(self.closing, 88)]
         if self.printed:
             lines += ["", "Your code printed:", self.printed]
         return "\n".join(lines)

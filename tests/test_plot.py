@@ -1,0 +1,60 @@
+"""Figures carry a text for those who cannot see them, and say what is in them."""
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from vit_edu import data, plot
+
+PICTURES = data.shapes(train=20, test=10).train.images
+HISTORY = [
+    {"epoch": 1, "loss": 1.5, "val_accuracy": 0.25},
+    {"epoch": 2, "loss": 1.25, "val_accuracy": 0.5},
+]
+FIGURES = {
+    "heart; star": lambda: plot.images(PICTURES[:2], ["heart", "star"], title="Two"),
+    "2 rows of 3 patches": lambda: plot.patch_grid(torch.rand(6, 48), 2, 3, 4, "Cut", range(6)),
+    "left: 0 1; 2 3. right: 5": lambda: plot.numbers([torch.arange(4).reshape(2, 2), torch.tensor([[5]])], ["left", "right"]),
+    "0.2 0.8; 0.5 0.5": lambda: plot.heatmap(torch.tensor([[0.2, 0.8], [0.5, 0.5]]), "A", "key", "query", digits=1),
+    "weight from 0 to 3": lambda: plot.heatmap(torch.arange(4.0).reshape(2, 2), "A", "x", "y", "weight", ticks="ab"),
+    "one 0 to 0, two 1 to 1": lambda: plot.heatmaps([torch.zeros(2, 2), torch.ones(2, 2)], ["one", "two"], "M", "x", "y"),
+    "up from 1 to 4; down from 4 to 1": lambda: plot.lines((1, 2), {"up": [1, 4], "down": [4, 1]}, "L", "x", "y", log="xy"),
+    "2 of 3 epochs. Training loss 1.25, 50.0%": lambda: plot.learning_curves(HISTORY, 3, 10),
+    "0 of 3 epochs.": lambda: plot.learning_curves([], 3, 10),
+    "3 of them right. The commonest mistake: cat taken for dog, 2 times": lambda: plot.confusion(
+        torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 1, 1, 1]), ("cat", "dog")
+    ),
+    "16 patches": lambda: plot.overview(PICTURES[0]),
+    "Pre-norm: norm1, attention": plot.block_diagram,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("says", "make"), FIGURES.items(), ids=FIGURES)
+def test_figure_says_what_it_shows(says, make):
+    figure = plot.finish(make())
+    assert says in figure.alt
+    page = figure._repr_mimebundle_()
+    assert 'alt="' in page["text/html"]
+    assert page["text/plain"].startswith("[figure]")
+    assert figure.png.startswith(b"\x89PNG")
+    assert plt.get_fignums() == []
+
+
+def test_figure_without_words_is_refused():
+    with pytest.raises(ValueError, match="needs alternative text"):
+        plot.finish(plt.figure())
+    plt.close("all")
+
+
+def test_words_cannot_break_the_page():
+    page = plot.finish(plot.images(PICTURES[:1], ['a "quoted" <name>']))._repr_mimebundle_()[
+        "text/html"
+    ]
+    assert 'alt="Pictures. 1 small picture: a &quot;quoted&quot; &lt;name&gt;."' in page
+
+
+def test_bytes_and_floats_look_the_same():
+    shown = plot._picture(PICTURES[0])
+    assert (shown == plot._picture(PICTURES[0].float() / 255)).all()
+    assert shown.shape == (32, 32, 3)
+    assert plot._picture(torch.rand(1, 4, 4)).shape == (4, 4)
