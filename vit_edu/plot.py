@@ -210,17 +210,18 @@ def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, si
 
 
 def heatmaps(matrices, titles, title, xlabel, ylabel, label="", columns=4):
-    """Several matrices of one shape with a common colour scale."""
+    """Several matrices with a common colour scale."""
     columns = min(columns, len(matrices))
     rows = math.ceil(len(matrices) / columns)
+    one_shape = len({m.shape for m in matrices}) == 1
     fig, axes = plt.subplots(
         rows,
         columns,
         figsize=(columns * 2.1 + 0.6, rows * 2.1 + 0.5),
         squeeze=False,
         layout="constrained",
-        sharex=True,
-        sharey=True,
+        sharex=one_shape,
+        sharey=one_shape,
     )
     low, high = min(m.min() for m in matrices), max(m.max() for m in matrices)
     for ax, matrix, name in zip(axes.flat, matrices, titles, strict=False):

@@ -24,12 +24,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-TIME_LIMIT = 5.0  # seconds for all cases of one candidate
+TIME_LIMIT = 10.0  # seconds for all cases of one candidate; right answers take a small part of one
 SHOWN_PRINT = 800  # characters of a candidate's own prints that are passed on
 
 TOO_SLOW = "too slow"
 
-RIGHT, WRONG, CRASHED, EMPTY = "right", "not yet", "stopped with an error", "not attempted"
+RIGHT, WRONG, EMPTY = "right", "not yet", "not attempted"
+CRASHED, SLOW = "stopped with an error", "took too long"
 
 
 # ---------------------------------------------------------------- what a candidate did
@@ -74,8 +75,8 @@ class Check:
 class Report:
     """What the checks of one exercise found.
 
-    name: of the exercise. status: "right", "not yet", "stopped with an error" or "not attempted". checks: all of
-    them, also those that passed. diagnosis: the known mistake that the answer behaves like, or None.
+    name: of the exercise. status: "right", "not yet", "stopped with an error", "took too long" or "not attempted".
+    checks: all of them, also those that passed. diagnosis: the known mistake that the answer behaves like, or None.
     """
 
     name: str
@@ -95,9 +96,7 @@ class Report:
             return f"✓ {self.name}: right. {count}."
         if self.status == EMPTY:
             return f"○ {self.name}: not attempted yet. The reference stands in, so the rest of the notebook works."
-        if self.status == CRASHED:
-            return f"✗ {self.name}: stopped with an error. {count}."
-        return f"✗ {self.name}: not yet. {count}."
+        return f"✗ {self.name}: {self.status}. {count}."
 
     @property
     def closing(self):
@@ -241,10 +240,9 @@ class Exercise:
             out = out[:SHOWN_PRINT] + f" ... ({len(out) - SHOWN_PRINT:,} more characters)"
         if all(c.passed for c in checks):
             return Report(self.name, RIGHT, checks, printed=out)
-        crashed = all(isinstance(g, Failure) for g in got)
-        return Report(
-            self.name, CRASHED if crashed else WRONG, checks, self._diagnose(got, checks), out
-        )
+        kinds = [g.kind if isinstance(g, Failure) else "" for g in got]
+        status = SLOW if TOO_SLOW in kinds else CRASHED if all(kinds) else WRONG
+        return Report(self.name, status, checks, self._diagnose(got, checks), out)
 
     def _of(self, build):
         """Observations of the reference or of a mistake; made once, then remembered."""
@@ -308,7 +306,11 @@ def _observe(case, candidate):
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
     )
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(
+            1
+        )  # tensors are tiny here; on a busy machine, threads would wait for each other
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(0)
             random.seed(0)
@@ -338,6 +340,7 @@ def _observe(case, candidate):
         random.setstate(python_state)
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
 
 
 def _own_line(error):
@@ -358,7 +361,8 @@ def _compare(case, expected, got):
     problem = _difference(expected, got, case.tolerance)
     if not problem:
         return True, ""
-    return False, "\n".join(text for text in (problem, case.hint) if text)
+    stopped = isinstance(got, Failure) and got.kind  # then a hint about the values would mislead
+    return False, problem if stopped or not case.hint else f"{problem}\n{case.hint}"
 
 
 def _difference(expected, got, tolerance):
