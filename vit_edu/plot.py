@@ -174,11 +174,12 @@ def numbers(matrices, titles, title=""):
 
 
 def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, size=4.5):
-    """One matrix as colours, with a scale; digits: write the numbers into the cells. ticks: names for rows and columns."""
+    """One matrix as colours, with a scale. digits: write the numbers into the cells. ticks: names for rows and columns."""
+    matrix = matrix.detach()
     fig, ax = _axes(
         size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel
     )
-    shown = ax.imshow(matrix.detach().numpy(), cmap="viridis")
+    shown = ax.imshow(matrix.numpy(), cmap="viridis")
     fig.colorbar(shown, ax=ax, label=label, shrink=0.8)
     if digits is not None:
         middle = (matrix.max() + matrix.min()).item() / 2
@@ -211,6 +212,7 @@ def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, si
 
 def heatmaps(matrices, titles, title, xlabel, ylabel, label="", columns=4):
     """Several matrices with a common colour scale."""
+    matrices = [m.detach() for m in matrices]
     columns = min(columns, len(matrices))
     rows = math.ceil(len(matrices) / columns)
     one_shape = len({m.shape for m in matrices}) == 1
@@ -225,7 +227,7 @@ def heatmaps(matrices, titles, title, xlabel, ylabel, label="", columns=4):
     )
     low, high = min(m.min() for m in matrices), max(m.max() for m in matrices)
     for ax, matrix, name in zip(axes.flat, matrices, titles, strict=False):
-        shown = ax.imshow(matrix.detach().numpy(), cmap="viridis", vmin=low, vmax=high)
+        shown = ax.imshow(matrix.numpy(), cmap="viridis", vmin=low, vmax=high)
         ax.set_title(name, fontsize=9)
     fig.colorbar(shown, ax=axes, label=label, shrink=0.8)
     fig.supxlabel(xlabel, fontsize=10)

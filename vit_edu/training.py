@@ -48,6 +48,13 @@ class Recipe:
     seed: int = 0
     model: dict = field(default_factory=dict)
 
+    def __str__(self):
+        model = ", ".join(f"{k} {v}" for k, v in self.model.items())
+        return (
+            f"{self.epochs} epochs in batches of {self.batch_size}; AdamW, learning rate "
+            f"{self.learning_rate:g}, weight decay {self.weight_decay:g}; seed {self.seed}.\nModel: {model}."
+        )
+
 
 RECIPES = {
     # Minutes on two CPU cores.

@@ -139,7 +139,7 @@ class Report:
             rows = "".join(
                 f"<li style='margin:.2em 0'>{'✓ passed' if c.passed else '<strong>✗ failed</strong>'}: {esc(c.name)}"
                 + (
-                    f"<pre style='margin:.2em 0 .4em;white-space:pre-wrap'>{html.escape(c.message)}</pre>"
+                    f"<pre style='margin:.2em 0 .4em;white-space:pre-wrap;word-break:normal'>{html.escape(c.message)}</pre>"
                     if c.message
                     else ""
                 )
@@ -426,9 +426,10 @@ def _tensor_difference(expected, got, tolerance):
     if not wrong.any():
         return ""
     at = tuple(wrong.nonzero()[0].tolist())
-    share = f"{int(wrong.sum()):,} of {wrong.numel():,} numbers differ"
-    place = f" The first, at {list(at)}: expected {a[at]:.4g}, got {b[at]:.4g}." if at else ""
-    return f"the shape is right, {tuple(a.shape)}, but {share}.{place}"
+    text = f"the shape is right, {tuple(a.shape)}; {int(wrong.sum()):,} of {wrong.numel():,} numbers differ"
+    if at:
+        text += f"\nthe first, at {list(at)}: expected {a[at]:.4g}, got {b[at]:.4g}"
+    return text
 
 
 def _dict_difference(expected, got):
