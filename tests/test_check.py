@@ -116,6 +116,8 @@ def test_misnamed_parameters_are_listed():
     text = check.run("Mlp", Mlp).text
     assert "missing: fc1.weight, shape (24, 6)" in text
     assert "not expected: first.weight, shape (24, 6)" in text
+    assert "cannot be given the same weights" in text
+    assert "numbers differ" not in text
 
 
 # ---------------------------------------------------------------- what candidates do

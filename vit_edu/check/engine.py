@@ -15,6 +15,7 @@ import contextlib
 import html
 import io
 import random
+import re
 import signal
 import sys
 import textwrap
@@ -134,7 +135,9 @@ class Report:
         colour = {RIGHT: "#2e7d32", EMPTY: "#757575"}.get(self.status, "#c62828")
         parts = [f"<p style='margin:0'><strong>{esc(self.headline)}</strong></p>"]
         if self.diagnosis:
-            parts.append(f"<p style='margin:.5em 0 0'>{esc(self.diagnosis)}</p>")
+            told = re.sub(r"`([^`]+)`", r"<code>\1</code>", esc(self.diagnosis))
+            told = re.sub(r"\*(\w+)\*", r"<em>\1</em>", told)
+            parts.append(f"<p style='margin:.5em 0 0'>{told}</p>")
         if self.status not in (RIGHT, EMPTY):
             rows = "".join(
                 f"<li style='margin:.2em 0'>{'✓ passed' if c.passed else '<strong>✗ failed</strong>'}: {esc(c.name)}"
@@ -177,12 +180,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Case:
-    """name: what it looks at, in a learner's words. run: candidate -> something to compare. hint: said on failure."""
+    """name: what it looks at, in a learner's words. run: candidate -> something to compare. hint: said on failure.
+
+    kind: "parameters" for names and shapes, "weights" for what can be compared only when those are right.
+    """
 
     name: str
     run: callable
     hint: str = ""
     tolerance: float = 1e-5
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,6 +242,16 @@ class Exercise:
             Check(c.name, *_compare(c, e, g))
             for c, e, g in zip(self.cases, expected, got, strict=True)
         ]
+        if any(
+            case.kind == "parameters" and not c.passed
+            for case, c in zip(self.cases, checks, strict=True)
+        ):
+            why = (
+                "not compared: parameters of other names or shapes cannot be given the same weights"
+            )
+            for i, case in enumerate(self.cases):
+                if case.kind == "weights" and not isinstance(got[i], Failure):
+                    checks[i] = Check(case.name, False, why)
         out = printed.getvalue()
         if len(out) > SHOWN_PRINT:
             out = out[:SHOWN_PRINT] + f" ... ({len(out) - SHOWN_PRINT:,} more characters)"
@@ -522,7 +539,7 @@ def parameters(name, *args, hint="", **kwargs):
         shapes = {n: f"shape {tuple(p.shape)}" for n, p in state.named_parameters()}
         return shapes | {n: f"buffer of shape {tuple(b.shape)}" for n, b in state.named_buffers()}
 
-    return Case(name, run, hint)
+    return Case(name, run, hint, kind="parameters")
 
 
 def forward(name, *args, inputs, train=False, hint="", tolerance=1e-4, **kwargs):
@@ -533,7 +550,7 @@ def forward(name, *args, inputs, train=False, hint="", tolerance=1e-4, **kwargs)
         torch.manual_seed(1)
         return call(name, *inputs).run(module)
 
-    return Case(name, run, hint, tolerance)
+    return Case(name, run, hint, tolerance, kind="weights")
 
 
 def gradients(name, *args, inputs, hint="", **kwargs):
@@ -552,4 +569,4 @@ def gradients(name, *args, inputs, hint="", **kwargs):
             for n, p in module.named_parameters()
         }
 
-    return Case(name, run, hint)
+    return Case(name, run, hint, kind="weights")
