@@ -96,15 +96,9 @@ def lab(jupyter_args):
     )
     if problem:
         return _fail(f"{problem} Remedy: {_pip()} install -e {root}")
-    start = root / "lessons" / FIRST_LESSON
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        str(start),
-        f"--ServerApp.root_dir={root}",
-        *jupyter_args,
-    ]
+    # As the default page and not as a file argument: then the printed address leads there too, with --no-browser.
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
+    command += [f"--LabApp.default_url=/lab/tree/lessons/{FIRST_LESSON}", *jupyter_args]
     try:
         return subprocess.call(command)
     except KeyboardInterrupt:
