@@ -1,6 +1,8 @@
 """The exercise engine and its catalogue: what is right passes, each known mistake is named, nothing gets out."""
 
+import contextlib
 import random
+import time
 
 import pytest
 import torch
@@ -145,7 +147,43 @@ def crashes(images, patch_size):
     return images.reshape(7, 7, 7)
 
 
+def presses_stop(images, patch_size):
+    raise KeyboardInterrupt
+
+
+def half_done(images, patch_size):
+    if patch_size == 2:
+        return check.get("patchify").reference(images, patch_size)
+    raise NotImplementedError("other sizes")
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def unspeakable(images, patch_size):
+    raise Unspeakable
+
+
+def catches_everything(images, patch_size):
+    for _ in range(40):
+        with contextlib.suppress(BaseException):
+            time.sleep(0.1)
+
+
 HOSTILE = {
+    presses_stop: "stopped by hand",
+    half_done: "this part still raises NotImplementedError",
+    unspeakable: "Unspeakable: (its text cannot be shown)",
+    catches_everything: "got None",
+    lambda images, patch_size: images.to("meta"): "expected shape",
+    lambda images, patch_size: (
+        check.get("patchify").reference(images, patch_size).to("meta")
+    ): "got one on meta",
+    lambda images, patch_size: (
+        check.get("patchify").reference(images, patch_size).to_sparse()
+    ): "layout torch.sparse",
     in_place: "changes its input in place",
     endless: "Is there a loop that does not end?",
     recursive: "calls itself without end",
@@ -170,12 +208,41 @@ def test_hostile_candidate_becomes_a_sentence(candidate, says, monkeypatch):
     assert report.diagnosis is None
 
 
+def test_numbers_that_cannot_be_formatted_are_a_sentence():
+    assert "got 10,000" in check.run("count_patches", lambda h, w, p: 10**400).checks[0].message
+    assert "could not be compared" in check.run("accuracy", lambda logits, labels: 10**400).text
+
+
+def test_a_whole_number_that_is_nearly_right_is_wrong():
+    report = check.run(
+        "count_parameters", lambda *a, **k: check.get("count_parameters").reference(*a, **k) - 1
+    )
+    assert not any(c.passed for c in report.checks)
+
+
+def test_what_numpy_gives_is_as_good_as_python():
+    import numpy as np
+
+    assert check.run("count_patches", lambda h, w, p: np.int64(h // p) * np.int64(w // p)).passed
+
+
+def test_cases_survive_a_candidate_that_writes_into_them():
+    class Vandal(check.get("ViT").reference):
+        def forward(self, images):
+            images.zero_()
+            return super().forward(images)
+
+    assert not check.run("ViT", Vandal).passed
+    assert check.run("ViT", check.get("ViT").reference).passed
+
+
 def test_global_state_is_restored():
     def rude(images, patch_size):
         torch.manual_seed(99)
         random.seed(99)
         torch.set_default_dtype(torch.float64)
         torch.set_grad_enabled(False)
+        torch.set_default_device("meta")
         return check.get("patchify").reference(images, patch_size)
 
     torch.manual_seed(1)
@@ -186,6 +253,7 @@ def test_global_state_is_restored():
     assert random.getstate() == before[1]
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
+    assert torch.get_default_device().type == "cpu"
 
 
 def test_prints_are_passed_on_cut(capsys):

@@ -34,7 +34,7 @@ def _qkv(*shape):
 
 def _row_sums(candidate):
     result = candidate(*_qkv(2, 4, 8))
-    if not isinstance(result, tuple) or len(result) != 2:
+    if not isinstance(result, tuple | list) or len(result) != 2:
         raise Unfair("expected two values: the output and the weights")
     return result[1].sum(dim=-1)
 

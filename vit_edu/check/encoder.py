@@ -7,6 +7,7 @@ from vit_edu.check.engine import (
     Case,
     Exercise,
     Unfair,
+    apply,
     build,
     call,
     fill,
@@ -39,7 +40,8 @@ layer_norm = Exercise(
         eps=0.5,
         hint="eps is added to the variance, inside the root.",
     ),
-    call("a single token", _random(1, 1, 4), torch.ones(4), torch.zeros(4)),
+    call("a single token, with no batch axis", _random(5, 4), torch.ones(4), torch.zeros(4)),
+    call("one more axis in front", _random(2, 2, 3, 8), _weight, _bias),
     call(
         "a token of equal numbers gives the bias, not NaN",
         torch.full((1, 2, 8), 2.0),
@@ -189,22 +191,22 @@ class SkipInside(_Mlp):
 _ones = torch.ones(4000, 2, 3)
 
 
-def _drop(look):
+def _drop(look, ones=_ones):
     """A case on 4,000 images of ones with drop rate 0.25, in training; `look` says something of the result."""
 
     def run(candidate):
-        out = candidate(_ones.clone(), 0.25, True)
-        if not isinstance(out, torch.Tensor) or out.shape != _ones.shape:
-            raise Unfair(
-                f"expected a tensor of shape {tuple(_ones.shape)}, got {getattr(out, 'shape', type(out).__name__)}"
-            )
+        out = apply(candidate, ones, 0.25, True)
+        if not isinstance(out, torch.Tensor) or out.shape != ones.shape:
+            came = getattr(out, "shape", type(out).__name__)
+            raise Unfair(f"expected a tensor of shape {tuple(ones.shape)}, got {came}")
         return look(out)
 
     return run
 
 
 def _one_draw_an_image(out):
-    return bool((out.flatten(1) == out[:, 0, :1]).all())
+    flat = out.flatten(1)
+    return bool((flat == flat[:, :1]).all())
 
 
 drop_path = Exercise(
@@ -226,7 +228,7 @@ drop_path = Exercise(
         _drop(lambda out: round(out.max().item(), 3)),
         "The mean over many draws should be the same as without dropping.",
     ),
-    call("another number of axes", torch.ones(3, 5), 0.0, True),
+    Case("another number of axes", _drop(_one_draw_an_image, torch.ones(4000, 5))),
 )
 
 
@@ -267,6 +269,15 @@ def not_rescaled(x, drop_prob, training):
 )
 def in_evaluation(x, drop_prob, training):
     return vit.drop_path(x, drop_prob, True)
+
+
+@drop_path.mistake(
+    "What is kept is divided by the probability to *drop*. Divide by the probability to keep, 1 - drop_prob."
+)
+def divided_by_drop(x, drop_prob, training):
+    return vit.drop_path(x, drop_prob, training) * (
+        (1 - drop_prob) / drop_prob if training and drop_prob else 1
+    )
 
 
 @drop_path.mistake(
@@ -328,6 +339,12 @@ Block = Exercise(
         tolerance=1e-3,
         **_block,
     ),
+    forward(
+        "small inputs: the norms' eps is 1e-6",
+        inputs=(_random(2, 5, 8) * 1e-3,),
+        **_block,
+        hint="nn.LayerNorm's own default is 1e-5.",
+    ),
     Case(
         "with both branches at zero, the block changes nothing",
         _skip_is_clean,
@@ -360,6 +377,20 @@ class TwoSteps(_Block):
     def forward(self, x):
         attended = x + self.drop_path(self.attn(self.norm1(x)))
         return self.drop_path(self.mlp(self.norm2(attended))) + attended
+
+
+@Block.mistake(
+    "The norms have PyTorch's default eps, 1e-5. The ViT's is 1e-6: nn.LayerNorm(dim, eps=1e-6). With published weights the "
+    "difference would show."
+)
+class DefaultEps(_Block):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.norm1.eps = self.norm2.eps = 1e-5
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 @Block.mistake("There is no skip connection. Each branch should be *added* to x, not replace it.")
@@ -428,10 +459,11 @@ class DropsTheSum(_Block):
 # ---------------------------------------------------------------- the stack
 
 
-def _rates(candidate):
-    blocks = build(candidate, 8, 5, 2, drop_path_rate=0.2)
-    found = [getattr(getattr(b, "drop_path", None), "drop_prob", None) for b in blocks]
-    return ["none" if r is None else f"{float(r):.2f}" for r in found]
+def _unchanged(candidate):
+    """For each of 3 blocks, the share of images that lose both branches: the square of its drop rate, in tenths."""
+    blocks = fill(build(candidate, 8, 3, 2, drop_path_rate=0.9)).train()
+    x = _random(1, 3, 8).repeat(1000, 1, 1)
+    return [round((block(x) == x).flatten(1).all(1).float().mean().item(), 1) for block in blocks]
 
 
 def _own_weights(candidate):
@@ -444,15 +476,17 @@ make_blocks = Exercise(
     parameters("names and shapes of the parameters of 2 blocks", 8, 2, 2),
     forward("2 blocks, 2 images of 5 tokens", 8, 2, 2, inputs=(_random(2, 5, 8),)),
     forward("5 blocks, another mlp_ratio", 8, 5, 2, mlp_ratio=2.0, inputs=(_random(1, 3, 8),)),
+    forward("a single block", 8, 1, 2, inputs=(_random(1, 3, 8),)),
     Case(
         "every block has weights of its own",
         _own_weights,
         "[block] * depth repeats one and the same block.",
     ),
     Case(
-        "drop rates of 5 blocks grow evenly from 0 to 0.2",
-        _rates,
-        "torch.linspace(0, drop_path_rate, depth) has them.",
+        "drop rates of 3 blocks, with drop_path_rate=0.9: they are 0, 0.45 and 0.9",
+        _unchanged,
+        "These are the shares of images that lose both branches: the squares of the rates. "
+        "torch.linspace(0, drop_path_rate, depth) has the rates.",
     ),
 )
 
@@ -463,6 +497,13 @@ def with_a_loop(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
     for rate in torch.linspace(0, drop_path_rate, depth).tolist():
         blocks.append(vit.Block(dim, num_heads, mlp_ratio=mlp_ratio, drop_path=rate))
     return blocks
+
+
+@make_blocks.mistake(
+    "drop_path_rate is taken as an argument but never reaches the blocks: none of them drops anything."
+)
+def rate_ignored(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
+    return vit.make_blocks(dim, depth, num_heads, mlp_ratio)
 
 
 @make_blocks.mistake(

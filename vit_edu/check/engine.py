@@ -23,12 +23,13 @@ import threading
 import traceback
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 TIME_LIMIT = 10.0  # seconds for all cases of one candidate; right answers take a small part of one
 SHOWN_PRINT = 800  # characters of a candidate's own prints that are passed on
 
-TOO_SLOW = "too slow"
+TOO_SLOW, UNWRITTEN = "too slow", "not written yet"  # kinds of Failure
 
 RIGHT, WRONG, EMPTY = "right", "not yet", "not attempted"
 CRASHED, SLOW = "stopped with an error", "took too long"
@@ -46,17 +47,12 @@ class Failure:
     where: str = ""
 
     def __str__(self):
-        return f"{self.kind}: {self.text}".rstrip(": ") + (
-            f"\n  at {self.where}" if self.where else ""
-        )
+        said = ": ".join(part for part in (self.kind, self.text) if part)
+        return said + (f"\n  at {self.where}" if self.where else "")
 
 
 class _TimeUp(BaseException):
     """Raised by the alarm; a BaseException, so that `except Exception` in a candidate does not swallow it."""
-
-
-class NotAttempted(Exception):
-    """The candidate raised NotImplementedError: the exercise is still empty."""
 
 
 class Unfair(Exception):
@@ -230,22 +226,21 @@ class Exercise:
         return build
 
     def check(self, candidate):
-        """Run all cases and return a `Report`."""
+        """Run all cases and return a `Report`. Never raises for what the candidate does."""
+        expected = self._of(
+            self.reference
+        )  # first: the candidate may break what the reference needs
         printed = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(printed):
-                got = _observe_all(self.cases, candidate)
-        except NotAttempted:
+        with contextlib.redirect_stdout(printed):
+            got = _observe_all(self.cases, candidate)
+        if all(isinstance(g, Failure) and g.kind == UNWRITTEN for g in got):
             return Report(self.name, EMPTY)
-        expected = self._of(self.reference)
         checks = [
             Check(c.name, *_compare(c, e, g))
             for c, e, g in zip(self.cases, expected, got, strict=True)
         ]
-        if any(
-            case.kind == "parameters" and not c.passed
-            for case, c in zip(self.cases, checks, strict=True)
-        ):
+        both = list(zip(self.cases, checks, strict=True))
+        if not all(c.passed for case, c in both if case.kind == "parameters"):
             why = (
                 "not compared: parameters of other names or shapes cannot be given the same weights"
             )
@@ -265,17 +260,31 @@ class Exercise:
         """Observations of the reference or of a mistake; made once, then remembered."""
         if build not in self._observed:
             with contextlib.redirect_stdout(io.StringIO()):
-                self._observed[build] = [_observe(case, build) for case in self.cases]
+                seen = [_observe(case, build) for case in self.cases]
+            failures = [str(f) for f in seen if isinstance(f, Failure)]
+            if build is self.reference and failures:
+                raise RuntimeError(
+                    f"the reference of {self.name} fails: {failures[0]}. Something that it needs was changed in this "
+                    "session: restart the kernel."
+                )
+            self._observed[build] = seen
         return self._observed[build]
 
     def _diagnose(self, got, checks):
-        """The diagnosis of the first mistake that gives the same on every case, else on every case that failed."""
+        """The diagnosis of the first mistake that gives the same on every case.
+
+        Where there is none, of the first that gives the same on every case that failed; then at least two of those
+        must have given numbers, because a True or an error is soon the same by chance.
+        """
         failed = [i for i, c in enumerate(checks) if not c.passed]
-        for which in (range(len(got)), failed):
+        telling = [i for i in failed if not isinstance(got[i], Failure | bool | str | list)]
+        ways = [range(len(got)), failed] if len(telling) >= 2 else [range(len(got))]
+        if all(isinstance(g, Failure) and g.kind for g in got):
+            return None
+        for which in ways:
             for mistake in self.mistakes:
                 wrong = self._of(mistake.build)
-                told_apart = any(not isinstance(got[i], Failure) or not got[i].kind for i in failed)
-                if told_apart and all(_compare(self.cases[i], wrong[i], got[i])[0] for i in which):
+                if all(_compare(self.cases[i], wrong[i], got[i])[0] for i in which):
                     return mistake.diagnosis
         return None
 
@@ -286,11 +295,14 @@ class Exercise:
 def _observe_all(cases, candidate):
     """What every case sees. All of them share TIME_LIMIT; those after the one that used it up are not run."""
     got = []
-    with _alarm(TIME_LIMIT):
-        for case in cases:
-            got.append(_observe(case, candidate))
-            if isinstance(got[-1], Failure) and got[-1].kind == TOO_SLOW:
-                break
+    try:
+        with _alarm(TIME_LIMIT):
+            for case in cases:
+                got.append(_observe(case, candidate))
+                if isinstance(got[-1], Failure) and got[-1].kind == TOO_SLOW:
+                    break
+    except _TimeUp:  # it rang between two lines of our own
+        got = [*got, Failure(TOO_SLOW, "no answer in time")][: len(cases)]
     return got + [Failure("not run", "an earlier check used up the time")] * (len(cases) - len(got))
 
 
@@ -308,7 +320,9 @@ def _alarm(seconds):
         raise _TimeUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(
+        signal.ITIMER_REAL, seconds, 0.2
+    )  # again and again, for code that catches everything
     try:
         yield
     finally:
@@ -316,21 +330,39 @@ def _alarm(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-def _observe(case, candidate):
-    """What the case sees of the candidate, or a Failure. Random state, grad mode and default dtype are restored."""
-    python_state, grad, dtype = (
-        random.getstate(),
+@contextlib.contextmanager
+def _state_restored():
+    """Fixed random seeds inside; outside, everything global that a candidate may change is as it was."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    grad, dtype, threads = (
         torch.is_grad_enabled(),
         torch.get_default_dtype(),
+        torch.get_num_threads(),
     )
-    threads = torch.get_num_threads()
+    device = torch.get_default_device()
     try:
         torch.set_num_threads(
             1
-        )  # tensors are tiny here; on a busy machine, threads would wait for each other
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        )  # tensors are tiny: on a busy machine, threads would wait for each other
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.device("cpu"):
             torch.manual_seed(0)
             random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _observe(case, candidate):
+    """What the case sees of the candidate, or a Failure."""
+    try:
+        with _state_restored():
             return case.run(candidate)
     except Unfair as error:
         return Failure("", str(error))
@@ -338,26 +370,34 @@ def _observe(case, candidate):
         raised_in = traceback.extract_tb(error.__traceback__)[-1]
         if (
             raised_in.name == "_forward_unimplemented"
-        ):  # nn.Module's stand-in for a forward that nobody wrote
+        ):  # nn.Module's own, where nobody wrote a forward
             return Failure(
                 "forward is missing", "the class has no method called forward(self, ...)"
             )
-        if "site-packages" in raised_in.filename:
-            return Failure("NotImplementedError", str(error).strip()[:600], _own_line(error))
-        raise NotAttempted from None
+        if "site-packages" not in raised_in.filename:
+            return Failure(
+                UNWRITTEN, "this part still raises NotImplementedError", _own_line(error)
+            )
+        return Failure("NotImplementedError", _words(error), _own_line(error))
     except _TimeUp:
         return Failure(
             TOO_SLOW, f"no answer within {TIME_LIMIT:g} seconds. Is there a loop that does not end?"
         )
+    except KeyboardInterrupt:
+        return Failure(TOO_SLOW, "stopped by hand")
     except RecursionError:
-        return Failure("RecursionError", "the code calls itself without end", "")
-    except (MemoryError, Exception, SystemExit) as error:
-        return Failure(type(error).__name__, str(error).strip()[:600], _own_line(error))
-    finally:
-        random.setstate(python_state)
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads)
+        return Failure("RecursionError", "the code calls itself without end")
+    except (
+        BaseException
+    ) as error:  # SystemExit and the like, too: nothing that a candidate raises gets out
+        return Failure(type(error).__name__, _words(error), _own_line(error))
+
+
+def _words(error):
+    try:
+        return str(error).strip()[:600]
+    except Exception:
+        return "(its text cannot be shown)"
 
 
 def _own_line(error):
@@ -375,7 +415,10 @@ def _own_line(error):
 
 def _compare(case, expected, got):
     """(True, "") when both are the same within the case's tolerance, else (False, what was expected and what came)."""
-    problem = _difference(expected, got, case.tolerance)
+    try:
+        problem = _difference(expected, got, case.tolerance)
+    except Exception as error:  # a value that is odd enough can make even looking at it fail
+        problem = f"this {type(got).__name__} could not be compared with what was expected ({type(error).__name__})"
     if not problem:
         return True, ""
     stopped = isinstance(got, Failure) and got.kind  # then a hint about the values would mislead
@@ -394,6 +437,8 @@ def _difference(expected, got, tolerance):
         return "" if same else "another behaviour"
     if isinstance(got, Failure):
         return str(got)
+    if isinstance(got, np.generic):
+        got = got.item()
     if isinstance(expected, torch.Tensor):
         return _tensor_difference(expected, got, tolerance)
     if isinstance(expected, dict):
@@ -404,20 +449,23 @@ def _difference(expected, got, tolerance):
             return f"expected {len(expected)} values, got {_kind(got)}{size}"
         found = (_difference(e, g, tolerance) for e, g in zip(expected, got, strict=True))
         return "\n".join(f"value {i + 1}: {text}" for i, text in enumerate(found) if text)
+    if isinstance(got, torch.Tensor):
+        wanted = f"{expected:,}" if type(expected) in (int, float) else repr(expected)
+        return (
+            f"expected a plain Python value, {wanted}; got a tensor. `.item()` takes the value out."
+        )
     if isinstance(expected, bool) or not isinstance(expected, int | float):
         return (
             ""
             if type(got) is type(expected) and got == expected
             else f"expected {expected!r}, got {_short(got)}"
         )
-    if isinstance(got, torch.Tensor):
-        return f"expected a plain Python number, {expected:g}; got a tensor. `.item()` takes the number out."
     if isinstance(got, bool) or not isinstance(got, int | float):
-        return f"expected a number, {expected:g}; got {_kind(got)}"
-    if isinstance(expected, int) and not isinstance(got, int):
-        return (
-            f"expected the whole number {expected}, got {_short(got)} of type {type(got).__name__}"
-        )
+        return f"expected a number, {expected:,}; got {_kind(got)}"
+    if isinstance(expected, int):
+        if not isinstance(got, int):
+            return f"expected the whole number {expected:,}, got {_short(got)} of type {type(got).__name__}"
+        return "" if got == expected else f"expected {expected:,}, got {got:,}"
     return (
         ""
         if abs(got - expected) <= tolerance * max(1, abs(expected))
@@ -430,6 +478,8 @@ def _tensor_difference(expected, got, tolerance):
         return f"expected a tensor of shape {tuple(expected.shape)}, got {_kind(got)}"
     if got.shape != expected.shape:
         return f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
+    if got.device != expected.device or got.layout != expected.layout or got.is_nested:
+        return f"expected an ordinary tensor on the {expected.device}, got one on {got.device}, layout {got.layout}"
     if got.dtype != expected.dtype:
         return f"expected numbers of type {expected.dtype}, got {got.dtype}"
     if got.requires_grad != expected.requires_grad:
@@ -477,22 +527,24 @@ def _short(value):
 # ---------------------------------------------------------------- cases that many exercises need
 
 
+def apply(candidate, *args, **kwargs):
+    """The candidate's result for copies of these arguments; Unfair where it changes a tensor in place."""
+    mine, named = _copy(args), _copy(kwargs)
+    result = candidate(*mine, **named)
+    for before, after in zip([*args, *kwargs.values()], [*mine, *named.values()], strict=True):
+        if isinstance(before, torch.Tensor) and not (
+            before.shape == after.shape and torch.equal(before, after)
+        ):
+            raise Unfair(
+                "your code changes its input in place. Whoever called it still needs the old values: "
+                "make a new tensor instead (x = x + 1, not x += 1)."
+            )
+    return result
+
+
 def call(name, *args, hint="", tolerance=1e-5, **kwargs):
-    """A case: the candidate called with these arguments. Tensors are copied first; changing one in place fails."""
-
-    def run(candidate):
-        mine, named = _copy(args), _copy(kwargs)
-        result = candidate(*mine, **named)
-        for before, after in zip([*args, *kwargs.values()], [*mine, *named.values()], strict=True):
-            same_shape = isinstance(before, torch.Tensor) and after.shape == before.shape
-            if isinstance(before, torch.Tensor) and not (same_shape and torch.equal(before, after)):
-                raise Unfair(
-                    "your code changes its input in place. Whoever called it still needs the old values: "
-                    "make a new tensor instead (x = x + 1, not x += 1)."
-                )
-        return result
-
-    return Case(name, run, hint, tolerance)
+    """A case: the candidate called with copies of these arguments."""
+    return Case(name, lambda candidate: apply(candidate, *args, **kwargs), hint, tolerance)
 
 
 def _copy(values):
@@ -537,7 +589,10 @@ def parameters(name, *args, hint="", **kwargs):
     def run(candidate):
         state = build(candidate, *args, **kwargs)
         shapes = {n: f"shape {tuple(p.shape)}" for n, p in state.named_parameters()}
-        return shapes | {n: f"buffer of shape {tuple(b.shape)}" for n, b in state.named_buffers()}
+        saved = state.state_dict().keys()  # a buffer that is not saved is nobody's business
+        return shapes | {
+            n: f"buffer of shape {tuple(b.shape)}" for n, b in state.named_buffers() if n in saved
+        }
 
     return Case(name, run, hint, kind="parameters")
 
@@ -548,7 +603,7 @@ def forward(name, *args, inputs, train=False, hint="", tolerance=1e-4, **kwargs)
     def run(candidate):
         module = fill(build(candidate, *args, **kwargs)).train(train)
         torch.manual_seed(1)
-        return call(name, *inputs).run(module)
+        return apply(module, *inputs)
 
     return Case(name, run, hint, tolerance, kind="weights")
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from vit_edu import pretrained
-from vit_edu.check.engine import Exercise, call
+from vit_edu.check.engine import Case, Exercise, call
 
 
 def _random(*shape, seed=0):
@@ -45,6 +45,12 @@ rename_key = Exercise(
         hint="encoder.ln belongs to the encoder, ln_1 and ln_2 to a block.",
     ),
     call("the head", "heads.head.bias"),
+    Case(
+        "every name of a model with two blocks",
+        lambda f: {
+            k: f(k) for name in pretrained.TORCHVISION for k in {name.format(i=0), name.format(i=1)}
+        },
+    ),
 )
 
 

@@ -68,7 +68,7 @@ _images = _random(3, 3, 8, 8)
 
 def _one_by_one(candidate):
     model = fill(build(candidate, **_tiny)).eval()
-    return torch.allclose(model(_images)[:1], model(_images[:1]), atol=1e-5)
+    return torch.allclose(model(_images.clone())[:1], model(_images[:1].clone()), atol=1e-5)
 
 
 ViT = Exercise(
@@ -204,11 +204,11 @@ _less(
 )
 _less(
     lambda P, C, K, D, depth, N, hidden: D,
-    "D parameters are missing. The class token is a vector of its own, and it has a position as well: N + 1 positions.",
+    "D parameters are missing. Three things have just that many: the bias of the projection, the class token, and the class token's position.",
 )
 _less(
     lambda P, C, K, D, depth, N, hidden: 2 * D,
-    "2 D parameters are missing: weight and bias of the norm after the last block.",
+    "2 D parameters are missing. The last norm has that many, weight and bias; so have two of: projection bias, class token, its position.",
 )
 _less(
     lambda P, C, K, D, depth, N, hidden: depth * (4 * D + hidden + D),
@@ -216,11 +216,11 @@ _less(
 )
 _less(
     lambda P, C, K, D, depth, N, hidden: depth * 4 * D,
-    "The norms inside the blocks are missing: two in each block, with D weights and D biases each.",
+    "4 D parameters are missing in each block. The two norms have that many, with D weights and D biases each; so have the biases of qkv and proj.",
 )
 _less(
     lambda P, C, K, D, depth, N, hidden: (
-        (depth - 1) * (12 * D * D + 13 * D) if hidden == 4 * D and depth else 1
+        (depth - 1) * (4 * D * D + 2 * D * hidden + 9 * D + hidden)
     ),
     "Only one block is counted: multiply by the depth. One widely read text arrives at 8.5 M for ViT-B in this way.",
 )
@@ -280,10 +280,19 @@ def change_a_neighbour(model, images):
 
 
 @batch_independent.mistake(
-    "This compares the model with itself on the same batch: it is always True. Give an image other neighbours, or none."
+    "The answer is True for every model, also for a broken one. Does the image that you look at get *other* neighbours, or "
+    "none? Comparing a model with itself on the same batch says nothing."
 )
 def same_batch(model, images):
     return torch.allclose(model(images), model(images))
+
+
+@batch_independent.mistake(
+    "The answer is False for every model, also for a sound one. Are the same images compared, and in tensors of the same "
+    "shape? Does the comparison allow for rounding?"
+)
+def never_equal(model, images):
+    return torch.equal(model(images)[0], model(images)[1])
 
 
 @batch_independent.mistake(
@@ -323,7 +332,7 @@ def with_autograd(model, images):
 
 
 @parameters_without_gradient.mistake(
-    "No backward has run when the gradients are looked at, so all of them are None: every parameter is listed."
+    "Every parameter is listed: all gradients are None when they are looked at. Has backward run, and were they cleared before it and not after?"
 )
 def no_backward(model, images):
     model.zero_grad()
@@ -339,7 +348,8 @@ def with_gradient(model, images):
 
 
 @parameters_without_gradient.mistake(
-    "This asks `requires_grad`, which says that a parameter *may* learn. Whether it does shows after backward, in `.grad`."
+    "The list is always empty. `requires_grad` says that a parameter *may* learn; whether it does shows after backward, in "
+    "`.grad`, which is None where nothing came."
 )
 def requires_grad(model, images):
     return [name for name, p in model.named_parameters() if not p.requires_grad]
@@ -367,10 +377,22 @@ def roll_by_a_patch(model, images, patch_size):
 
 
 @order_matters.mistake(
-    "Shuffling *pixels* changes what is in the patches, so that any model answers something else. Move whole patches."
+    "The answer is True for every model, also for one without positions. Is it whole patches that are moved, and nothing "
+    "else? Shuffling *pixels*, or other images, changes any model's answer; so does comparing without room for rounding."
 )
 def pixels_shuffled(model, images, patch_size):
     return not torch.allclose(model(images), model(images.flip(-1)), atol=1e-5)
+
+
+@order_matters.mistake(
+    "The answer is False for every model, also for a sound one. Do the patches really end up in other places, and is each "
+    "image compared with its own moved version?"
+)
+def nothing_moved(model, images, patch_size):
+    patches = vit.patchify(images, patch_size)
+    return not torch.allclose(
+        model(images), model(vit.unpatchify(patches, patch_size, images.shape[-2:]))
+    )
 
 
 @order_matters.mistake(
@@ -395,6 +417,14 @@ def _never(logits, labels):
     return 0.0
 
 
+def _always(logits, labels):
+    return 1.0
+
+
+def _lenient(logits, labels):
+    return 0.25 + 0.75 * accuracy(logits, labels)
+
+
 def _metric(name, metric):
     return Case(name, lambda candidate: candidate(metric))
 
@@ -411,6 +441,8 @@ accuracy_is_a_share = Exercise(
     _metric("one that counts and does not divide", _counting),
     _metric("one in percent", _percent),
     _metric("one that is always 0", _never),
+    _metric("one that is always 1", _always),
+    _metric("one that gives a quarter for nothing", _lenient),
     name="accuracy_is_a_share",
 )
 
@@ -435,6 +467,13 @@ def one_image(metric):
 def only_upper_bound(metric):
     labels = torch.arange(4)
     return metric(torch.eye(4), labels) <= 1.0
+
+
+@accuracy_is_a_share.mistake(
+    "A metric that is always 1 passes this. Entirely wrong predictions should score exactly 0: ask for that too."
+)
+def only_perfect(metric):
+    return metric(torch.eye(4), torch.arange(4)) == 1.0
 
 
 # ---------------------------------------------------------------- the repaired model
@@ -468,7 +507,7 @@ def _has_positions(model):
         patches = vit.patchify(_pictures[:1], 8)  # (1, 16, 192)
         patches[:, [i, i + 1]] = patches[:, [i + 1, i]]
         moved = vit.unpatchify(patches, 8, (32, 32))
-        if torch.allclose(model(moved), model(_pictures[:1]), atol=1e-5):
+        if torch.allclose(model(moved), model(_pictures[:1].clone()), atol=1e-5):
             return False
     return True
 
@@ -476,16 +515,18 @@ def _has_positions(model):
 RepairedViT = Exercise(
     _Repaired,
     _on_repaired(
-        "logits of shape (B, num_classes)", lambda m: list(m(_pictures).shape), num_classes=7
+        "logits of shape (B, num_classes)",
+        lambda m: list(m(_pictures.clone()).shape),
+        num_classes=7,
     ),
     _on_repaired(
         "images do not influence each other",
-        lambda m: _batch_independent(m, _pictures),
+        lambda m: _batch_independent(m, _pictures.clone()),
         "Which axis does nn.TransformerEncoderLayer take for the sequence?",
     ),
     _on_repaired(
         "every parameter gets a gradient",
-        lambda m: _parameters_without_gradient(m, _pictures),
+        lambda m: _parameters_without_gradient(m, _pictures.clone()),
         "A parameter that nothing reads gets none.",
     ),
     _on_repaired(
@@ -497,7 +538,7 @@ RepairedViT = Exercise(
         "another image size",
         lambda m: list(m(_random(2, 3, 16, 16)).shape),
         img_size=16,
-        patch_size=4,
+        patch_size=8,
     ),
     name="RepairedViT",
 )
