@@ -13,6 +13,7 @@ from vit_edu.check.engine import (
     Unfair,
     build,
     call,
+    drawn,
     fill,
     forward,
     gradients,
@@ -21,12 +22,8 @@ from vit_edu.check.engine import (
 from vit_edu.models import vit
 
 
-def _random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def _qkv(*shape):
-    return tuple(_random(*shape, seed=s) for s in range(3))
+    return tuple(drawn(*shape, seed=s) for s in range(3))
 
 
 # ---------------------------------------------------------------- scaled dot-product attention
@@ -50,15 +47,15 @@ scaled_dot_product_attention = Exercise(
     ),
     call(
         "more keys than queries",
-        _random(1, 3, 8),
-        _random(1, 5, 8, seed=1),
-        _random(1, 5, 8, seed=2),
+        drawn(1, 3, 8),
+        drawn(1, 5, 8, seed=1),
+        drawn(1, 5, 8, seed=2),
     ),
     call(
         "values of another width",
-        _random(1, 3, 8),
-        _random(1, 3, 8, seed=1),
-        _random(1, 3, 2, seed=2),
+        drawn(1, 3, 8),
+        drawn(1, 3, 8, seed=1),
+        drawn(1, 3, 2, seed=2),
     ),
 )
 
@@ -228,7 +225,7 @@ _small = {"dim": 12, "num_heads": 3}
 
 
 def _equivariance(candidate):
-    module, x = fill(build(candidate, **_small)).eval(), _random(1, 6, 12)
+    module, x = fill(build(candidate, **_small)).eval(), drawn(1, 6, 12)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     return torch.allclose(module(x)[:, order], module(x[:, order]), atol=1e-5)
 
@@ -240,16 +237,16 @@ Attention = Exercise(
         **_small,
         hint="Two linear layers: qkv, from D to 3 D, and proj, from D to D.",
     ),
-    forward("one image of 5 tokens, 3 heads", inputs=(_random(1, 5, 12),), **_small),
-    forward("a batch of 4", inputs=(_random(4, 5, 12),), **_small),
-    forward("one head", inputs=(_random(2, 5, 8),), dim=8, num_heads=1),
-    forward("as many tokens as heads", inputs=(_random(2, 3, 12),), **_small),
+    forward("one image of 5 tokens, 3 heads", inputs=(drawn(1, 5, 12),), **_small),
+    forward("a batch of 4", inputs=(drawn(4, 5, 12),), **_small),
+    forward("one head", inputs=(drawn(2, 5, 8),), dim=8, num_heads=1),
+    forward("as many tokens as heads", inputs=(drawn(2, 3, 12),), **_small),
     Case(
         "permuting the tokens permutes the output, and changes nothing else",
         _equivariance,
         "Attention knows no order of tokens.",
     ),
-    gradients("everything can learn", inputs=(_random(2, 5, 12),), **_small),
+    gradients("everything can learn", inputs=(drawn(2, 5, 12),), **_small),
 )
 
 

@@ -3,13 +3,8 @@
 import torch
 from torch import nn
 
-from vit_edu.check.engine import Exercise, call, forward, gradients, parameters
+from vit_edu.check.engine import Exercise, call, drawn, forward, gradients, parameters
 from vit_edu.models import vit
-
-
-def _random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
 
 # ---------------------------------------------------------------- projection
 
@@ -22,12 +17,12 @@ project_patches = Exercise(
     _project_patches,
     call(
         "2 images, 4 patches of 12 numbers, to 8 numbers each",
-        _random(2, 4, 12),
-        _random(8, 12, seed=1),
-        _random(8, seed=2),
+        drawn(2, 4, 12),
+        drawn(8, 12, seed=1),
+        drawn(8, seed=2),
     ),
-    call("as many numbers out as in", _random(1, 3, 6), _random(6, 6, seed=1), _random(6, seed=2)),
-    call("one patch", _random(1, 1, 5), _random(3, 5, seed=1), _random(3, seed=2)),
+    call("as many numbers out as in", drawn(1, 3, 6), drawn(6, 6, seed=1), drawn(6, seed=2)),
+    call("one patch", drawn(1, 1, 5), drawn(3, 5, seed=1), drawn(3, seed=2)),
     name="project_patches",
 )
 
@@ -64,14 +59,12 @@ def _prepend_class_token(tokens, cls_token):
 
 prepend_class_token = Exercise(
     _prepend_class_token,
-    call("one image, 4 tokens", _random(1, 4, 3), _random(1, 1, 3, seed=1)),
-    call(
-        "a batch of 3: every image gets the class token", _random(3, 4, 8), _random(1, 1, 8, seed=1)
-    ),
+    call("one image, 4 tokens", drawn(1, 4, 3), drawn(1, 1, 3, seed=1)),
+    call("a batch of 3: every image gets the class token", drawn(3, 4, 8), drawn(1, 1, 8, seed=1)),
     call(
         "the class token can learn",
-        _random(2, 4, 8),
-        _random(1, 1, 8, seed=1).requires_grad_(),
+        drawn(2, 4, 8),
+        drawn(1, 1, 8, seed=1).requires_grad_(),
         hint="Do not use .data, .detach() or torch.tensor(...) on the class token.",
     ),
     name="prepend_class_token",
@@ -181,17 +174,17 @@ Embeddings = Exercise(
         **_small,
         hint="Use the names of the exercise: patch_embed (a PatchEmbed), cls_token (1, 1, D), pos_embed (1, N+1, D).",
     ),
-    forward("one image", inputs=(_random(1, 3, 8, 8),), **_small),
-    forward("a batch of 3", inputs=(_random(3, 3, 8, 8),), **_small),
+    forward("one image", inputs=(drawn(1, 3, 8, 8),), **_small),
+    forward("a batch of 3", inputs=(drawn(3, 3, 8, 8),), **_small),
     forward(
         "one channel, 2 x 2 patches",
-        inputs=(_random(2, 1, 8, 8),),
+        inputs=(drawn(2, 1, 8, 8),),
         img_size=8,
         patch_size=2,
         in_chans=1,
         embed_dim=4,
     ),
-    gradients("everything can learn", inputs=(_random(2, 3, 8, 8),), **_small),
+    gradients("everything can learn", inputs=(drawn(2, 3, 8, 8),), **_small),
 )
 
 

@@ -10,6 +10,7 @@ from vit_edu.check.engine import (
     apply,
     build,
     call,
+    drawn,
     fill,
     forward,
     gradients,
@@ -17,31 +18,26 @@ from vit_edu.check.engine import (
 )
 from vit_edu.models import vit
 
-
-def _random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 # ---------------------------------------------------------------- layer norm
 
 # Tokens of very different size, one of them nearly constant: then eps, its place and the axis all show.
-_uneven = _random(2, 3, 8) * torch.tensor([1e-3, 1.0, 100.0])[:, None] + 3.0
-_weight, _bias = _random(8, seed=1), _random(8, seed=2)
+_uneven = drawn(2, 3, 8) * torch.tensor([1e-3, 1.0, 100.0])[:, None] + 3.0
+_weight, _bias = drawn(8, seed=1), drawn(8, seed=2)
 
 layer_norm = Exercise(
     vit.layer_norm,
-    call("2 images, 3 tokens of width 8", _random(2, 3, 8), _weight, _bias),
+    call("2 images, 3 tokens of width 8", drawn(2, 3, 8), _weight, _bias),
     call("tokens of very different size", _uneven, _weight, _bias, tolerance=1e-3),
     call(
         "a large eps, 0.5",
-        _random(2, 3, 8),
+        drawn(2, 3, 8),
         _weight,
         _bias,
         eps=0.5,
         hint="eps is added to the variance, inside the root.",
     ),
-    call("a single token, with no batch axis", _random(5, 4), torch.ones(4), torch.zeros(4)),
-    call("one more axis in front", _random(2, 2, 3, 8), _weight, _bias),
+    call("a single token, with no batch axis", drawn(5, 4), torch.ones(4), torch.zeros(4)),
+    call("one more axis in front", drawn(2, 2, 3, 8), _weight, _bias),
     call(
         "a token of equal numbers gives the bias, not NaN",
         torch.full((1, 2, 8), 2.0),
@@ -132,14 +128,14 @@ Mlp = Exercise(
     parameters(
         "names and shapes of the parameters", **_mlp, hint="fc1 from D to hidden, fc2 back to D."
     ),
-    forward("2 images of 5 tokens", inputs=(_random(2, 5, 6),), **_mlp),
+    forward("2 images of 5 tokens", inputs=(drawn(2, 5, 6),), **_mlp),
     forward(
         "a hidden layer that is narrower",
-        inputs=(_random(1, 3, 8),),
+        inputs=(drawn(1, 3, 8),),
         in_features=8,
         hidden_features=4,
     ),
-    gradients("everything can learn", inputs=(_random(2, 5, 6),), **_mlp),
+    gradients("everything can learn", inputs=(drawn(2, 5, 6),), **_mlp),
 )
 
 
@@ -211,8 +207,8 @@ def _one_draw_an_image(out):
 
 drop_path = Exercise(
     vit.drop_path,
-    call("in evaluation nothing is dropped", _random(4, 2, 3), 0.5, False),
-    call("rate 0 drops nothing", _random(4, 2, 3), 0.0, True),
+    call("in evaluation nothing is dropped", drawn(4, 2, 3), 0.5, False),
+    call("rate 0 drops nothing", drawn(4, 2, 3), 0.0, True),
     Case(
         "an image keeps its whole branch or loses all of it",
         _drop(_one_draw_an_image),
@@ -311,13 +307,13 @@ def _skip_is_clean(candidate):
             module.mlp.fc2.bias,
         ):
             value.zero_()
-    x = _random(2, 5, 8)
+    x = drawn(2, 5, 8)
     return torch.allclose(module(x), x, atol=1e-6)
 
 
 def _drops_both(candidate):
     module = fill(build(candidate, dim=8, num_heads=2, drop_path=0.5)).train()
-    x = _random(1, 3, 8).repeat(400, 1, 1)
+    x = drawn(1, 3, 8).repeat(400, 1, 1)
     torch.manual_seed(0)
     return len(
         module(x)[:, 0, 0].mul(1e4).round().unique()
@@ -331,17 +327,17 @@ Block = Exercise(
         **_block,
         hint="norm1, attn (an Attention), norm2, mlp (an Mlp with hidden width D * mlp_ratio).",
     ),
-    forward("2 images of 5 tokens", inputs=(_random(2, 5, 8),), **_block),
-    forward("another mlp_ratio", inputs=(_random(2, 5, 8),), mlp_ratio=2, **_block),
+    forward("2 images of 5 tokens", inputs=(drawn(2, 5, 8),), **_block),
+    forward("another mlp_ratio", inputs=(drawn(2, 5, 8),), mlp_ratio=2, **_block),
     forward(
         "large inputs: the skip path is not normalised",
-        inputs=(_random(2, 5, 8) * 50,),
+        inputs=(drawn(2, 5, 8) * 50,),
         tolerance=1e-3,
         **_block,
     ),
     forward(
         "small inputs: the norms' eps is 1e-6",
-        inputs=(_random(2, 5, 8) * 1e-3,),
+        inputs=(drawn(2, 5, 8) * 1e-3,),
         **_block,
         hint="nn.LayerNorm's own default is 1e-5.",
     ),
@@ -355,7 +351,7 @@ Block = Exercise(
         _drops_both,
         "With drop_path=0.5 in training, four kinds of results occur: none, one, the other, or both branches dropped.",
     ),
-    gradients("everything can learn", inputs=(_random(2, 5, 8),), **_block),
+    gradients("everything can learn", inputs=(drawn(2, 5, 8),), **_block),
 )
 
 
@@ -462,7 +458,7 @@ class DropsTheSum(_Block):
 def _unchanged(candidate):
     """For each of 3 blocks, the share of images that lose both branches: the square of its drop rate, in tenths."""
     blocks = fill(build(candidate, 8, 3, 2, drop_path_rate=0.9)).train()
-    x = _random(1, 3, 8).repeat(1000, 1, 1)
+    x = drawn(1, 3, 8).repeat(1000, 1, 1)
     return [round((block(x) == x).flatten(1).all(1).float().mean().item(), 1) for block in blocks]
 
 
@@ -474,9 +470,9 @@ def _own_weights(candidate):
 make_blocks = Exercise(
     vit.make_blocks,
     parameters("names and shapes of the parameters of 2 blocks", 8, 2, 2),
-    forward("2 blocks, 2 images of 5 tokens", 8, 2, 2, inputs=(_random(2, 5, 8),)),
-    forward("5 blocks, another mlp_ratio", 8, 5, 2, mlp_ratio=2.0, inputs=(_random(1, 3, 8),)),
-    forward("a single block", 8, 1, 2, inputs=(_random(1, 3, 8),)),
+    forward("2 blocks, 2 images of 5 tokens", 8, 2, 2, inputs=(drawn(2, 5, 8),)),
+    forward("5 blocks, another mlp_ratio", 8, 5, 2, mlp_ratio=2.0, inputs=(drawn(1, 3, 8),)),
+    forward("a single block", 8, 1, 2, inputs=(drawn(1, 3, 8),)),
     Case(
         "every block has weights of its own",
         _own_weights,

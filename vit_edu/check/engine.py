@@ -527,6 +527,11 @@ def _short(value):
 # ---------------------------------------------------------------- cases that many exercises need
 
 
+def drawn(*shape, seed=0):
+    """Normally distributed numbers of this shape, the same for the same seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def apply(candidate, *args, **kwargs):
     """The candidate's result for copies of these arguments; Unfair where it changes a tensor in place."""
     mine, named = _copy(args), _copy(kwargs)

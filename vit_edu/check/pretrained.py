@@ -6,12 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from vit_edu import pretrained
-from vit_edu.check.engine import Case, Exercise, call
-
-
-def _random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
+from vit_edu.check.engine import Case, Exercise, call, drawn
 
 # ---------------------------------------------------------------- names
 
@@ -110,12 +105,12 @@ def fc3(key):
 
 resize_pos_embed = Exercise(
     pretrained.resize_pos_embed,
-    call("the same grid changes nothing", _random(1, 17, 6), (4, 4)),
-    call("from 4 x 4 to 8 x 8", _random(1, 17, 6), (8, 8)),
-    call("to a grid that is wider than high", _random(1, 10, 4), (2, 5)),
-    call("to a smaller grid", _random(1, 37, 4), (3, 3)),
-    call("no class token", _random(1, 16, 6), (6, 6), num_prefix_tokens=0),
-    call("two prefix tokens", _random(1, 18, 6), (6, 6), num_prefix_tokens=2),
+    call("the same grid changes nothing", drawn(1, 17, 6), (4, 4)),
+    call("from 4 x 4 to 8 x 8", drawn(1, 17, 6), (8, 8)),
+    call("to a grid that is wider than high", drawn(1, 10, 4), (2, 5)),
+    call("to a smaller grid", drawn(1, 37, 4), (3, 3)),
+    call("no class token", drawn(1, 16, 6), (6, 6), num_prefix_tokens=0),
+    call("two prefix tokens", drawn(1, 18, 6), (6, 6), num_prefix_tokens=2),
 )
 
 

@@ -8,11 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_edu import data, training
-from vit_edu.check.engine import Case, Exercise, Unfair, apply, call
-
-
-def _random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from vit_edu.check.engine import Case, Exercise, Unfair, apply, call, drawn
 
 
 def _numbered(*shape):
@@ -272,7 +268,7 @@ accuracy = Exercise(
     call("all right", _logits, torch.tensor([0, 1, 2, 0])),
     call("none right", _logits, torch.tensor([1, 2, 0, 2])),
     call("negative logits", -_logits, torch.tensor([2, 0, 1, 2])),
-    call("10 images, 7 classes", _random(10, 7), torch.arange(10) % 7),
+    call("10 images, 7 classes", drawn(10, 7), torch.arange(10) % 7),
 )
 
 
@@ -406,7 +402,7 @@ def linear(step, total_steps, warmup_steps, peak):
 
 # ---------------------------------------------------------------- one step
 
-_batch, _labels = _random(8, 5), torch.arange(8) % 3
+_batch, _labels = drawn(8, 5), torch.arange(8) % 3
 
 
 class _Probe(nn.Module):
@@ -416,7 +412,7 @@ class _Probe(nn.Module):
         super().__init__()
         self.linear = nn.Linear(5, 3)
         with torch.no_grad():
-            self.linear.weight.copy_(_random(3, 5, seed=1))
+            self.linear.weight.copy_(drawn(3, 5, seed=1))
             self.linear.bias.zero_()
         self.modes = []
 

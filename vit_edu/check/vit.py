@@ -4,22 +4,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vit_edu.check.engine import Case, Exercise, build, call, fill, forward, gradients, parameters
+from vit_edu.check.engine import (
+    Case,
+    Exercise,
+    build,
+    call,
+    drawn,
+    fill,
+    forward,
+    gradients,
+    parameters,
+)
 from vit_edu.models import vit
 from vit_edu.training import accuracy
-
-
-def _random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
 
 # ---------------------------------------------------------------- pooling
 
 pool = Exercise(
     vit.pool,
-    call('"token": 2 images, 5 tokens of width 4', _random(2, 5, 4), "token"),
-    call('"avg": 2 images, 5 tokens of width 4', _random(2, 5, 4), "avg"),
-    call('"avg" of one image', _random(1, 3, 6), "avg"),
+    call('"token": 2 images, 5 tokens of width 4', drawn(2, 5, 4), "token"),
+    call('"avg": 2 images, 5 tokens of width 4', drawn(2, 5, 4), "avg"),
+    call('"avg" of one image', drawn(1, 3, 6), "avg"),
 )
 
 
@@ -63,7 +68,7 @@ _tiny = {
     "depth": 2,
     "num_heads": 2,
 }
-_images = _random(3, 3, 8, 8)
+_images = drawn(3, 3, 8, 8)
 
 
 def _one_by_one(candidate):
@@ -498,7 +503,7 @@ def _on_repaired(name, look, hint="", **sizes):
     return Case(name, run, hint)
 
 
-_pictures = _random(3, 3, 32, 32)
+_pictures = drawn(3, 3, 32, 32)
 
 
 def _has_positions(model):
@@ -536,7 +541,7 @@ RepairedViT = Exercise(
     ),
     _on_repaired(
         "another image size",
-        lambda m: list(m(_random(2, 3, 16, 16)).shape),
+        lambda m: list(m(drawn(2, 3, 16, 16)).shape),
         img_size=16,
         patch_size=8,
     ),
