@@ -25,6 +25,7 @@ FIGURES = {
         torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 1, 1, 1]), ("cat", "dog")
     ),
     "16 patches": lambda: plot.overview(PICTURES[0]),
+    "ln_1.weight is norm1.weight": lambda: plot.name_pairs([("ln_1.weight", "norm1.weight", (8,))]),
     "Pre-norm: norm1, attention": plot.block_diagram,
 }  # fmt: skip
 

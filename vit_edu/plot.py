@@ -414,8 +414,8 @@ def overview(image, patch_size=8):
     _arrow(canvas, (79, 15.5), (82.5, 15.5))
     _box(canvas, 83.5, 11.5, 7, 8, "head", size=10)
     _arrow(canvas, (91, 15.5), (94, 15.5))
-    canvas.text(97.2, 15.5, "class", ha="center", va="center", fontsize=11, fontweight="bold")
-    lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03, 04"), (87, "05"), (97.2, "06"))
+    canvas.text(97, 15.5, "class", ha="center", va="center", fontsize=11, fontweight="bold")
+    lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03, 04"), (87, "05"), (95.8, "06"))
     for x, text in lessons:
         canvas.text(x, 2.6, f"lesson {text}", ha="center", fontsize=9, color="0.35")
     canvas.text(
@@ -424,6 +424,24 @@ def overview(image, patch_size=8):
     fig.alt = (
         f"From left to right: an image, the same image cut into {side * side} patches, a row of tokens of which the "
         "first is the class token, a stack of encoder blocks with attention and MLP, a head, and the word class."
+    )
+    return fig
+
+
+def name_pairs(rows):
+    """Two columns of names with an arrow between. rows: (name there, name here, shape), one a tensor."""
+    fig, ax = plt.subplots(figsize=(9.5, 0.27 * len(rows) + 0.6))
+    ax.set(xlim=(0, 100), ylim=(len(rows), -1.2), title="The same tensors under two names")
+    ax.axis("off")
+    for x, text in ((0, "theirs"), (61, "ours"), (88, "shape")):
+        ax.text(x, -0.7, text, fontweight="bold", fontsize=9)
+    for y, (there, here, shape) in enumerate(rows):
+        ax.text(0, y, there, fontsize=8, family="monospace", va="center")
+        ax.text(61, y, here, fontsize=8, family="monospace", va="center")
+        ax.text(88, y, " x ".join(map(str, shape)), fontsize=8, va="center")
+        _arrow(ax, (55, y), (60, y))
+    fig.alt = (
+        "Names side by side. " + "; ".join(f"{there} is {here}" for there, here, _ in rows) + "."
     )
     return fig
 

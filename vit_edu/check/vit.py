@@ -163,6 +163,12 @@ class NoBlocks(_ViT):
         return self.head(self.pooled(self.norm(super().forward(images))))
 
 
+@ViT.mistake("The mean is taken before the norm. Norm every token first, then pool.")
+class NormAfterPool(_ViT):
+    def forward(self, images):
+        return self.head(self.norm(self.pooled(self.blocks(super().forward(images)))))
+
+
 @ViT.mistake(
     "The norm comes before the blocks. In a pre-norm encoder the skip path grows from block to block; it is the *output* of "
     "the last block that needs a norm."
@@ -563,7 +569,9 @@ class _Suspect(nn.Module):
         layer = nn.TransformerEncoderLayer(
             dim, heads, 4 * dim, 0.0, "gelu", norm_first=True, batch_first=self.batch_first
         )
-        self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(
+            layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False
+        )
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, images):
