@@ -433,13 +433,13 @@ def name_pairs(rows):
     fig, ax = plt.subplots(figsize=(9.5, 0.27 * len(rows) + 0.6))
     ax.set(xlim=(0, 100), ylim=(len(rows), -1.2), title="The same tensors under two names")
     ax.axis("off")
-    for x, text in ((0, "theirs"), (61, "ours"), (88, "shape")):
+    for x, text in ((0, "theirs"), (67, "ours"), (92, "shape")):
         ax.text(x, -0.7, text, fontweight="bold", fontsize=9)
     for y, (there, here, shape) in enumerate(rows):
         ax.text(0, y, there, fontsize=8, family="monospace", va="center")
-        ax.text(61, y, here, fontsize=8, family="monospace", va="center")
-        ax.text(88, y, " x ".join(map(str, shape)), fontsize=8, va="center")
-        _arrow(ax, (55, y), (60, y))
+        ax.text(67, y, here, fontsize=8, family="monospace", va="center")
+        ax.text(92, y, " x ".join(map(str, shape)), fontsize=8, va="center")
+        _arrow(ax, (61, y), (66, y))
     fig.alt = (
         "Names side by side. " + "; ".join(f"{there} is {here}" for there, here, _ in rows) + "."
     )
