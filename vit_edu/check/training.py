@@ -421,10 +421,27 @@ class _Probe(nn.Module):
         return self.linear(x)
 
 
+class _Descent:
+    """Plain gradient descent. torch.optim would do, but its first use in a session imports a compiler, for a second."""
+
+    def __init__(self, parameters, rate):
+        self.parameters, self.rate = list(parameters), rate
+
+    def zero_grad(self, set_to_none=True):
+        for p in self.parameters:
+            p.grad = None if set_to_none else torch.zeros_like(p)
+
+    def step(self):
+        with torch.no_grad():
+            for p in self.parameters:
+                if p.grad is not None:
+                    p -= self.rate * p.grad
+
+
 def _steps(count, look):
     def run(candidate):
         model = _Probe().eval()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        optimizer = _Descent(model.parameters(), rate=0.5)
         for p in model.parameters():
             p.grad = torch.ones_like(p)  # left over by somebody before
         losses = [
