@@ -23,9 +23,8 @@ def clean(monkeypatch, tmp_path):
     monkeypatch.delenv("VIT_EDU_DATA", raising=False)
     monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(data, "_unreachable", {})
-    monkeypatch.setattr(
-        CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz"
-    )  # nobody answers there
+    # Nobody answers there
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
 
 
 def left_behind(tmp_path):
@@ -185,9 +184,8 @@ def test_cifar_from_a_folder_that_has_it_unpacked(small_cifar, monkeypatch):
     d = data.load()
     assert (d.kind, len(d.train), len(d.test)) == ("cifar10", 20, 4)
     batch = pickle.loads((small_cifar.parent / CIFAR10.base_folder / "data_batch_1").read_bytes())
-    assert (
-        d.train.images[0].flatten().tolist() == batch["data"][0].tolist()
-    )  # channels, rows, columns in order
+    # Channels, rows, columns in order
+    assert d.train.images[0].flatten().tolist() == batch["data"][0].tolist()
 
 
 def test_cifar_from_its_archive(small_cifar, monkeypatch, tmp_path):
@@ -345,7 +343,6 @@ def test_random_crop_draws_what_torchvision_draws():
     count = [dict(zip(*(t.tolist() for t in s.flatten(1)[:, 12].unique(return_counts=True)), strict=True))
              for s in (ours, theirs)]  # fmt: skip
     assert count[0].keys() == count[1].keys()  # the middle pixel tells the shift: nine of them
-    assert all(
-        abs(count[0][k] - count[1][k]) < 150 for k in count[0]
-    )  # 556 expected, 5 sigma is 111 each
+    # 556 expected, 5 sigma is 111 each
+    assert all(abs(count[0][k] - count[1][k]) < 150 for k in count[0])
     assert torch.equal(ours.flatten(1).unique(dim=0), theirs.flatten(1).unique(dim=0))

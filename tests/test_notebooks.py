@@ -50,9 +50,8 @@ def test_notebook_is_clean(path):
     for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
         assert cell.execution_count in (None, number)
         assert cell.source.strip()
-        assert (
-            len(cell.source.splitlines()) <= 26
-        )  # an exercise with its answer; others are shorter
+        # An exercise with its answer; others are shorter
+        assert len(cell.source.splitlines()) <= 26
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if p.parent.name == "lessons"], ids=ids)

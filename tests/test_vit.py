@@ -103,9 +103,8 @@ def test_order_of_patches_and_channels_survives_a_round_trip(C, H, W, P):
     images = torch.arange(2 * C * H * W).reshape(2, C, H, W)
     patches = vit.patchify(images, P)
     assert torch.equal(vit.unpatchify(patches, P, (H, W)), images)
-    assert torch.equal(
-        patches[1, 0, :C], images[1, :, 0, 0]
-    )  # the channels of one pixel, side by side
+    # The channels of one pixel, side by side
+    assert torch.equal(patches[1, 0, :C], images[1, :, 0, 0])
     assert torch.equal(patches[1, -1, -C:], images[1, :, -1, -1])
 
 

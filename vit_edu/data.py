@@ -557,9 +557,8 @@ def _draw_shapes(count, size, generator):
     for label, outline in enumerate(_OUTLINES):
         mine = labels == label
         distance[mine] = outline(x[mine], y[mine])
-    ink = torch.sigmoid(
-        -distance * scale * size
-    )  # (N, S, S), 1 inside, soft by a pixel at the edge
+    # (N, S, S), 1 inside, soft by a pixel at the edge
+    ink = torch.sigmoid(-distance * scale * size)
 
     # Two colours, the shape the lighter one; a slope of brightness behind, a little noise over all.
     back = uniform(0, 0.7, count, 3, 1, 1)
@@ -578,9 +577,8 @@ def _box(x, y, width, height):
 
 
 def _star(x, y):
-    turn = (
-        torch.atan2(x, -y) % (2 * math.pi / 5) - math.pi / 5
-    )  # five equal sectors, 0 between two tips
+    # Five equal sectors, 0 between two tips
+    turn = torch.atan2(x, -y) % (2 * math.pi / 5) - math.pi / 5
     return torch.hypot(x, y) * (1 + 0.75 * (1 - turn.abs() / (math.pi / 5))) - 1
 
 

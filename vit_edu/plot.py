@@ -33,9 +33,8 @@ class _Figure:
 
     def __init__(self, png, alt):
         self.png, self.alt = png, alt
-        self.width = (
-            int.from_bytes(png[16:20], "big") * 84 // DPI
-        )  # from the PNG's header, for sharp screens
+        # From the PNG's header, for sharp screens
+        self.width = int.from_bytes(png[16:20], "big") * 84 // DPI
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         source = f"data:image/png;base64,{base64.b64encode(self.png).decode()}"

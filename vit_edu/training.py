@@ -226,9 +226,8 @@ def fit(model, data, recipe, out=None, on_epoch=None):
     warmup = max(1, int(total * recipe.warmup))
 
     optimizer = make_optimizer(model, recipe)
-    order = torch.Generator().manual_seed(
-        recipe.seed
-    )  # its own, so that nothing else shifts the order of images
+    # Its own, so that nothing else shifts the order of images
+    order = torch.Generator().manual_seed(recipe.seed)
     torch.manual_seed(recipe.seed)
     history = _resume(out, recipe, model, optimizer, order) if out else []
     spent = history[-1]["seconds"] if history else 0.0

@@ -315,9 +315,8 @@ def _drops_both(candidate):
     module = fill(build(candidate, dim=8, num_heads=2, drop_path=0.5)).train()
     x = drawn(1, 3, 8).repeat(400, 1, 1)
     torch.manual_seed(0)
-    return len(
-        module(x)[:, 0, 0].mul(1e4).round().unique()
-    )  # none, attention, MLP, both: 4 kinds of image
+    # None, attention, MLP, both: 4 kinds of image
+    return len(module(x)[:, 0, 0].mul(1e4).round().unique())
 
 
 Block = Exercise(

@@ -227,9 +227,8 @@ class Exercise:
 
     def check(self, candidate):
         """Run all cases and return a `Report`. Never raises for what the candidate does."""
-        expected = self._of(
-            self.reference
-        )  # first: the candidate may break what the reference needs
+        # First: the candidate may break what the reference needs
+        expected = self._of(self.reference)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             got = _observe_all(self.cases, candidate)
@@ -320,9 +319,8 @@ def _alarm(seconds):
         raise _TimeUp
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(
-        signal.ITIMER_REAL, seconds, 0.2
-    )  # again and again, for code that catches everything
+    # Again and again, for code that catches everything
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)
     try:
         yield
     finally:
@@ -341,9 +339,8 @@ def _state_restored():
     )
     device = torch.get_default_device()
     try:
-        torch.set_num_threads(
-            1
-        )  # tensors are tiny: on a busy machine, threads would wait for each other
+        # Tensors are tiny: on a busy machine, threads would wait for each other
+        torch.set_num_threads(1)
         with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.device("cpu"):
             torch.manual_seed(0)
             random.seed(0)

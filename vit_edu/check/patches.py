@@ -181,9 +181,8 @@ def _weight_case(name, P, C, hint=""):
 
 def _conv_case(name, *shape, P):
     def run(candidate):
-        out = F.conv2d(
-            _numbered(*shape), candidate(P, shape[1]).detach(), stride=P
-        )  # (B, PPC, H/P, W/P)
+        # (B, PPC, H/P, W/P)
+        out = F.conv2d(_numbered(*shape), candidate(P, shape[1]).detach(), stride=P)
         return out.flatten(2).transpose(1, 2)
 
     return Case(name, run, "Output channel k should carry element k of the flattened patch.")

@@ -150,9 +150,8 @@ _crops = _numbered(1, 2, 6, 6).repeat(3000, 1, 1, 1)
 def _shifts(out, padding):
     """For each image the (down, right) shift that it shows; Unfair where it is no shift at all."""
     padded = F.pad(_crops[:1], [padding] * 4)
-    windows = (
-        padded.unfold(2, 6, 1).unfold(3, 6, 1)[0].permute(1, 2, 0, 3, 4).flatten(0, 1)
-    )  # ((2p+1)^2, C, 6, 6)
+    # ((2p+1)^2, C, 6, 6)
+    windows = padded.unfold(2, 6, 1).unfold(3, 6, 1)[0].permute(1, 2, 0, 3, 4).flatten(0, 1)
     same = (out[:, None] == windows[None]).flatten(2).all(2)  # (B, (2p+1)^2)
     if not bool(same.any(1).all()):
         raise Unfair("some images are not a shifted copy of the original with zeros at the border")
@@ -210,9 +209,8 @@ def crop_loop(images, padding=4):
 @random_crop.alternative
 def crop_windows(images, padding=4):
     B, _, H, W = images.shape
-    windows = (
-        F.pad(images, [padding] * 4).unfold(2, H, 1).unfold(3, W, 1)
-    )  # (B, C, 2p+1, 2p+1, H, W)
+    # (B, C, 2p+1, 2p+1, H, W)
+    windows = F.pad(images, [padding] * 4).unfold(2, H, 1).unfold(3, W, 1)
     i, j = torch.randint(0, 2 * padding + 1, (2, B))
     return windows[torch.arange(B), :, i, j]
 

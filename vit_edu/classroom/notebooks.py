@@ -51,9 +51,8 @@ def tidy(notebook):
     for number, cell in enumerate(code, start=1):
         cell.metadata.pop("execution", None)
         compared = COMPARED in cell.metadata.get("tags", [])
-        cell.execution_count = (
-            number if compared else None
-        )  # nbval compares only what looks as if it had run
+        # Nbval compares only what looks as if it had run
+        cell.execution_count = number if compared else None
         cell.outputs = _joined(cell.outputs, number) if compared else []
     return notebook
 
@@ -92,9 +91,8 @@ def execute(notebook, folder, on_cell=None):
     client = NotebookClient(
         notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    client.extra_arguments = [
-        "--IPKernelApp.log_level=40"
-    ]  # errors only: no remarks on the connection
+    # Errors only: no remarks on the connection
+    client.extra_arguments = ["--IPKernelApp.log_level=40"]
     if on_cell:
         client.on_cell_start = lambda cell, cell_index: on_cell(cell_index)
     asyncio.run(client.async_execute())

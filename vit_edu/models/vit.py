@@ -75,9 +75,8 @@ def overlapping_patches(images, patch_size, stride):
     images: (B, C, H, W). Returns (B, N, P*P*C) with N = ((H-P)//stride + 1) * ((W-P)//stride + 1).
     Source: overlapping patches as in T2T-ViT (Yuan et al. 2021, arXiv:2101.11986).
     """
-    windows = images.unfold(2, patch_size, stride).unfold(
-        3, patch_size, stride
-    )  # (B, C, rows, cols, P, P)
+    # (B, C, rows, cols, P, P)
+    windows = images.unfold(2, patch_size, stride).unfold(3, patch_size, stride)
     return rearrange(windows, "b c r s p q -> b (r s) (p q c)")
 
 
@@ -391,9 +390,8 @@ def count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, dep
     The number of heads does not occur: heads share D, they add nothing.
     """
     D, N, hidden = embed_dim, (img_size // patch_size) ** 2, int(embed_dim * mlp_ratio)
-    embeddings = (
-        (patch_size**2 * in_chans + 1) * D + D + (N + 1) * D
-    )  # projection, class token, positions
+    # Projection, class token, positions
+    embeddings = (patch_size**2 * in_chans + 1) * D + D + (N + 1) * D
     attention = (D + 1) * 3 * D + (D + 1) * D  # qkv, proj
     mlp = (D + 1) * hidden + (hidden + 1) * D  # fc1, fc2
     norms = 2 * 2 * D  # two in a block, weight and bias each
