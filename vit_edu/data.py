@@ -25,6 +25,7 @@ import torch
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 PROBE_SECONDS = 4  # how long a network may take to answer before we go on without it
 STALL_SECONDS = 15  # how long a running download may stand still
+OFFLINE = ", or set VIT_EDU_DATA to a folder"
 CIFAR_DISK_BYTES = 600 * 2**20  # archive and unpacked batches side by side, with room to spare
 
 
@@ -304,7 +305,7 @@ def _download_cifar10():
 
     with _scratch_folder() as scratch:
         _require_space(scratch)
-        require_network(CIFAR10.url)
+        require_network(CIFAR10.url, otherwise=OFFLINE)
         print(
             f"Downloading CIFAR-10 (170 MB) into {cache_dir()}. Interrupt to go on with generated shapes."
         )
@@ -334,7 +335,7 @@ def download_problem():
     try:
         with _scratch_folder() as scratch:
             _require_space(scratch)
-        require_network(CIFAR10.url)
+        require_network(CIFAR10.url, otherwise=OFFLINE)
     except DataError as error:
         return str(error)
     return ""
@@ -379,8 +380,11 @@ class _scratch_folder:
 _unreachable = {}  # url -> reason: one answer for a process, so that a dead network is waited for once
 
 
-def require_network(url):
-    """DataError unless `url` answers within PROBE_SECONDS; name look-up included, which has no time limit itself."""
+def require_network(url, otherwise=""):
+    """DataError unless `url` answers within PROBE_SECONDS; name look-up included, which has no time limit itself.
+
+    otherwise: what else a person can do, for the error's text.
+    """
 
     def probe():
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "vit_edu"})
@@ -397,7 +401,7 @@ def require_network(url):
         _unreachable.setdefault(url, f"no answer within {PROBE_SECONDS} seconds")
     if _unreachable[url]:
         raise DataError(
-            f"{url} cannot be reached ({_unreachable[url]}). Connect to a network, or set VIT_EDU_DATA to a folder."
+            f"{url} cannot be reached ({_unreachable[url]}). Connect to a network{otherwise}."
         )
 
 
