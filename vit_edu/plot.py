@@ -172,8 +172,8 @@ def numbers(matrices, titles, title=""):
     return fig
 
 
-def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, size=4.5):
-    """One matrix as colours, with a scale. digits: write the numbers into the cells. ticks: names for rows and columns."""
+def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5):
+    """One matrix as colours, with a scale. digits: write the numbers into the cells."""
     matrix = matrix.detach()
     fig, ax = _axes(
         size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel
@@ -193,10 +193,7 @@ def heatmap(matrix, title, xlabel, ylabel, label="", ticks=None, digits=None, si
                     fontsize=9,
                     color="white" if value < middle else "black",
                 )
-    if ticks is not None:
-        ax.set_xticks(range(len(ticks)), labels=ticks, rotation=45, ha="right")
-        ax.set_yticks(range(len(ticks)), labels=ticks)
-    elif max(matrix.shape) <= 12:
+    if max(matrix.shape) <= 12:
         ax.set_xticks(range(matrix.shape[1]))
         ax.set_yticks(range(matrix.shape[0]))
     fig.alt = f"{title}. {matrix.shape[0]} rows ({ylabel}), {matrix.shape[1]} columns ({xlabel}); "

@@ -227,7 +227,7 @@ class Exercise:
 
     def check(self, candidate):
         """Run all cases and return a `Report`. Never raises for what the candidate does."""
-        # First: the candidate may break what the reference needs
+        # First, because the candidate may break what the reference needs.
         expected = self._of(self.reference)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
@@ -365,9 +365,8 @@ def _observe(case, candidate):
         return Failure("", str(error))
     except NotImplementedError as error:
         raised_in = traceback.extract_tb(error.__traceback__)[-1]
-        if (
-            raised_in.name == "_forward_unimplemented"
-        ):  # nn.Module's own, where nobody wrote a forward
+        # nn.Module raises it itself where nobody wrote a forward.
+        if raised_in.name == "_forward_unimplemented":
             return Failure(
                 "forward is missing", "the class has no method called forward(self, ...)"
             )
@@ -384,9 +383,7 @@ def _observe(case, candidate):
         return Failure(TOO_SLOW, "stopped by hand")
     except RecursionError:
         return Failure("RecursionError", "the code calls itself without end")
-    except (
-        BaseException
-    ) as error:  # SystemExit and the like, too: nothing that a candidate raises gets out
+    except BaseException as error:  # also SystemExit: nothing that a candidate raises gets out
         return Failure(type(error).__name__, _words(error), _own_line(error))
 
 
@@ -423,9 +420,8 @@ def _compare(case, expected, got):
 
 
 def _difference(expected, got, tolerance):
-    if isinstance(
-        expected, Failure
-    ):  # only when a mistake fails: the same kind of failure is the same behaviour
+    # Only a mistake is expected to fail; then the same kind of failure is the same behaviour.
+    if isinstance(expected, Failure):
         same = (
             isinstance(got, Failure)
             and got.kind == expected.kind

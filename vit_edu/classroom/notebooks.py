@@ -51,7 +51,7 @@ def tidy(notebook):
     for number, cell in enumerate(code, start=1):
         cell.metadata.pop("execution", None)
         compared = COMPARED in cell.metadata.get("tags", [])
-        # Nbval compares only what looks as if it had run
+        # A cell without a number looks to nbval as if it had not run, and is not compared.
         cell.execution_count = number if compared else None
         cell.outputs = _joined(cell.outputs, number) if compared else []
     return notebook
