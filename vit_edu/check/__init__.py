@@ -7,7 +7,8 @@ lesson: the reference, the cases, correct alternatives and known mistakes.
 import difflib
 import importlib
 
-from vit_edu.check.engine import Check, Exercise, Report
+from vit_edu.check.engine import Exercise
+from vit_edu.check.report import Check, Report
 
 __all__ = ["Check", "Exercise", "Report", "exercise", "get", "names", "run"]
 
@@ -28,7 +29,7 @@ def _catalogue():
     """{name: Exercise} over all lessons, in the order of the course."""
     found = {}
     for module in LESSONS.values():
-        for each in importlib.import_module(f"vit_edu.check.{module}").EXERCISES:
+        for each in importlib.import_module(f"vit_edu.check.catalogue.{module}").EXERCISES:
             found[each.name] = each
     return found
 
@@ -39,7 +40,10 @@ def names(lesson=None):
         return list(_catalogue())
     if lesson not in LESSONS:
         raise KeyError(f"there is no lesson {lesson!r}; there are {', '.join(LESSONS)}.")
-    return [e.name for e in importlib.import_module(f"vit_edu.check.{LESSONS[lesson]}").EXERCISES]
+    return [
+        e.name
+        for e in importlib.import_module(f"vit_edu.check.catalogue.{LESSONS[lesson]}").EXERCISES
+    ]
 
 
 def get(name):

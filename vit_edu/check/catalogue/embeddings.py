@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from vit_edu.check.engine import Exercise, call, drawn, forward, gradients, parameters
+from vit_edu.check.cases import call, drawn, forward, gradients, parameters
+from vit_edu.check.engine import Exercise
 from vit_edu.models import vit
 
 # ---------------------------------------------------------------- projection

@@ -7,18 +7,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from vit_edu.check.engine import (
+from vit_edu.check.cases import (
     Case,
-    Exercise,
     Unfair,
-    build,
     call,
     drawn,
-    fill,
+    filled,
     forward,
     gradients,
     parameters,
 )
+from vit_edu.check.engine import Exercise
 from vit_edu.models import vit
 
 
@@ -225,7 +224,7 @@ _small = {"dim": 12, "num_heads": 3}
 
 
 def _equivariance(candidate):
-    module, x = fill(build(candidate, **_small)).eval(), drawn(1, 6, 12)
+    module, x = filled(candidate, **_small).eval(), drawn(1, 6, 12)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     return torch.allclose(module(x)[:, order], module(x[:, order]), atol=1e-5)
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from vit_edu import pretrained
-from vit_edu.check.engine import Case, Exercise, call, drawn
+from vit_edu.check.cases import Case, call, drawn
+from vit_edu.check.engine import Exercise
 
 # ---------------------------------------------------------------- names
 

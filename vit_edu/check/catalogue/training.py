@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_edu import data, training
-from vit_edu.check.engine import Case, Exercise, Unfair, apply, call, drawn
+from vit_edu.check.cases import Case, Unfair, apply, call, drawn
+from vit_edu.check.engine import Exercise
 
 
 def _numbered(*shape):

@@ -4,17 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vit_edu.check.engine import (
+from vit_edu.check.cases import (
     Case,
-    Exercise,
     build,
     call,
     drawn,
     fill,
+    filled,
     forward,
     gradients,
     parameters,
 )
+from vit_edu.check.engine import Exercise
 from vit_edu.models import vit
 from vit_edu.training import accuracy
 
@@ -72,7 +73,7 @@ _images = drawn(3, 3, 8, 8)
 
 
 def _one_by_one(candidate):
-    model = fill(build(candidate, **_tiny)).eval()
+    model = filled(candidate, **_tiny).eval()
     return torch.allclose(model(_images.clone())[:1], model(_images[:1].clone()), atol=1e-5)
 
 

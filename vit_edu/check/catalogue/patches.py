@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from vit_edu.check.engine import Case, Exercise, call
+from vit_edu.check.cases import Case, call
+from vit_edu.check.engine import Exercise
 from vit_edu.models import vit
 
 

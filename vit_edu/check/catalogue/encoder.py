@@ -3,19 +3,19 @@
 import torch
 from torch import nn
 
-from vit_edu.check.engine import (
+from vit_edu.check.cases import (
     Case,
-    Exercise,
     Unfair,
     apply,
     build,
     call,
     drawn,
-    fill,
+    filled,
     forward,
     gradients,
     parameters,
 )
+from vit_edu.check.engine import Exercise
 from vit_edu.models import vit
 
 # ---------------------------------------------------------------- layer norm
@@ -298,7 +298,7 @@ _block = {"dim": 8, "num_heads": 2}
 
 
 def _skip_is_clean(candidate):
-    module = fill(build(candidate, **_block)).eval()
+    module = filled(candidate, **_block).eval()
     with torch.no_grad():
         for value in (
             module.attn.proj.weight,
@@ -312,7 +312,7 @@ def _skip_is_clean(candidate):
 
 
 def _drops_both(candidate):
-    module = fill(build(candidate, dim=8, num_heads=2, drop_path=0.5)).train()
+    module = filled(candidate, dim=8, num_heads=2, drop_path=0.5).train()
     x = drawn(1, 3, 8).repeat(400, 1, 1)
     torch.manual_seed(0)
     # None, attention, MLP, both: 4 kinds of image
@@ -456,7 +456,7 @@ class DropsTheSum(_Block):
 
 def _unchanged(candidate):
     """For each of 3 blocks, the share of images that lose both branches: the square of its drop rate, in tenths."""
-    blocks = fill(build(candidate, 8, 3, 2, drop_path_rate=0.9)).train()
+    blocks = filled(candidate, 8, 3, 2, drop_path_rate=0.9).train()
     x = drawn(1, 3, 8).repeat(1000, 1, 1)
     return [round((block(x) == x).flatten(1).all(1).float().mean().item(), 1) for block in blocks]
 

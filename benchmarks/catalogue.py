@@ -1,0 +1,299 @@
+"""What the catalogue of exercises catches: `python benchmarks/catalogue.py [LESSON or EXERCISE ...] [--survivors]`.
+
+Prints, for each exercise: checks, correct alternatives accepted, known mistakes rejected, those named by their own
+diagnosis, pairs of mistakes that look alike, mutants of the reference that survive, and the seconds of one answer.
+
+A mutant is the reference with one small change that a program made: two axes exchanged, a term dropped, a constant,
+an operator or a comparison changed, a call left out. One that passes every check is a survivor: either it computes the
+same, then its reason stands in EXPLAINED, or a check is missing.
+"""
+
+import argparse
+import ast
+import copy
+import inspect
+import itertools
+import platform
+import sys
+import textwrap
+import time
+
+import torch
+
+from vit_edu import check
+from vit_edu.check import engine
+from vit_edu.check.compare import compare
+
+# (exercise, what was changed) -> why the mutant is a right answer all the same.
+EXPLAINED = {}
+
+SWAPS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.MatMult: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.Eq: ast.NotEq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+def mutations(node):
+    """(what, other node) for every small change of this node alone."""
+    if isinstance(node, ast.BinOp):
+        if type(node.op) in SWAPS:
+            other = copy.copy(node)
+            other.op = SWAPS[type(node.op)]()
+            yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
+        for part in (node.left, node.right):  # drop a term or a factor
+            yield f"{ast.unparse(node)} -> {ast.unparse(part)}", part
+    elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        other = copy.copy(node)
+        other.ops = [SWAPS[type(node.ops[0])](), *node.ops[1:]]
+        yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
+        yield f"{ast.unparse(node)} -> {ast.unparse(node.operand)}", node.operand
+    elif isinstance(node, ast.Constant):
+        for value in _constants(node.value):
+            yield f"{node.value!r} -> {value!r}", ast.Constant(value)
+    elif isinstance(node, ast.Call):
+        yield from _calls(node)
+    elif isinstance(node, ast.IfExp):
+        for part in (node.body, node.orelse):
+            yield f"{ast.unparse(node)} -> {ast.unparse(part)}", part
+
+
+def _constants(value):
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, value - 1]
+    if isinstance(value, float):
+        return [value * 2, 0.0 if value else 1.0]
+    if (
+        isinstance(value, str) and "->" in value
+    ):  # an einops pattern: exchange two neighbours after the arrow
+        left, right = value.split("->")
+        names = right.split()
+        swapped = []
+        for i in range(len(names) - 1):
+            a, b = (n.strip("()") for n in names[i : i + 2])
+            other = [
+                names[i].replace(a, b),
+                names[i + 1].replace(b, a),
+            ]
+            swapped.append(f"{left}-> {' '.join(names[:i] + other + names[i + 2 :])}")
+        return swapped
+    return []
+
+
+def _calls(node):
+    inner = None
+    if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Name):
+        inner = node.func.value  # x[...].method(...) -> x[...]
+    elif isinstance(node.func, ast.Attribute) and node.func.value.id not in (
+        "torch",
+        "F",
+        "nn",
+        "math",
+        "self",
+        "vit",
+        "random",
+    ):
+        inner = node.func.value  # x.method(...) -> x
+    elif node.args and not any(isinstance(a, ast.Starred) for a in node.args):
+        inner = node.args[0]  # f(x, ...) -> x
+    if inner is not None:
+        yield f"{ast.unparse(node)} -> {ast.unparse(inner)}", inner
+    if len(node.args) >= 2 and not any(isinstance(a, ast.Starred) for a in node.args):
+        for i in range(len(node.args) - 1):  # exchange two arguments
+            other = copy.copy(node)
+            other.args = list(node.args)
+            other.args[i], other.args[i + 1] = other.args[i + 1], other.args[i]
+            yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
+    for i, keyword in enumerate(node.keywords):  # leave out a named argument
+        other = copy.copy(node)
+        other.keywords = node.keywords[:i] + node.keywords[i + 1 :]
+        yield f"{ast.unparse(node)} -> without {keyword.arg}", other
+
+
+def mutants(reference):
+    """(what, function or class) for every mutation of the source of `reference` that can be built."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(reference)))
+    home = sys.modules[reference.__module__]
+    seen = {ast.unparse(tree)}
+    for path, node in _walk(tree):
+        for what, other in mutations(node):
+            mutant = copy.deepcopy(tree)
+            _replace(mutant, path, other)
+            source = ast.unparse(ast.fix_missing_locations(mutant))
+            if source in seen:
+                continue
+            seen.add(source)
+            names = dict(vars(home))
+            try:
+                # super() finds its class by itself: it was compiled inside this one
+                exec(compile(source, "<mutant>", "exec"), names)
+            except Exception:
+                continue
+            if isinstance(node, ast.Constant):
+                what += f" in: {_statement(tree, path)}"
+            yield what, names[reference.__name__]
+    for path, node in _walk(tree):  # leave out a statement
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.Expr | ast.If) and not (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
+            mutant = copy.deepcopy(tree)
+            _replace(mutant, path, ast.Pass())
+            names = dict(vars(home))
+            exec(compile(ast.fix_missing_locations(mutant), "<mutant>", "exec"), names)
+            yield f"without: {ast.unparse(node).splitlines()[0]}", names[reference.__name__]
+
+
+def _walk(node, path=()):
+    """(path, node) for all nodes, decorators, annotations, default values, texts and error messages left out."""
+    if isinstance(node, ast.Raise) or (
+        isinstance(node, ast.If) and all(isinstance(n, ast.Raise) for n in node.body)
+    ):
+        return
+    yield path, node
+    for name, value in ast.iter_fields(node):
+        if name in ("decorator_list", "annotation", "returns", "args") and not isinstance(
+            node, ast.Call
+        ):
+            continue
+        if isinstance(value, ast.AST):
+            yield from _walk(value, (*path, (name, None)))
+        elif isinstance(value, list):
+            for i, each in enumerate(value):
+                docstring = isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
+                if isinstance(each, ast.AST) and not docstring:
+                    yield from _walk(each, (*path, (name, i)))
+
+
+def _statement(tree, path):
+    """The first line of the innermost statement on this path."""
+    node = found = tree
+    for name, i in path:
+        node = getattr(node, name) if i is None else getattr(node, name)[i]
+        if isinstance(node, ast.stmt):
+            found = node
+    return ast.unparse(found).splitlines()[0]
+
+
+def _replace(tree, path, other):
+    for name, i in path[:-1]:
+        tree = getattr(tree, name) if i is None else getattr(tree, name)[i]
+    name, i = path[-1]
+    if i is None:
+        setattr(tree, name, other)
+    else:
+        getattr(tree, name)[i] = other
+
+
+# ---------------------------------------------------------------- figures
+
+
+def alike(exercise):
+    """Pairs of mistakes that give the same on every case."""
+    seen = [(m, exercise._of(m.build)[0]) for m in exercise.mistakes]
+    return [
+        (a.name, b.name)
+        for (a, x), (b, y) in itertools.combinations(seen, 2)
+        if all(compare(c, p, q)[0] for c, p, q in zip(exercise.cases, x, y, strict=True))
+        and all(compare(c, q, p)[0] for c, p, q in zip(exercise.cases, x, y, strict=True))
+    ]
+
+
+def survivors(exercise):
+    """(how many mutants there are, those that pass every check, as texts)."""
+    passed, total, limit = [], 0, engine.TIME_LIMIT
+    engine.TIME_LIMIT = 2.0  # some mutants loop
+    try:
+        for what, mutant in mutants(exercise.reference):
+            total += 1
+            if exercise.check(mutant).passed:
+                passed.append(what)
+    finally:
+        engine.TIME_LIMIT = limit
+    return total, passed
+
+
+def figures(exercise, with_mutants=True):
+    """{column: value} for one exercise."""
+    started = time.perf_counter()
+    check.run(exercise.name, exercise.reference)
+    first = time.perf_counter() - started
+    found = [exercise.check(m.build) for m in exercise.mistakes]
+    total, passed = survivors(exercise) if with_mutants else (0, [])
+    return {
+        "checks": len(exercise.cases),
+        "alternatives": len(exercise.alternatives),
+        "accepted": sum(exercise.check(a).passed for a in exercise.alternatives),
+        "mistakes": len(exercise.mistakes),
+        "rejected": sum(not r.passed for r in found),
+        "named": sum(
+            r.diagnosis == m.diagnosis for r, m in zip(found, exercise.mistakes, strict=True)
+        ),
+        "alike": alike(exercise),
+        "mutants": total,
+        "survivors": [p for p in passed if (exercise.name, p) not in EXPLAINED],
+        "explained": sum((exercise.name, p) in EXPLAINED for p in passed),
+        "seconds": first,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("only", nargs="*", help="lessons or exercises")
+    parser.add_argument("--survivors", action="store_true", help="list them")
+    args = parser.parse_args()
+    names = check.names()
+    if args.only:
+        names = [n for o in args.only for n in (check.names(o) if o in check.LESSONS else [o])]
+    started, rows = time.perf_counter(), {n: figures(check.get(n)) for n in names}
+    columns = [
+        "checks",
+        "alternatives",
+        "accepted",
+        "mistakes",
+        "rejected",
+        "named",
+        "alike",
+        "mutants",
+        "survivors",
+        "explained",
+        "seconds",
+    ]
+    print(f"{'exercise':30}" + "".join(f"{c:>13}" for c in columns))
+
+    def value(row, column):
+        return len(row[column]) if isinstance(row[column], list) else row[column]
+
+    for name, row in rows.items():
+        cells = (
+            f"{value(row, c):>13.2f}" if c == "seconds" else f"{value(row, c):>13}" for c in columns
+        )
+        print(f"{name:30}{''.join(cells)}")
+        if args.survivors:
+            for what in row["survivors"]:
+                print(f"    survives: {what}")
+            for pair in row["alike"]:
+                print(f"    alike: {' and '.join(pair)}")
+    total = {c: sum(value(r, c) for r in rows.values()) for c in columns}
+    cells = (f"{total[c]:>13.2f}" if c == "seconds" else f"{total[c]:>13}" for c in columns)
+    print(f"{f'all {len(rows)}':30}{''.join(cells)}")
+    print(
+        f"\nslowest first answer {max(r['seconds'] for r in rows.values()):.2f} s; all of this took "
+        f"{time.perf_counter() - started:.0f} s; {platform.machine()}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Cases that many exercises need: what is done with a candidate, and what is looked at.
+
+A case gets a `Subject`: the candidate, callable as it is, and what it is compared with.
+"""
+
+import zlib
+from dataclasses import dataclass, field
+
+import torch
+
+from vit_edu.check.layouts import layouts
+
+
+class Unfair(Exception):
+    """A case found something that the comparison alone would not say; the text is for the learner."""
+
+
+class NoLayout(Exception):
+    """The candidate's parameters cannot take the reference's weights."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """name: what it looks at, in a learner's words. run: candidate -> something to compare. hint: said on failure.
+
+    kind: "parameters" for names and shapes, "weights" for what can be compared only when those are right.
+    given: the arguments, where they are worth showing.
+    """
+
+    name: str
+    run: callable
+    hint: str = ""
+    tolerance: float = 1e-5
+    kind: str = ""
+    given: tuple = ()
+
+
+@dataclass
+class Subject:
+    """A candidate on its way through the cases.
+
+    build: the candidate itself. reference: what it is compared with. views: see `layouts`.
+    fixed: a layout that is to be used for all sizes; found: those that were used, by the sizes of the module.
+    """
+
+    build: callable
+    reference: callable
+    views: tuple = ()
+    found: dict = field(default_factory=dict)
+
+    def __call__(self, *args, **kwargs):
+        return self.build(*args, **kwargs)
+
+
+def drawn(*shape, seed=0):
+    """Normally distributed numbers of this shape, the same for the same seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------- functions
+
+
+def apply(candidate, *args, **kwargs):
+    """The candidate's result for copies of these arguments; Unfair where it changes a tensor in place."""
+    mine, named = _copy(args), _copy(kwargs)
+    result = candidate(*mine, **named)
+    for before, after in zip([*args, *kwargs.values()], [*mine, *named.values()], strict=True):
+        if isinstance(before, torch.Tensor) and not (
+            before.shape == after.shape and torch.equal(before, after)
+        ):
+            raise Unfair(
+                "your code changes its input in place. Whoever called it still needs the old values: "
+                "make a new tensor instead (x = x + 1, not x += 1)."
+            )
+    return result
+
+
+def call(name, *args, hint="", tolerance=1e-5, **kwargs):
+    """A case: the candidate called with copies of these arguments."""
+    return Case(
+        name, lambda candidate: apply(candidate, *args, **kwargs), hint, tolerance, given=args
+    )
+
+
+def in_double(*args, **kwargs):
+    """A case: the same in float64, compared to 1e-9. Finds numbers that were rounded, or a fixed dtype."""
+    args = tuple(v.double() if _is_float(v) else v for v in args)
+    return call(
+        "numbers in float64 give an answer in float64",
+        *args,
+        hint="Take dtype and device from the input (x.new_zeros, device=x.device, .to(x.dtype)) instead of fixing them.",
+        tolerance=1e-9,
+        **kwargs,
+    )
+
+
+def not_contiguous(*args, **kwargs):
+    """A case: the same numbers, laid out otherwise in memory, as after a transpose."""
+    args = tuple(_scattered(v) if isinstance(v, torch.Tensor) else v for v in args)
+    return call(
+        "an input that was transposed before (not contiguous in memory)",
+        *args,
+        hint=".view needs contiguous memory; .reshape copies where it must.",
+        **kwargs,
+    )
+
+
+def passes_gradient(*args, hint="", **kwargs):
+    """A case: the gradient of every floating-point input, for a fixed weighting of the outputs."""
+
+    def run(candidate):
+        inputs = [v.clone().requires_grad_() if _is_float(v) else v for v in args]
+        out = candidate(*inputs, **kwargs)
+        total = sum((o * drawn(*o.shape)).sum() for o in _flat(out) if isinstance(o, torch.Tensor))
+        if not isinstance(total, torch.Tensor) or not total.requires_grad:
+            raise Unfair("the result is cut off from the gradient: nothing before it could learn")
+        total.backward()
+        return [v.grad if v.grad is not None else "no gradient" for v in inputs if _is_float(v)]
+
+    return Case(
+        "the gradient reaches the input",
+        run,
+        hint or "Do not use .data, .detach(), .item(), torch.tensor(...) or no_grad on the way.",
+        1e-4,
+    )
+
+
+def _flat(out):
+    return out if isinstance(out, tuple | list) else [out]
+
+
+def _is_float(value):
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _scattered(value):
+    """The same numbers with reversed strides."""
+    axes = tuple(reversed(range(value.ndim)))
+    return value.permute(axes).contiguous().permute(axes)
+
+
+def _copy(values):
+    """Copies with the same strides."""
+
+    def one(v):
+        if not isinstance(v, torch.Tensor):
+            return v
+        return v.detach().clone().requires_grad_(v.requires_grad)
+
+    return (
+        {k: one(v) for k, v in values.items()}
+        if isinstance(values, dict)
+        else [one(v) for v in values]
+    )
+
+
+# ---------------------------------------------------------------- modules
+
+
+def fill(module):
+    """Give every parameter a value that depends only on its name and shape. Returns the module.
+
+    Two modules with the same names and shapes then compute the same, whatever order they were built in.
+    """
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            fan_in = value[0].numel() if value.ndim > 1 else 4
+            value.copy_(torch.randn(value.shape, generator=generator) / fan_in**0.5)
+    return module
+
+
+def build(candidate, *args, **kwargs):
+    """Make a module from the candidate class; Unfair where it is no nn.Module."""
+    made = candidate(*args, **kwargs)
+    if not isinstance(made, torch.nn.Module):
+        came = "None (is there a return?)" if made is None else f"a {type(made).__name__}"
+        raise Unfair(f"expected a torch.nn.Module, got {came}")
+    return made
+
+
+def filled(subject, *args, **kwargs):
+    """The candidate's module with known weights: those of the reference, `fill`ed.
+
+    Under other names, or in other pieces, they go where a layout puts them: the first one with which the module computes
+    what the reference does (asked in `forward`), else the first that fits. NoLayout where none fits.
+    """
+    module = build(subject, *args, **kwargs)
+    if subject.build is subject.reference:
+        return fill(module)
+    reference = fill(subject.reference(*args, **kwargs))
+    if _shapes(module) == _shapes(reference):
+        return fill(module)
+    layout = subject.found.get(_sizes(args, kwargs))
+    if layout is None:
+        layout = next(layouts(reference, module, subject.views), None)
+    if layout is None:
+        raise NoLayout
+    subject.found[_sizes(args, kwargs)] = layout
+    return layout.fill(module, reference)
+
+
+def _sizes(args, kwargs):
+    return repr(args), repr(sorted(kwargs.items()))
+
+
+def _shapes(module):
+    return {n: p.shape for n, p in module.named_parameters()}
+
+
+def find_layout(subject, inputs, args, kwargs, tolerance):
+    """Look for the layout with which the candidate computes what the reference does, for a module of these sizes."""
+    module = build(subject, *args, **kwargs)
+    reference = fill(subject.reference(*args, **kwargs)).eval()
+    if _shapes(module) == _shapes(reference) or _sizes(args, kwargs) in subject.found:
+        return
+    with torch.no_grad():
+        wanted = reference(*_copy(inputs))
+        for layout in layouts(reference, module, subject.views):
+            out = layout.fill(module, reference).eval()(*_copy(inputs))
+            if out.shape == wanted.shape and torch.allclose(out, wanted, tolerance, tolerance):
+                subject.found[_sizes(args, kwargs)] = layout
+                return
+
+
+def parameters(name, *args, hint="", **kwargs):
+    """A case: names and shapes of what the module learns and of its buffers."""
+
+    def run(subject):
+        module = build(subject, *args, **kwargs)
+        shapes = {n: f"shape {tuple(p.shape)}" for n, p in module.named_parameters()}
+        saved = module.state_dict().keys()  # a buffer that is not saved is nobody's business
+        return shapes | {
+            n: f"buffer of shape {tuple(b.shape)}" for n, b in module.named_buffers() if n in saved
+        }
+
+    return Case(name, run, hint, kind="parameters")
+
+
+def forward(name, *args, inputs, train=False, double=False, hint="", tolerance=1e-4, **kwargs):
+    """A case: the module built, filled with known weights, and applied to `inputs` (a tuple of tensors).
+
+    double: module and inputs in float64.
+    """
+    if double:
+        inputs = tuple(v.double() for v in inputs)
+
+    def run(subject):
+        if not double and subject.build is not subject.reference:
+            find_layout(subject, inputs, args, kwargs, tolerance)
+        module = filled(subject, *args, **kwargs).train(train)
+        if double:
+            module.double()
+        torch.manual_seed(1)
+        return apply(module, *inputs)
+
+    return Case(name, run, hint, tolerance, kind="weights", given=inputs)
+
+
+def gradients(name, *args, inputs, hint="", **kwargs):
+    """A case: which parameters receive a gradient that is not all zero."""
+
+    def run(subject):
+        module = filled(subject, *args, **kwargs).train()
+        out = module(*_copy(inputs))
+        if not isinstance(out, torch.Tensor) or not out.requires_grad:
+            raise Unfair("the output does not depend on any parameter in a way that can be learned")
+        out.square().sum().backward()
+        layout = subject.found.get(_sizes(args, kwargs))
+        answer = {}
+        for n, p in module.named_parameters():
+            reached = p.grad is not None and bool(p.grad.any())
+            n = layout.ours(n) if layout else n
+            if answer.get(n) != "gets no gradient":
+                answer[n] = "gets a gradient" if reached else "gets no gradient"
+        return answer
+
+    return Case(name, run, hint, kind="weights")

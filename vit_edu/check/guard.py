@@ -1,0 +1,236 @@
+"""Running a learner's code so that nothing gets out of it: a time limit, a memory limit, everything global put back.
+
+The code runs in this process, in a thread of its own. That is a guard against accidents, not against attacks.
+"""
+
+import contextlib
+import ctypes
+import io
+import math
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import warnings
+
+import einops
+import numpy as np
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
+
+MEMORY_LIMIT = (
+    2 * 2**30
+)  # bytes that a candidate may ask for on top of what is in use, where Linux keeps count
+SHOWN_PRINT = 800  # characters of a candidate's own prints that are passed on
+GRACE = 0.5  # seconds that a stopped candidate gets to end
+STACK = 16 * 2**20  # bytes; some platforms give a thread much less than the main one has
+
+
+class Stopped(BaseException):
+    """Raised inside the candidate when its time is up; a BaseException, so that `except Exception` lets it pass."""
+
+
+class NotHere(Exception):
+    """The candidate did something that ends or blocks the whole session; the text is for the learner."""
+
+
+class Prints(io.TextIOBase):
+    """Takes what a candidate prints and keeps the first SHOWN_PRINT characters."""
+
+    def __init__(self):
+        self.kept, self.total = "", 0
+
+    def writable(self):
+        return True
+
+    def write(self, text):
+        self.kept += text[: SHOWN_PRINT - len(self.kept)]
+        self.total += len(text)
+        return len(text)
+
+    @property
+    def text(self):
+        more = self.total - len(self.kept)
+        return self.kept + (f" ... ({more:,} more characters)" if more else "")
+
+
+def limited(work, seconds):
+    """Run `work()` in a thread. Returns "done", "too slow", "stopped by hand" or "still running".
+
+    After `seconds`, or when the stop button is pressed, `Stopped` is raised in the thread again and again. Code that
+    swallows even that, or waits inside a library, is left behind: then the answer is "still running".
+    """
+
+    def run():
+        with contextlib.suppress(Stopped):
+            work()
+
+    size = threading.stack_size(STACK)
+    try:
+        thread = threading.Thread(target=run, name="exercise", daemon=True)
+        thread.start()
+    finally:
+        threading.stack_size(size)
+    try:
+        thread.join(seconds)
+        outcome = "too slow"
+    except KeyboardInterrupt:
+        outcome = "stopped by hand"
+    if outcome == "too slow" and not thread.is_alive():
+        return "done"
+    end = time.monotonic() + GRACE
+    while thread.is_alive() and time.monotonic() < end:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(Stopped)
+        )
+        thread.join(0.001)
+    return "still running" if thread.is_alive() else outcome
+
+
+@contextlib.contextmanager
+def seeded():
+    """Inside the candidate's thread: the same random numbers for everybody, gradients on, float32, the CPU."""
+    torch.set_default_dtype(torch.float32)
+    random.seed(0)
+    np.random.seed(0)
+    with torch.enable_grad(), torch.device("cpu"):
+        torch.manual_seed(0)
+        yield
+
+
+@contextlib.contextmanager
+def preserved():
+    """Whatever happens inside, random states, settings and patched functions are as before afterwards.
+
+    Meanwhile, one torch thread, prints are taken (a `Prints` is handed out), memory is limited, and functions that
+    would end the session raise `NotHere`.
+    """
+    prints = Prints()
+    with contextlib.ExitStack() as stack:
+        for keep in (_random_states, _settings, _namespaces, _no_exits, _memory):
+            stack.enter_context(keep())
+        stack.enter_context(contextlib.redirect_stdout(prints))
+        yield prints
+
+
+@contextlib.contextmanager
+def _random_states():
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+@contextlib.contextmanager
+def _settings():
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    folder, environment = os.getcwd(), dict(os.environ)
+    filters = warnings.filters[:]
+    torch.set_num_threads(
+        1
+    )  # tensors are tiny: on a busy machine, threads would wait for each other
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+        warnings.filters[:] = filters
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+
+
+_WATCHED = [
+    torch,
+    torch.nn,
+    torch.nn.functional,
+    torch.Tensor,
+    torch.optim,
+    einops,
+    math,
+    random,
+    time,
+    np,
+    *(torch.nn.Module, torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Conv2d, torch.nn.GELU),
+]
+
+
+@contextlib.contextmanager
+def _namespaces():
+    """Functions that the candidate replaced (torch.softmax = ...) or deleted are put back."""
+    ours = [m for n, m in list(sys.modules.items()) if n.split(".")[0] == __name__.split(".")[0]]
+    before = [(where, dict(vars(where))) for where in (*_WATCHED, *ours)]
+    try:
+        yield
+    finally:
+        for where, names in before:
+            now = vars(where)
+            for name, value in names.items():
+                if now.get(name) is not value:
+                    with contextlib.suppress(AttributeError, TypeError):
+                        setattr(where, name, value)
+
+
+def _refuse(what):
+    def refuse(*args, **kwargs):
+        raise NotHere(f"{what} does not belong into an answer: it would end or block your session")
+
+    return refuse
+
+
+@contextlib.contextmanager
+def _no_exits():
+    """What would end the process or wait for the keyboard is refused for as long as a candidate runs."""
+    import builtins
+
+    places = [(os, n) for n in ("_exit", "abort", "kill", "killpg", "fork", "execv", "execve")]
+    places += [(signal, "raise_signal"), (sys, "setrecursionlimit"), (builtins, "input")]
+    places += [(builtins, "breakpoint")]
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    if shell is not None:  # exit() and quit() ask the kernel to leave
+        places.append((shell, "ask_exit"))
+    before = [(where, name, getattr(where, name)) for where, name in places if hasattr(where, name)]
+    for where, name, _ in before:
+        setattr(where, name, _refuse(f"{name.replace('ask_exit', 'exit')}()"))
+    keeps = getattr(shell, "keepkernel_on_exit", None)
+    try:
+        yield
+    finally:
+        for where, name, value in before:
+            setattr(where, name, value)
+        if shell is not None and hasattr(shell, "keepkernel_on_exit"):
+            shell.keepkernel_on_exit = keeps
+
+
+@contextlib.contextmanager
+def _memory():
+    """A ceiling on the address space, MEMORY_LIMIT above what is in use. Only Linux holds to it.
+
+    With a GPU there is none: its driver reserves addresses by the hundred gigabytes.
+    """
+    try:
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        before = resource.getrlimit(resource.RLIMIT_AS)
+    except (OSError, AttributeError):
+        yield
+        return
+    ceiling = used + MEMORY_LIMIT
+    limit = before[0] == resource.RLIM_INFINITY or ceiling < before[0]
+    if limit and not torch.cuda.is_available():
+        resource.setrlimit(resource.RLIMIT_AS, (ceiling, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -1,0 +1,152 @@
+"""Parameters under other names or in other pieces: which ways are there to give a learner's module the reference's weights?
+
+A learner may write three linear layers for q, k and v where the reference has one of three times the height, call a
+layer `first` instead of `fc1`, or store a weight transposed. All of these compute the same, once the weights are in
+place. A `Layout` says where each of the reference's parameters goes.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+
+import torch
+
+TRIED = 200  # layouts that are looked at, at most
+STEPS = 5000  # of the search for them, at most
+
+
+@dataclass(frozen=True)
+class Layout:
+    """parts: for each parameter of the reference (its name, the learner's names, the axis they are joined along)."""
+
+    parts: tuple
+    views: tuple = ()
+
+    def fill(self, module, reference):
+        """Copy the weights of `reference` into `module`, an instance of the learner's class. Returns `module`."""
+        source, target = dict(reference.named_parameters()), dict(module.named_parameters())
+        with torch.no_grad():
+            for name, names, axis in self.parts:
+                pieces = [source[name]]
+                if len(names) > 1:
+                    sizes = [target[n].shape[axis] for n in names]
+                    pieces = source[name].split(sizes, dim=axis)
+                for n, piece in zip(names, pieces, strict=True):
+                    target[n].copy_(_view(piece, target[n].shape, self.views))
+        return module
+
+    def ours(self, name):
+        """The reference's name for a parameter of the learner's."""
+        return next(ours for ours, names, _ in self.parts if name in names)
+
+    def words(self):
+        """What is called otherwise, as "mine -> theirs"."""
+        return [
+            f"{' + '.join(names)} is {ours}" for ours, names, _ in self.parts if names != (ours,)
+        ]
+
+
+def layouts(reference, candidate, views=()):
+    """Every `Layout` that fits the shapes of two modules, the most likely first, up to TRIED of them.
+
+    views: functions of a tensor that give the same numbers in another shape, or None; tried after those that are always
+    allowed (as it is, transposed, axes of length 1 left out).
+    """
+    counts = [sum(p.numel() for p in m.parameters()) for m in (reference, candidate)]
+    if counts[0] != counts[1]:
+        return
+    steps = iter(range(STEPS))
+    found = _assign(list(_units(reference).values()), _units(candidate), views, steps)
+    for parts in itertools.islice(found, TRIED):
+        yield Layout(tuple(parts), tuple(views))
+
+
+def _units(module):
+    """{unit: {leaf: (name, tensor)}}: parameters that belong together, such as the weight and bias of one layer."""
+    units = {}
+    for name, value in module.named_parameters():
+        stem, leaf = re.fullmatch(r"(.*?)[._]?(weight|bias)?", name).groups()
+        units.setdefault(stem, {})[leaf or ""] = (name, value)
+    return units
+
+
+def _assign(theirs, mine, views, steps):
+    """Lists of parts, by trying for each unit of the reference every unused unit (or several) of the learner's.
+
+    Ends when `steps` is used up.
+    """
+    if not theirs:
+        if not mine:
+            yield []
+        return
+    first, rest = theirs[0], theirs[1:]
+    for used, parts in _covers(first, mine, views):
+        if next(steps, None) is None:
+            return
+        left = {k: v for k, v in mine.items() if k not in used}
+        for others in _assign(rest, left, views, steps):
+            yield [*parts, *others]
+
+
+def _covers(unit, mine, views):
+    """Ways to cover one unit of the reference: (units used, parts)."""
+    same = [u for u in mine if mine[u].keys() == unit.keys()]
+    # The one of the same name first
+    name = next(iter(unit.values()))[0]
+    same.sort(key=lambda u: next(iter(mine[u].values()))[0] != name)
+    for u in same:
+        if all(
+            _view(v, mine[u][leaf][1].shape, views) is not None for leaf, (_, v) in unit.items()
+        ):
+            yield {u}, [(n, (mine[u][leaf][0],), 0) for leaf, (n, _) in unit.items()]
+    for axis in (0, 1):
+        for group in _groups(unit, {u: mine[u] for u in same}, axis):
+            yield (
+                set(group),
+                [
+                    (n, tuple(mine[u][leaf][0] for u in group), axis)
+                    for leaf, (n, _) in unit.items()
+                ],
+            )
+
+
+def _groups(unit, mine, axis):
+    """Several units that make up one when they are joined along an axis: q, k and v, say; or the heads, one by one."""
+    fits = []
+    for u, leaves in mine.items():
+        pairs = [(v.shape, leaves[leaf][1].shape) for leaf, (_, v) in unit.items()]
+        if all(
+            len(a) == len(b) > axis
+            and all(x == y for i, (x, y) in enumerate(zip(a, b, strict=True)) if i != axis)
+            and b[axis] < a[axis]
+            for a, b in pairs
+        ):
+            fits.append(u)
+    total = next(iter(unit.values()))[1].shape[axis : axis + 1]
+    sizes = {u: next(iter(mine[u].values()))[1].shape[axis] for u in fits}
+    for count in range(2, len(fits) + 1):
+        if (
+            count > 4
+        ):  # many of one kind: in the order of the class, or sorted by what they are called
+            orders = [fits[:count], sorted(fits[:count], key=lambda u: u.split(".")[-1])]
+            orders += [[u for i in range(3) for u in fits[i:count:3]]]
+        else:
+            orders = itertools.permutations(fits, count)
+        for group in orders:
+            if sum(sizes[u] for u in group) == total[0]:
+                yield group
+
+
+def _view(value, shape, views):
+    """`value` in this shape, by the first rule that gives it; None where there is none."""
+    if value.shape == shape:
+        return value
+    if value.ndim == 2 and value.mT.shape == shape:
+        return value.mT
+    if [n for n in value.shape if n > 1] == [n for n in shape if n > 1]:
+        return value.reshape(shape)
+    for rule in views:
+        other = rule(value)
+        if other is not None and other.shape == shape:
+            return other
+    return None
