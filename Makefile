@@ -16,13 +16,13 @@ lab: $(VENV)/.lab  ## open JupyterLab at the first lesson; ARGS="--no-browser --
 
 test: $(VENV)/.dev  ## run everything: lint, unit tests, all notebooks (ARGS go to pytest)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@VIT_EDU_FAST=1 VIT_EDU_DATA=shapes OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@VIT_EDU_FAST=1 VIT_EDU_DATA=shapes VIT_EDU_PROGRESS=off OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 course: $(VENV)/.dev  ## run every solution in full size and write the pages to build/course
 	@$(BIN)/vit-edu course $(ARGS)
 
 lessons: $(VENV)/.dev  ## for authors: refresh stored answers in solutions/, derive lessons/ from them
-	@VIT_EDU_FAST=1 VIT_EDU_DATA=shapes OMP_NUM_THREADS=1 $(BIN)/vit-edu derive --refresh
+	@VIT_EDU_FAST=1 VIT_EDU_DATA=shapes VIT_EDU_PROGRESS=off OMP_NUM_THREADS=1 $(BIN)/vit-edu derive --refresh
 
 format: $(VENV)/.dev  ## for authors: format and fix what ruff can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""The command `vit-edu`: lab, doctor, and what authors need (derive, course)."""
+"""The command `vit-edu`: lab and doctor; check and mistakes for teachers; derive and course for authors."""
 
 import argparse
 import importlib.util
@@ -30,6 +30,15 @@ def main(argv=None):
     )
     lab_parser.add_argument("jupyter_args", nargs=argparse.REMAINDER, metavar="...")
     commands.add_parser("doctor", help="look at this machine, say what is wrong and how to mend it")
+    _check_arguments(commands)
+    mistakes_parser = commands.add_parser(
+        "mistakes",
+        help="for teachers: what learners get wrong, and what to say",
+        description="Print the known mistakes of a lesson: what the learner is told, and a talking point for the class.",
+    )
+    mistakes_parser.add_argument(
+        "only", nargs="*", metavar="NN", help="lessons (03) or exercises (patchify); all if none"
+    )
     derive_parser = commands.add_parser("derive", help="for authors: make lessons/ from solutions/")
     derive_parser.add_argument(
         "--refresh", action="store_true", help="first run the solutions, store their answers"
@@ -54,6 +63,20 @@ def main(argv=None):
         return lab(args.jupyter_args)
     if args.command == "doctor":
         return doctor()
+    if args.command == "check":
+        from vit_edu.classroom import submissions
+
+        return submissions.check_paths(
+            args.paths, args.csv, args.json, seconds=args.seconds, jobs=args.jobs
+        )
+    if args.command == "mistakes":
+        from vit_edu.classroom import mistakes
+
+        try:
+            print(mistakes.catalogue(args.only))
+        except KeyError as error:
+            return _fail(error.args[0])
+        return 0
     from vit_edu.classroom import notebooks
 
     root = course_root()
@@ -64,6 +87,27 @@ def main(argv=None):
     if args.command == "derive":
         return notebooks.derive_all(root, refresh=args.refresh, check=args.check)
     return notebooks.course(root, Path(args.out), args.only)
+
+
+def _check_arguments(commands):
+    parser = commands.add_parser(
+        "check",
+        help="for teachers: check the answers in notebooks",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""Check the answers in a notebook, or in all notebooks of a folder.
+
+Each notebook runs in a process of its own, with a limit on its time and, on Linux, on its memory
+and the size of the files that it writes. Of a notebook, only the answers run, and the statements
+that they need. Exit status: 0 if every exercise is right, 1 if one is not, 2 if nothing was found.""",
+        epilog="""What this does not protect against: the code of a notebook runs as you. It can read and
+write your files and use the network, and code that is written to deceive can report a wrong answer
+as right. Check notebooks of people whom you do not trust in a container or a virtual machine.""",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="notebooks, or folders of them")
+    parser.add_argument("--csv", metavar="FILE", help="write one line for each exercise")
+    parser.add_argument("--json", metavar="FILE", help="write everything, every check included")
+    parser.add_argument("--seconds", type=float, default=120.0, help="limit for one notebook (120)")
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks at the same time (2)")
 
 
 def course_root():

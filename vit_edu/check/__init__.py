@@ -1,18 +1,29 @@
 """Exercises that answer: `@check.exercise` in a notebook, `check.run(name, candidate)` in a program.
 
-The engine (`engine.py`) knows nothing of Vision Transformers. What each exercise expects stands in one module a
-lesson: the reference, the cases, correct alternatives and known mistakes.
+The engine (`engine.py` and its neighbours) knows nothing of Vision Transformers. What each exercise expects stands in
+`catalogue/`, one module a lesson: the reference, the cases, correct alternatives, known mistakes, hints.
 """
 
 import difflib
 import importlib
 
+from vit_edu.check import record as _record
 from vit_edu.check.engine import Exercise
-from vit_edu.check.report import Check, Report
+from vit_edu.check.report import RIGHT, Check, Report, frame, inline
 
-__all__ = ["Check", "Exercise", "Report", "exercise", "get", "names", "run"]
+__all__ = [
+    "Check",
+    "Exercise",
+    "Report",
+    "exercise",
+    "get",
+    "hint",
+    "names",
+    "progress",
+    "run",
+]
 
-# Lesson -> the module beside this file that holds its exercises.
+# Lesson -> the module in catalogue/ that holds its exercises.
 LESSONS = {
     "00": "start_here",
     "01": "patches",
@@ -25,42 +36,34 @@ LESSONS = {
 }
 
 
-def _catalogue():
-    """{name: Exercise} over all lessons, in the order of the course."""
-    found = {}
-    for module in LESSONS.values():
-        for each in importlib.import_module(f"vit_edu.check.catalogue.{module}").EXERCISES:
-            found[each.name] = each
-    return found
+def _of_lesson(lesson):
+    return importlib.import_module(f"vit_edu.check.catalogue.{LESSONS[lesson]}").EXERCISES
 
 
 def names(lesson=None):
-    """The exercises of the course in order, or those of one lesson ("03")."""
+    """The exercises of the course in order, or those of one lesson ("03"). KeyError where there is no such lesson."""
     if lesson is None:
-        return list(_catalogue())
+        return [e.name for each in LESSONS for e in _of_lesson(each)]
     if lesson not in LESSONS:
         raise KeyError(f"there is no lesson {lesson!r}; there are {', '.join(LESSONS)}.")
-    return [
-        e.name
-        for e in importlib.import_module(f"vit_edu.check.catalogue.{LESSONS[lesson]}").EXERCISES
-    ]
+    return [e.name for e in _of_lesson(lesson)]
 
 
 def get(name):
     """The `Exercise` of that name; KeyError with the nearest names where there is none."""
-    catalogue = _catalogue()
+    catalogue = {e.name: e for each in LESSONS for e in _of_lesson(each)}
     if name not in catalogue:
-        near = difflib.get_close_matches(name, catalogue, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        near = difflib.get_close_matches(str(name), catalogue, n=3)
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
         raise KeyError(
-            f"there is no exercise called {name!r}.{hint} `check.names()` lists them all."
+            f"there is no exercise called {name!r}.{meant} `check.names()` lists them all."
         )
     return catalogue[name]
 
 
 def run(name, candidate):
     """Check `candidate` (a function or a class) against the exercise `name`. Returns a `Report`; never raises for
-    what the candidate does."""
+    what the candidate does. KeyError where there is no such exercise."""
     return get(name).check(candidate)
 
 
@@ -68,9 +71,85 @@ def exercise(candidate):
     """Decorator: check the function or class below it at once, show the answer, and hand on something that works.
 
     A right answer is returned as it is, unwrapped. Anything else is replaced by the reference, and the answer says so.
-    The name of the function or class names the exercise; KeyError where there is none of that name.
+    The name of the function or class names the exercise; KeyError where there is none of that name, TypeError for
+    something that has no name.
     """
-    target = get(candidate.__name__)
+    name = getattr(candidate, "__name__", None)
+    if not isinstance(name, str):
+        raise TypeError(
+            f"@check.exercise belongs directly above a `def` or a `class`; here it got a {type(candidate).__name__}."
+        )
+    target = get(name)
     report = target.check(candidate)
+    _record.add(report)
     report.show()
     return candidate if report.passed else target.reference
+
+
+# ---------------------------------------------------------------- hints and progress
+
+_given = {}  # exercise -> how many hints were asked for in this session
+
+
+class Hint:
+    """Up to three hints for one exercise, to be shown by the notebook. `.text` has the words."""
+
+    STEPS = ("A nudge", "The idea", "The shape of the code")
+
+    def __init__(self, name, hints, more):
+        self.name, self.hints, self.more = name, hints, more
+
+    @property
+    def closing(self):
+        if self.more:
+            return "Ask again for the next hint."
+        return "That was the last hint. The answer itself stands in the notebook of the same name in solutions/."
+
+    @property
+    def text(self):
+        steps = zip(self.STEPS, self.hints, strict=False)
+        return "\n\n".join(
+            [f"{self.name}", *(f"{step}: {words}" for step, words in steps), self.closing]
+        )
+
+    def __repr__(self):
+        return self.text
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        items = "".join(
+            f"<li><strong>{step}.</strong> <span style='white-space:pre-wrap'>{inline(words)}</span></li>"
+            for step, words in zip(self.STEPS, self.hints, strict=False)
+        )
+        page = f"<p style='margin:0'><strong>{self.name}</strong></p><ol>{items}</ol><p style='margin:0'>{self.closing}</p>"
+        return {"text/plain": self.text, "text/html": frame(page, "#1565c0")}
+
+
+def hint(name, step=None):
+    """A hint for an exercise: a nudge first; asked again, the idea; then the shape of the code. Never the answer.
+
+    step: 1, 2 or 3 for the hints up to that one. KeyError where there is no such exercise, ValueError for another step.
+    """
+    hints = get(name).hints
+    if step is None:
+        step = min(_given.get(name, 0) + 1, len(hints))
+    if step not in range(1, len(hints) + 1):
+        raise ValueError(f"step is 1 to {len(hints)}, or left out for the next one; got {step!r}.")
+    _given[name] = step
+    return Hint(name, hints[:step], more=step < len(hints))
+
+
+def progress():
+    """What has been solved so far, over all lessons: a table and a picture in a notebook, text elsewhere."""
+    entries, remark = _record.load()
+    if _record.path() is None:
+        remark = "Progress is not kept here: VIT_EDU_PROGRESS is off."
+
+    def state(name):
+        entry = entries.get(name)
+        return ("open", 0) if not entry else (RIGHT if entry["right"] else "tried", entry["tries"])
+
+    lessons = {
+        f"{lesson} {module.replace('_', ' ')}": {n: state(n) for n in names(lesson)}
+        for lesson, module in LESSONS.items()
+    }
+    return _record.Progress(lessons, remark)

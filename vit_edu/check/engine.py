@@ -144,6 +144,8 @@ class Exercise:
             unrun = len(self.cases) - len(seen) - 1
             seen = [*seen, cause][: len(self.cases)]
             seen += [Failure("not run", "an earlier check used up the time")] * unrun
+        missing = len(self.cases) - len(seen)
+        seen += [Failure("stopped", "the answer brought the checks themselves to a halt")] * missing
         layout = next(iter(subject.found.values()), None)
         return seen, printed.text, layout
 

@@ -3,6 +3,7 @@
 The code runs in this process, in a thread of its own. That is a guard against accidents, not against attacks.
 """
 
+import builtins
 import contextlib
 import ctypes
 import io
@@ -67,9 +68,14 @@ def limited(work, seconds):
     swallows even that, or waits inside a library, is left behind: then the answer is "still running".
     """
 
+    ended = threading.Event()
+
     def run():
-        with contextlib.suppress(Stopped):
-            work()
+        with contextlib.suppress(BaseException):
+            try:
+                work()
+            finally:
+                ended.set()
 
     size = threading.stack_size(STACK)
     try:
@@ -82,15 +88,15 @@ def limited(work, seconds):
         outcome = "too slow"
     except KeyboardInterrupt:
         outcome = "stopped by hand"
-    if outcome == "too slow" and not thread.is_alive():
+    if outcome == "too slow" and ended.is_set():
         return "done"
     end = time.monotonic() + GRACE
-    while thread.is_alive() and time.monotonic() < end:
+    while not ended.is_set() and time.monotonic() < end:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread.ident), ctypes.py_object(Stopped)
         )
-        thread.join(0.001)
-    return "still running" if thread.is_alive() else outcome
+        ended.wait(0.001)
+    return outcome if ended.is_set() else "still running"
 
 
 @contextlib.contextmanager
@@ -113,7 +119,7 @@ def preserved():
     """
     prints = Prints()
     with contextlib.ExitStack() as stack:
-        for keep in (_random_states, _settings, _namespaces, _no_exits, _memory):
+        for keep in (_random_states, _settings, _namespaces, _no_exits, _memory, _modules):
             stack.enter_context(keep())
         stack.enter_context(contextlib.redirect_stdout(prints))
         yield prints
@@ -131,10 +137,23 @@ def _random_states():
 
 
 @contextlib.contextmanager
+def _modules():
+    """First of all afterwards: what else is put back needs its modules."""
+    before = dict(sys.modules)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if sys.modules.get(name) is not module:
+                sys.modules[name] = module
+
+
+@contextlib.contextmanager
 def _settings():
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     folder, environment = os.getcwd(), dict(os.environ)
-    filters = warnings.filters[:]
+    streams = {name: getattr(sys, name) for name in _STREAMS}
+    filters, paths = warnings.filters[:], sys.path[:]
     torch.set_num_threads(
         1
     )  # tensors are tiny: on a busy machine, threads would wait for each other
@@ -144,6 +163,9 @@ def _settings():
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
         warnings.filters[:] = filters
+        sys.path[:] = paths
+        for name, value in streams.items():
+            setattr(sys, name, value)
         if dict(os.environ) != environment:
             os.environ.clear()
             os.environ.update(environment)
@@ -151,7 +173,9 @@ def _settings():
             os.chdir(folder)
 
 
+_STREAMS = ("stdin", "stderr", "excepthook", "displayhook")
 _WATCHED = [
+    builtins,
     torch,
     torch.nn,
     torch.nn.functional,
@@ -175,7 +199,11 @@ def _namespaces():
         yield
     finally:
         for where, names in before:
-            now = vars(where)
+            now = dict(vars(where))
+            if isinstance(where, type):  # an inherited method was covered
+                for name in now.keys() - names.keys():
+                    with contextlib.suppress(AttributeError, TypeError):
+                        delattr(where, name)
             for name, value in names.items():
                 if now.get(name) is not value:
                     with contextlib.suppress(AttributeError, TypeError):
@@ -192,8 +220,6 @@ def _refuse(what):
 @contextlib.contextmanager
 def _no_exits():
     """What would end the process or wait for the keyboard is refused for as long as a candidate runs."""
-    import builtins
-
     places = [(os, n) for n in ("_exit", "abort", "kill", "killpg", "fork", "execv", "execve")]
     places += [(signal, "raise_signal"), (sys, "setrecursionlimit"), (builtins, "input")]
     places += [(builtins, "breakpoint")]

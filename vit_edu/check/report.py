@@ -143,11 +143,15 @@ class Report:
         show(self)
 
 
-def _paragraph(text):
+def inline(text):
+    """Our own small markup as HTML: `code`, *word*, line ends."""
     text = html.escape(text, quote=False).replace("\n", "<br>")
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    text = re.sub(r"\*(\w+)\*", r"<em>\1</em>", text)
-    return f"<p style='margin:.5em 0 0'>{text}</p>"
+    return re.sub(r"\*(\w+)\*", r"<em>\1</em>", text)
+
+
+def _paragraph(text):
+    return f"<p style='margin:.5em 0 0'>{inline(text)}</p>"
 
 
 def frame(inside, colour):

@@ -95,7 +95,8 @@ def execute(notebook, folder, on_cell=None):
     client.extra_arguments = ["--IPKernelApp.log_level=40"]
     if on_cell:
         client.on_cell_start = lambda cell, cell_index: on_cell(cell_index)
-    asyncio.run(client.async_execute())
+    # Not the learner's progress
+    asyncio.run(client.async_execute(env={**os.environ, "VIT_EDU_PROGRESS": "off"}))
     return notebook
 
 

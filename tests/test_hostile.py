@@ -1,0 +1,136 @@
+"""What a learner's code can do to a live kernel: nothing. Each candidate runs under @check.exercise in one real kernel."""
+
+import textwrap
+
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+# What the body of count_patches(height, width, patch_size) does -> what the answer says of it.
+HOSTILE = {
+    "loops": ("while True: pass", "no answer within"),
+    "loops and catches everything": (
+        """
+        while True:
+            try:
+                while True: pass
+            except: pass
+        """,
+        "no answer within",
+    ),
+    "sleeps": ("time.sleep(1000)", "no answer within"),
+    "waits for a lock": (
+        "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+        "no answer within",
+    ),
+    "never ends its generator": ("return sum(1 for _ in itertools.count())", "no answer within"),
+    "calls itself": ("return count_patches_again(height)", "calls itself without end"),
+    "raises the recursion limit": (
+        "sys.setrecursionlimit(10**9)",
+        "does not belong into an answer",
+    ),
+    "wants a terabyte": ("return torch.zeros(10**12)", "too much memory"),
+    "fills a list": ("x = []\nwhile True: x.append(torch.empty(10**8))", "too much memory"),
+    "exit()": ("exit()", "does not belong into an answer"),
+    "quit()": ("quit()", "does not belong into an answer"),
+    "sys.exit()": ("sys.exit(1)", "SystemExit"),
+    "os._exit": ("os._exit(1)", "does not belong into an answer"),
+    "kills its process": ("os.kill(os.getpid(), 9)", "does not belong into an answer"),
+    "aborts": ("os.abort()", "does not belong into an answer"),
+    "forks": ("os.fork()", "does not belong into an answer"),
+    "asks for input": ("input('?')", "does not belong into an answer"),
+    "presses stop": ("raise KeyboardInterrupt", "stopped by hand"),
+    "patches torch": (
+        "torch.softmax = torch.Tensor.reshape = torch.nn.Linear.forward = None; return 1",
+        "expected 64, got 1",
+    ),
+    "patches the course": (
+        "import vit_edu.models.vit as v; v.patchify = None; engine.TIME_LIMIT = 1e9; return 1",
+        "expected 64, got 1",
+    ),
+    "patches the guard": (
+        "from vit_edu.check import guard; guard.seeded = None",
+        "is not callable",
+    ),
+    "breaks Python": ("import builtins; builtins.len = None; return 1", "got 1"),
+    "forgets modules": ('del sys.modules["einops"]; return 1', "got 1"),
+    "leaves threads behind": (
+        """
+        for _ in range(3):
+            threading.Thread(target=time.sleep, args=(3,)).start()
+        return 1
+        """,
+        "expected 64, got 1",
+    ),
+    "prints for ever": ("while True: print('x' * 1000)", "more characters"),
+    "closes its output": ("sys.stdout.close(); return 1", "got 1"),
+    "takes its output away": ("sys.stdout = sys.stderr = None; return 1", "got 1"),
+    "changes the defaults": (
+        "torch.set_default_dtype(torch.float64); torch.set_num_threads(3); os.environ.clear(); os.chdir('/'); return 1",
+        "got 1",
+    ),
+    "returns None": ("return None", "is there a return?"),
+    "returns a liar": ("return Liar()", "got a Liar"),
+    "raises without words": ("raise Wordless", "cannot be shown"),
+    "returns a generator": ("return (i for i in range(3))", "got a generator"),
+}
+
+SETUP = """
+import itertools, os, sys, threading, time, torch
+from vit_edu import check
+from vit_edu.check import engine
+engine.TIME_LIMIT = 0.4
+folder, threads, path = os.getcwd(), torch.get_num_threads(), os.environ["PATH"]
+
+class Liar:
+    __eq__ = lambda self, other: True
+    def __repr__(self): raise SystemError
+    def __getattr__(self, name): raise MemoryError
+
+class Wordless(Exception):
+    def __str__(self): raise ValueError
+
+def count_patches_again(height): return count_patches_again(height)
+"""
+
+ALIVE = """
+assert count_patches(32, 32, 4) == 64  # the reference
+assert torch.get_default_dtype() == torch.float32 and torch.get_num_threads() == threads
+assert os.getcwd() == folder and os.environ["PATH"] == path and engine.TIME_LIMIT == 0.4
+assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).softmax(-1).reshape(2).shape == (2,)
+assert check.run("patchify", check.get("patchify").reference).passed
+print("alive")
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    manager, client = start_new_kernel(kernel_name="python3")
+    yield lambda code: _run(client, code)
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def _run(client, code):
+    """All text that a cell shows."""
+    said = []
+
+    def listen(message):
+        content = message["content"]
+        said.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
+        said.append("\n".join(content.get("traceback", [])))
+
+    client.execute_interactive(code, timeout=30, output_hook=listen, allow_stdin=False)
+    return "".join(said)
+
+
+def test_no_candidate_kills_the_kernel(kernel):
+    assert "Error" not in kernel(SETUP)
+    assert len(HOSTILE) >= 20
+    failures = []
+    for name, (body, says) in HOSTILE.items():
+        body = textwrap.indent(textwrap.dedent(body).strip(), "    ")
+        answer = kernel(f"@check.exercise\ndef count_patches(height, width, patch_size):\n{body}")
+        after = kernel(ALIVE)
+        if says not in answer or "alive" not in after:
+            failures.append(f"{name}: {answer[:600]}\n{after[-600:]}")
+    assert not failures, "\n\n".join(failures)
