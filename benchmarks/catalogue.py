@@ -25,7 +25,156 @@ from vit_edu.check import engine
 from vit_edu.check.compare import compare
 
 # (exercise, what was changed) -> why the mutant is a right answer all the same.
-EXPLAINED = {}
+EXPLAINED = {
+    (
+        "drop_path",
+        "0.0 -> 1.0 in: if not training or drop_prob == 0.0:",
+    ): "at rate 0 the mask is all ones and the divisor 1; rate 1 is not asked for",
+    ("make_blocks", "max(1, depth - 1) -> max(depth - 1, 1)"): "the same maximum",
+    (
+        "prepend_class_token",
+        "-1 -> 1 in: return torch.cat([cls_token.expand(len(tokens), -1, -1), tokens], dim=1)",
+    ): "expand keeps an axis of length 1 for 1 as for -1",
+    (
+        "sincos_positions",
+        "torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing='ij') -> without indexing",
+    ): "'ij' is the default, with a warning",
+    (
+        "scaled_dot_product_attention",
+        "k.transpose(-2, -1) -> k.transpose(-1, -2)",
+    ): "the same exchange of two axes",
+    (
+        "Embeddings",
+        "-1 -> 1 in: x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)",
+    ): "expand keeps an axis of length 1 for 1 as for -1",
+    (
+        "Embeddings",
+        "nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None -> nn.Parameter(torch.zeros(1, 1, embed_dim))",
+    ): "the exercise always has a class token",
+    (
+        "Embeddings",
+        "pos_embed == 'sincos' -> pos_embed != 'sincos'",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "F.pad(fixed, (0, 0, int(class_token), 0)) -> fixed",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "F.pad(fixed, (0, 0, int(class_token), 0)) -> F.pad((0, 0, int(class_token), 0), fixed)",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "0 -> 1 in: fixed = F.pad(fixed, (0, 0, int(class_token), 0))",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "0 -> -1 in: fixed = F.pad(fixed, (0, 0, int(class_token), 0))",
+    ): "an option that the exercise does not have",
+    ("Embeddings", "int(class_token) -> class_token"): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "self.register_buffer('pos_embed', fixed[None]) -> 'pos_embed'",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "self.register_buffer('pos_embed', fixed[None]) -> self.register_buffer(fixed[None], 'pos_embed')",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "pos_embed == 'none' -> pos_embed != 'none'",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "without: if pos_embed == 'sincos':",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "without: fixed = sincos_positions(*self.patch_embed.grid_size, embed_dim)",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "without: fixed = F.pad(fixed, (0, 0, int(class_token), 0))",
+    ): "an option that the exercise does not have",
+    (
+        "Embeddings",
+        "without: self.register_buffer('pos_embed', fixed[None])",
+    ): "an option that the exercise does not have",
+    ("Embeddings", "without: if pos_embed == 'none':"): "an option that the exercise does not have",
+    ("Embeddings", "without: self.pos_embed = None"): "an option that the exercise does not have",
+    (
+        "patchify",
+        "-2 -> 2 in: rows, cols = _grid(*images.shape[-2:], patch_size)",
+    ): "the same for four axes: shape[2:] is shape[-2:]",
+    (
+        "resize_pos_embed",
+        "grid.shape[1] ** 0.5 + 0.5 -> grid.shape[1] ** 0.5",
+    ): "the root of a square number is exact in float64",
+    (
+        "resize_pos_embed",
+        "0.5 -> 0.0 in: n = int(grid.shape[1] ** 0.5 + 0.5)",
+    ): "the root of a square number is exact in float64",
+    (
+        "resize_pos_embed",
+        "F.interpolate(grid, size=tuple(new_grid), mode='bicubic', antialias=True, align_corners=False) -> without align_corners",
+    ): "False is the default",
+    (
+        "resize_pos_embed",
+        "tuple(new_grid) -> new_grid",
+    ): "F.interpolate takes a tuple or a list as it is",
+    (
+        "resize_pos_embed",
+        "grid.flatten(2).transpose(1, 2) -> grid.flatten(2).transpose(2, 1)",
+    ): "the same exchange of two axes",
+    (
+        "random_flip",
+        "torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5 -> torch.rand(len(images), 1, 1, 1, device=images.device) <= 0.5",
+    ): "exactly 0.5 is hardly ever drawn",
+    (
+        "random_flip",
+        "torch.where(flip, images.flip(-1), images) -> torch.where(flip, images, images.flip(-1))",
+    ): "the other half is mirrored: still probability 1/2",
+    (
+        "accuracy",
+        "-1 -> 1 in: return (logits.argmax(dim=-1) == labels).float().mean().item()",
+    ): "the last of two axes is axis 1",
+    (
+        "train_step",
+        "_autocast(images.device) -> images.device",
+    ): "autocast is outside of the exercise",
+    (
+        "evaluate",
+        "_autocast(images.device) -> images.device",
+    ): "autocast is outside of the exercise",
+    (
+        "evaluate",
+        "-1 -> 1 in: right += (model(images).argmax(dim=-1) == labels).sum().item()",
+    ): "the last of two axes is axis 1",
+    (
+        "random_flip",
+        "torch.rand(len(images), 1, 1, 1, device=images.device) -> without device",
+    ): "the same on the CPU, where answers are checked",
+    (
+        "random_crop",
+        "torch.randint(0, 2 * padding + 1, (2, B, 1), device=images.device) -> without device",
+    ): "the same on the CPU, where answers are checked",
+    (
+        "random_crop",
+        "torch.arange(H, device=images.device) -> without device",
+    ): "the same on the CPU, where answers are checked",
+    (
+        "random_crop",
+        "torch.arange(W, device=images.device) -> without device",
+    ): "the same on the CPU, where answers are checked",
+    (
+        "random_crop",
+        "torch.arange(B, device=images.device) -> without device",
+    ): "the same on the CPU, where answers are checked",
+    (
+        "random_crop",
+        "torch.arange(C, device=images.device) -> without device",
+    ): "the same on the CPU, where answers are checked",
+}
 
 SWAPS = {
     ast.Add: ast.Sub,
@@ -141,7 +290,7 @@ def mutants(reference):
                 exec(compile(source, "<mutant>", "exec"), names)
             except Exception:
                 continue
-            if isinstance(node, ast.Constant):
+            if isinstance(node, ast.Constant | ast.UnaryOp):
                 what += f" in: {_statement(tree, path)}"
             yield what, names[reference.__name__]
     for path, node in _walk(tree):  # leave out a statement

@@ -23,7 +23,8 @@ class NoLayout(Exception):
 class Case:
     """name: what it looks at, in a learner's words. run: candidate -> something to compare. hint: said on failure.
 
-    kind: "parameters" for names and shapes, "weights" for what can be compared only when those are right.
+    kind: "parameters" for names and shapes, "weights" for what can be compared only when those are right, "property" for
+    what is worth a word only when the plain cases are right.
     given: the arguments, where they are worth showing.
     """
 
@@ -40,13 +41,14 @@ class Subject:
     """A candidate on its way through the cases.
 
     build: the candidate itself. reference: what it is compared with. views: see `layouts`.
-    fixed: a layout that is to be used for all sizes; found: those that were used, by the sizes of the module.
+    found: the layouts that were used, by the sizes of the module. sure: one of them gave what the reference gives.
     """
 
     build: callable
     reference: callable
     views: tuple = ()
     found: dict = field(default_factory=dict)
+    sure: bool = False
 
     def __call__(self, *args, **kwargs):
         return self.build(*args, **kwargs)
@@ -75,10 +77,10 @@ def apply(candidate, *args, **kwargs):
     return result
 
 
-def call(name, *args, hint="", tolerance=1e-5, **kwargs):
+def call(name, *args, hint="", tolerance=1e-5, kind="", **kwargs):
     """A case: the candidate called with copies of these arguments."""
     return Case(
-        name, lambda candidate: apply(candidate, *args, **kwargs), hint, tolerance, given=args
+        name, lambda candidate: apply(candidate, *args, **kwargs), hint, tolerance, kind, args
     )
 
 
@@ -90,6 +92,7 @@ def in_double(*args, **kwargs):
         *args,
         hint="Take dtype and device from the input (x.new_zeros, device=x.device, .to(x.dtype)) instead of fixing them.",
         tolerance=1e-9,
+        kind="property",
         **kwargs,
     )
 
@@ -101,6 +104,7 @@ def not_contiguous(*args, **kwargs):
         "an input that was transposed before (not contiguous in memory)",
         *args,
         hint=".view needs contiguous memory; .reshape copies where it must.",
+        kind="property",
         **kwargs,
     )
 
@@ -115,13 +119,20 @@ def passes_gradient(*args, hint="", **kwargs):
         if not isinstance(total, torch.Tensor) or not total.requires_grad:
             raise Unfair("the result is cut off from the gradient: nothing before it could learn")
         total.backward()
-        return [v.grad if v.grad is not None else "no gradient" for v in inputs if _is_float(v)]
+        grads = [v.grad for v in inputs if _is_float(v)]
+        missing = [str(i + 1) for i, g in enumerate(grads) if g is None]
+        if missing:
+            raise Unfair(
+                f"no gradient reaches input {' and '.join(missing)} (of those with decimals): nothing there could learn"
+            )
+        return grads
 
     return Case(
         "the gradient reaches the input",
         run,
         hint or "Do not use .data, .detach(), .item(), torch.tensor(...) or no_grad on the way.",
         1e-4,
+        "property",
     )
 
 
@@ -219,7 +230,7 @@ def find_layout(subject, inputs, args, kwargs, tolerance):
         for layout in layouts(reference, module, subject.views):
             out = layout.fill(module, reference).eval()(*_copy(inputs))
             if out.shape == wanted.shape and torch.allclose(out, wanted, tolerance, tolerance):
-                subject.found[_sizes(args, kwargs)] = layout
+                subject.found[_sizes(args, kwargs)], subject.sure = layout, True
                 return
 
 
@@ -263,7 +274,9 @@ def gradients(name, *args, inputs, hint="", **kwargs):
     def run(subject):
         module = filled(subject, *args, **kwargs).train()
         out = module(*_copy(inputs))
-        if not isinstance(out, torch.Tensor) or not out.requires_grad:
+        if not isinstance(out, torch.Tensor):
+            raise Unfair(f"expected one tensor from forward, got a {type(out).__name__}")
+        if not out.requires_grad:
             raise Unfair("the output does not depend on any parameter in a way that can be learned")
         out.square().sum().backward()
         layout = subject.found.get(_sizes(args, kwargs))

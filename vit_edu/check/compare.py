@@ -35,7 +35,7 @@ def compare(case, expected, got):
         problem = f"this {type(got).__name__} could not be compared with what was expected ({type(error).__name__})"
     if not problem:
         return True, ""
-    stopped = isinstance(got, Failure) and got.kind  # then a hint about the values would mislead
+    stopped = isinstance(got, Failure)  # then a hint about the values would mislead
     return False, problem if stopped or not case.hint else f"{problem}\n{case.hint}"
 
 
@@ -171,7 +171,9 @@ class Worked:
 
 
 def worked(pairs):
-    """The smallest of the failing cases as a `Worked`, or None where there are no two tensors of one shape.
+    """The first of the failing cases that is small enough to be seen whole, else the smallest, as a `Worked`.
+
+    None where there are no two tensors of one shape.
 
     pairs: (case, expected, got) of the cases that failed.
     """
@@ -181,7 +183,10 @@ def worked(pairs):
             if e.shape == g.shape and e.ndim and e.layout == g.layout and g.device == e.device:
                 wrong = _wrong(e, g, case.tolerance)
                 if wrong.any():
-                    found.append((e.numel(), len(found), case, e.detach(), g.detach(), wrong))
+                    large = e.shape[-1] > COLUMNS or e.shape[-2:-1] > (ROWS,)
+                    found.append(
+                        (e.numel() * large, len(found), case, e.detach(), g.detach(), wrong)
+                    )
     if not found:
         return None
     _, _, case, e, g, wrong = min(found, key=lambda f: f[:2])

@@ -87,13 +87,21 @@ class Exercise:
         expected, problem = self._of(self.reference)
         if problem:
             return Report(self.name, UNCHECKED, [Check("the reference runs", False, problem)])
-        got, printed, layout = self._observe_all(candidate)
+        got, printed, layout, sure = self._observe_all(candidate)
         if all(isinstance(g, Failure) and g.kind == UNWRITTEN for g in got):
             return Report(self.name, EMPTY, hints=True)
         checks = [
-            Check(c.name, *compare(c, e, g), _rank(g))
+            Check(c.name, *compare(c, e, g), _rank(c, g))
             for c, e, g in zip(self.cases, expected, got, strict=True)
         ]
+        both = list(zip(self.cases, checks, strict=True))
+        if not all(c.passed for case, c in both if case.kind != "property"):
+            checks = [
+                replace(c, message=c.message.removesuffix(f"\n{case.hint}"))
+                if case.kind == "property"
+                else c
+                for case, c in both
+            ]
         note = ""
         if layout:
             checks, note = self._with_layout(checks, layout)
@@ -111,12 +119,12 @@ class Exercise:
         )
         report.hints, report.note = True, ""
         report.diagnosis = self._diagnose(got, checks)
-        if layout and report.diagnosis:
+        if layout and (sure or report.diagnosis):
             checks = [
                 replace(c, passed=True, message="") if case.kind == "parameters" else c
                 for case, c in zip(self.cases, checks, strict=True)
             ]
-        report.checks = self._not_compared(checks, got, report.diagnosis)
+        report.checks = checks if sure else self._not_compared(checks, got, report.diagnosis)
         report.worked = worked(
             (case, e, g)
             for case, c, e, g in zip(self.cases, report.checks, expected, got, strict=True)
@@ -125,7 +133,8 @@ class Exercise:
         return report
 
     def _observe_all(self, build):
-        """What every case sees of `build`, what it printed, and the layout of its parameters, where it has another.
+        """What every case sees of `build`, what it printed, the layout of its parameters where it has another, and whether
+        that layout is sure.
 
         All cases share TIME_LIMIT; those after the one that used it up are not run.
         """
@@ -147,12 +156,12 @@ class Exercise:
         missing = len(self.cases) - len(seen)
         seen += [Failure("stopped", "the answer brought the checks themselves to a halt")] * missing
         layout = next(iter(subject.found.values()), None)
-        return seen, printed.text, layout
+        return seen, printed.text, layout, subject.sure
 
     def _of(self, build):
         """Observations of the reference or of a mistake, made once, then remembered; and what is wrong with them."""
         if build not in self._observed:
-            seen, _, _ = self._observe_all(build)
+            seen, *_ = self._observe_all(build)
             failures = [str(f) for f in seen if isinstance(f, Failure)]
             if build is self.reference and failures:
                 return seen, (
@@ -181,7 +190,7 @@ class Exercise:
         if diagnosis or all(c.passed for case, c, _ in both if case.kind == "parameters"):
             return checks
         return [
-            Check(c.name, False, NOT_COMPARED, 2)
+            Check(c.name, False, NOT_COMPARED, 3)
             if case.kind == "weights"
             and not c.passed
             and (not isinstance(g, Failure) or g.kind == NO_LAYOUT)
@@ -223,11 +232,11 @@ def _too_slow(outcome):
     )
 
 
-def _rank(got):
-    """Of what failed: values first, then errors, then what was never run."""
-    if not isinstance(got, Failure) or not got.kind:
-        return 0
-    return 2 if got.kind in ("not run", NO_LAYOUT) else 1
+def _rank(case, got):
+    """Of what failed: values first, then properties, then errors, then what was never run."""
+    if isinstance(got, Failure) and got.kind:
+        return 3 if got.kind in ("not run", NO_LAYOUT) else 2
+    return 1 if case.kind == "property" else 0
 
 
 def _observe(case, subject):

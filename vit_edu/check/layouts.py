@@ -17,7 +17,8 @@ STEPS = 5000  # of the search for them, at most
 
 @dataclass(frozen=True)
 class Layout:
-    """parts: for each parameter of the reference (its name, the learner's names, the axis they are joined along)."""
+    """parts: for each parameter of the reference its name, the learner's names, the axis they are joined along, and the
+    number of the rule that gives the learner's shape."""
 
     parts: tuple
     views: tuple = ()
@@ -26,23 +27,23 @@ class Layout:
         """Copy the weights of `reference` into `module`, an instance of the learner's class. Returns `module`."""
         source, target = dict(reference.named_parameters()), dict(module.named_parameters())
         with torch.no_grad():
-            for name, names, axis in self.parts:
+            for name, names, axis, rule in self.parts:
                 pieces = [source[name]]
                 if len(names) > 1:
                     sizes = [target[n].shape[axis] for n in names]
                     pieces = source[name].split(sizes, dim=axis)
                 for n, piece in zip(names, pieces, strict=True):
-                    target[n].copy_(_view(piece, target[n].shape, self.views))
+                    target[n].copy_(dict(_shaped(piece, target[n].shape, self.views))[rule])
         return module
 
     def ours(self, name):
         """The reference's name for a parameter of the learner's."""
-        return next(ours for ours, names, _ in self.parts if name in names)
+        return next(part[0] for part in self.parts if name in part[1])
 
     def words(self):
         """What is called otherwise, as "mine -> theirs"."""
         return [
-            f"{' + '.join(names)} is {ours}" for ours, names, _ in self.parts if names != (ours,)
+            f"{' + '.join(names)} is {ours}" for ours, names, *_ in self.parts if names != (ours,)
         ]
 
 
@@ -65,8 +66,11 @@ def _units(module):
     """{unit: {leaf: (name, tensor)}}: parameters that belong together, such as the weight and bias of one layer."""
     units = {}
     for name, value in module.named_parameters():
-        stem, leaf = re.fullmatch(r"(.*?)[._]?(weight|bias)?", name).groups()
-        units.setdefault(stem, {})[leaf or ""] = (name, value)
+        # fc1.weight, in_proj_bias and w1: what the unit is called, then which part this is
+        found = re.fullmatch(r"(?:(.*)[._])?(weight|bias|[wb])(\d*)", name, re.IGNORECASE)
+        stem, leaf, number = found.groups() if found else (name, "", "")
+        leaf = {"w": "weight", "b": "bias"}.get(leaf.lower(), leaf.lower())
+        units.setdefault(f"{stem}{number}", {})[leaf] = (name, value)
     return units
 
 
@@ -90,23 +94,24 @@ def _assign(theirs, mine, views, steps):
 
 def _covers(unit, mine, views):
     """Ways to cover one unit of the reference: (units used, parts)."""
-    same = [u for u in mine if mine[u].keys() == unit.keys()]
+    same = [u for u in mine if mine[u].keys() == unit.keys() or len(mine[u]) == len(unit) == 1]
     # The one of the same name first
     name = next(iter(unit.values()))[0]
     same.sort(key=lambda u: next(iter(mine[u].values()))[0] != name)
     for u in same:
-        if all(
-            _view(v, mine[u][leaf][1].shape, views) is not None for leaf, (_, v) in unit.items()
-        ):
-            yield {u}, [(n, (mine[u][leaf][0],), 0) for leaf, (n, _) in unit.items()]
+        pairs = [
+            (n, *(mine[u][leaf] if leaf in mine[u] else next(iter(mine[u].values()))), v)
+            for leaf, (n, v) in unit.items()
+        ]
+        rules = [[r for r, _ in _shaped(v, target.shape, views)] for _, _, target, v in pairs]
+        for chosen in itertools.product(*rules):
+            yield {u}, [(p[0], (p[1],), 0, rule) for p, rule in zip(pairs, chosen, strict=True)]
+    same = [u for u in same if mine[u].keys() == unit.keys()]
     for axis in (0, 1):
         for group in _groups(unit, {u: mine[u] for u in same}, axis):
             yield (
                 set(group),
-                [
-                    (n, tuple(mine[u][leaf][0] for u in group), axis)
-                    for leaf, (n, _) in unit.items()
-                ],
+                [(n, tuple(mine[u][k][0] for u in group), axis, 0) for k, (n, _) in unit.items()],
             )
 
 
@@ -137,16 +142,17 @@ def _groups(unit, mine, axis):
                 yield group
 
 
-def _view(value, shape, views):
-    """`value` in this shape, by the first rule that gives it; None where there is none."""
+def _shaped(value, shape, views):
+    """(number of the rule, `value` in this shape) for every rule that gives it: as it is, transposed, axes of length 1
+    left out or put in, and the `views`."""
     if value.shape == shape:
-        return value
+        yield 0, value
     if value.ndim == 2 and value.mT.shape == shape:
-        return value.mT
-    if [n for n in value.shape if n > 1] == [n for n in shape if n > 1]:
-        return value.reshape(shape)
-    for rule in views:
+        yield 1, value.mT
+    squeezed = [n for n in value.shape if n > 1] == [n for n in shape if n > 1]
+    if squeezed and value.shape != shape:
+        yield 2, value.reshape(shape)
+    for number, rule in enumerate(views, start=3):
         other = rule(value)
         if other is not None and other.shape == shape:
-            return other
-    return None
+            yield number, other

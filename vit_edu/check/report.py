@@ -14,6 +14,8 @@ RIGHT, WRONG, EMPTY = "right", "not yet", "not attempted"
 CRASHED, SLOW = "stopped with an error", "took too long"
 STOPPED, UNCHECKED = "stopped by hand", "could not be checked"
 
+SHOWN_CHECKS = 3  # failed ones that stand open in a notebook; the others are folded
+
 COLOURS = {RIGHT: "#2e7d32", EMPTY: "#757575", UNCHECKED: "#757575"}
 
 
@@ -88,6 +90,8 @@ class Report:
         lines = [self.headline]
         for part in (self.diagnosis, self.note):
             lines += ["", textwrap.fill(part, 88)] if part else []
+        if self.worked:
+            lines += ["", self.worked.text]
         if self.failed:
             lines.append("")
             for c in self.failed:
@@ -99,8 +103,6 @@ class Report:
                         self._passed_line, 88, initial_indent="  ", subsequent_indent="      "
                     )
                 )
-        if self.worked:
-            lines += ["", self.worked.text]
         if self.closing:
             lines += ["", textwrap.fill(self.closing, 88)]
         if self.printed:
@@ -117,20 +119,22 @@ class Report:
         parts = [f"<p style='margin:0'><strong>{html.escape(self.headline)}</strong></p>"]
         for told in (self.diagnosis, self.note):
             parts += [_paragraph(told)] if told else []
+        if self.worked:
+            parts.append(_worked_html(self.worked))
         if self.failed:
-            rows = "".join(
-                f"<li style='margin:.2em 0'><strong>✗ failed</strong>: {html.escape(c.name)}"
-                "<pre style='margin:.2em 0 .4em;white-space:pre-wrap;word-break:normal'>"
-                f"{html.escape(c.message)}</pre></li>"
-                for c in self.failed
-            )
+            first, more = self.failed[:SHOWN_CHECKS], self.failed[SHOWN_CHECKS:]
+            rows = "".join(map(_failed_html, first))
+            if more:
+                rows += (
+                    f"<li><details><summary>{len(more)} more failed: "
+                    f"{html.escape('; '.join(c.name for c in more))}</summary>"
+                    f"<ul style='padding-left:1.2em;list-style:none'>{''.join(map(_failed_html, more))}</ul></details></li>"
+                )
             if self._passed_line:
                 rows += f"<li style='margin:.2em 0'>{html.escape(self._passed_line)}</li>"
             parts.append(
                 f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>"
             )
-        if self.worked:
-            parts.append(_worked_html(self.worked))
         if self.closing:
             parts.append(_paragraph(self.closing))
         if self.printed:
@@ -141,6 +145,14 @@ class Report:
 
     def show(self):
         show(self)
+
+
+def _failed_html(check):
+    return (
+        f"<li style='margin:.2em 0'><strong>✗ failed</strong>: {html.escape(check.name)}"
+        "<pre style='margin:.2em 0 .4em;white-space:pre-wrap;word-break:normal'>"
+        f"{html.escape(check.message)}</pre></li>"
+    )
 
 
 def inline(text):

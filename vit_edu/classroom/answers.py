@@ -65,14 +65,17 @@ def _python(source):
 
 
 def _statement(node, file):
+    answers = ""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        marks = [d for d in node.decorator_list if ast.unparse(d).endswith("exercise")]
+        node.decorator_list = [d for d in node.decorator_list if d not in marks]
+        answers = node.name if marks else ""
     names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
     uses = {n.id for n in names if isinstance(n.ctx, ast.Load)}
     if isinstance(node, ast.Import | ast.ImportFrom):
         return Statement(node, file, {(a.asname or a.name).split(".")[0] for a in node.names}, uses)
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        marks = [d for d in node.decorator_list if ast.unparse(d).endswith("exercise")]
-        node.decorator_list = [d for d in node.decorator_list if d not in marks]
-        return Statement(node, file, {node.name}, uses, node.name if marks else "")
+        return Statement(node, file, {node.name}, uses, answers)
     binds = {n.id for n in names if isinstance(n.ctx, ast.Store)}
     if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
         inner = [n for n in ast.walk(node) if isinstance(n, ast.stmt) and n is not node]

@@ -1,0 +1,97 @@
+"""Hints in steps, and progress in one small file that nothing can break."""
+
+import json
+
+import pytest
+
+from vit_edu import check
+from vit_edu.check import record
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_PROGRESS", str(tmp_path / "deep" / "progress.json"))
+    return tmp_path / "deep" / "progress.json"
+
+
+def right(height, width, patch_size):
+    return height // patch_size * (width // patch_size)
+
+
+def answer(function):
+    function.__name__ = "count_patches"
+    return check.exercise(function)
+
+
+def test_hints_come_one_by_one_and_end(monkeypatch):
+    monkeypatch.setattr(check, "_given", {})
+    hints = check.get("patchify").hints
+    first, second, third, again = (check.hint("patchify").text for _ in range(4))
+    assert hints[0] in first
+    assert hints[1] not in first
+    assert hints[1] in second
+    assert all(h in third for h in hints)
+    assert again == third
+    assert "last hint" in third
+    assert check.hint("patchify", 1).text == first
+    page = check.hint("patchify", 3)._repr_mimebundle_()["text/html"]
+    assert "The shape of the code" in page
+    with pytest.raises(ValueError, match="step is 1 to 3"):
+        check.hint("patchify", 4)
+    with pytest.raises(KeyError, match="Did you mean"):
+        check.hint("pachify")
+
+
+def test_answers_are_counted(file, capsys):
+    assert "0 of 34 exercises right" in check.progress().text
+    answer(lambda height, width, patch_size: 1)
+    assert "✗" in check.progress().text
+    answer(right)
+    answer(lambda height, width, patch_size: 1)  # what was right once stays right
+    kept = json.loads(file.read_text())["exercises"]["count_patches"]
+    assert kept["tries"] == 3
+    assert kept["right"]
+    shown = check.progress()
+    assert shown.headline == "1 of 34 exercises right"
+    page = shown._repr_mimebundle_()["text/html"]
+    assert "<svg role='img' aria-label=" in page
+    assert "count_patches: right" in page
+    assert "patchify: not attempted" in page
+    assert [p.name for p in file.parent.iterdir()] == ["progress.json"]
+
+
+def test_an_empty_answer_and_a_program_leave_no_trace(file):
+    def nothing(height, width, patch_size):
+        raise NotImplementedError
+
+    answer(nothing)
+    check.run("count_patches", right)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"exercises": {"patchify": 3}}', '{"exercises": null}', "\0\xff"]
+)
+def test_a_damaged_file_is_set_aside(file, text, capsys):
+    file.parent.mkdir()
+    file.write_text(text, encoding="latin-1")
+    answer(right)
+    assert "1 of 34" in check.progress().text
+    aside = file.with_name("progress.damaged-1.json")
+    assert aside.read_text(encoding="latin-1") == text
+    file.write_text(text, encoding="latin-1")
+    shown = check.progress()
+    assert "damaged" in shown.remark
+    assert "0 of 34" in shown.text
+    assert file.with_name("progress.damaged-2.json").exists()
+
+
+def test_no_place_for_the_file_is_no_problem(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("VIT_EDU_PROGRESS", str(tmp_path / "file" / "progress.json"))
+    assert answer(right) is right
+    assert "0 of 34" in check.progress().text
+    monkeypatch.setenv("VIT_EDU_PROGRESS", "off")
+    assert record.path() is None
+    answer(right)
+    assert "not kept" in check.progress().remark
