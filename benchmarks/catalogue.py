@@ -174,6 +174,32 @@ EXPLAINED = {
         "random_crop",
         "torch.arange(C, device=images.device) -> without device",
     ): "the same on the CPU, where answers are checked",
+    (
+        "ViT",
+        "nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity() -> nn.Linear(embed_dim, num_classes)",
+    ): "a model without a head is not asked for",
+    ("ViT", "init_weights(self) -> self"): "the text leaves the initial weights free",
+    ("ViT", "without: init_weights(self)"): "the text leaves the initial weights free",
+    (
+        "batch_independent",
+        "torch.allclose(model(images), alone, atol=1e-05) -> torch.allclose(alone, model(images), atol=1e-05)",
+    ): "the same comparison",
+    (
+        "batch_independent",
+        "1e-05 -> 2e-05 in: return torch.allclose(model(images), alone, atol=1e-05)",
+    ): "still room for rounding, and for nothing else",
+    (
+        "parameters_without_gradient",
+        "model(images).square() -> model(images)",
+    ): "any function of the output serves",
+    (
+        "order_matters",
+        "torch.allclose(model(images), model(_moved(images, patch_size)), atol=1e-05) -> torch.allclose(model(_moved(images, patch_size)), model(images), atol=1e-05)",
+    ): "the same comparison",
+    (
+        "order_matters",
+        "1e-05 -> 2e-05 in: return not torch.allclose(model(images), model(_moved(images, patch_size)), atol=1e-05)",
+    ): "still room for rounding, and for nothing else",
 }
 
 SWAPS = {

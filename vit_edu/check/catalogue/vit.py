@@ -707,6 +707,7 @@ def _on(name, *more, model=_Model, images=_images, prepare=_unchanged, **steps):
     def run(candidate):
         asked = fill(model(**steps)).eval()
         prepare(asked)
+        torch.manual_seed(0)  # with it, a random order of 4 patches is not the identity
         return candidate(asked, images.clone(), *more)
 
     return Case(name, run)
@@ -1167,7 +1168,6 @@ order_matters = Exercise(
     _on("a sound ViT and images that are not square", 4, **_wide),
     _on("a ViT without positions and images that are not square", 4, place=_add_nothing, **_wide),
     _on("a ViT without positions, with patches of 8", 8, place=_add_nothing, **_large),
-    _on("a sound ViT with patches of 8", 8, **_large),
     _on("a sound ViT whose positions change the logits by less than 0.001", 4, place=_faint),
     _on("a sound ViT that sees only the mean colour of each patch", 4, see=_mean_colour),
     _on(
