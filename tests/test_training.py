@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from vit_edu import data, training
+from vit_edu import cli, data, training
 from vit_edu.training import Recipe
 
 TINY = Recipe(
@@ -154,3 +157,129 @@ def test_fast_mode_and_devices_choose_the_recipe(monkeypatch):
     assert training.pick_recipe("cuda") == "fast"
     monkeypatch.setenv("VIT_EDU_FAST", "0")
     assert (training.pick_recipe("cpu"), training.pick_recipe("cuda:0")) == ("laptop", "gpu")
+
+
+# ---------------------------------------------------------------- what faster recipes add
+
+FULL = dataclasses.replace(
+    TINY,
+    optimizer="muon",
+    average=0.9,
+    clip=1.0,
+    label_smoothing=0.1,
+    cutout=4,
+    distort=0.5,
+    mixup=0.2,
+    cutmix=1.0,
+)
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+
+
+@needs_muon
+def test_a_run_with_everything_on_resumes_to_the_same_weights(images, tmp_path):
+    def stop(history):
+        raise KeyboardInterrupt
+
+    whole, _ = run(images, recipe=FULL)
+    _, cut = run(images, tmp_path, on_epoch=stop, recipe=FULL)
+    assert len(cut) == 1
+    resumed, _ = run(images, tmp_path, recipe=FULL)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    loaded, state = training.load_run(tmp_path)
+    for a, b in zip(whole.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert state["data"]["classes"] == list(images.classes)
+
+
+@needs_muon
+def test_muon_gets_the_matrices_of_the_blocks(images):
+    model = training.build_model(FULL, images)
+    muon, adamw = training.make_optimizer(model, FULL).optimizers
+    names = {id(p): n for n, p in model.named_parameters()}
+    got = sorted(names[id(p)] for g in muon.param_groups for p in g["params"])
+    wanted = ("attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2")
+    assert got == [f"blocks.0.{n}.weight" for n in wanted]
+    rest = [names[id(p)] for g in adamw.param_groups for p in g["params"]]
+    assert sorted(got + rest) == sorted(names.values())
+
+
+def test_killed_at_any_moment_a_run_goes_on(images, tmp_path):
+    """kill -9 after 0, 1, 2 ... written files, in a process of its own, until it gets through."""
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_training import TINY, data, run, training
+left = int(sys.argv[2])
+write = training._write_whole
+def dies(path, write_it):
+    global left
+    if left == 0:
+        # In the middle of a file
+        open(path.with_suffix(path.suffix + ".unfinished"), "wb").write(b"half")
+        os.kill(os.getpid(), 9)
+    left -= 1
+    write(path, write_it)
+training._write_whole = dies
+run(data.shapes(train=100, test=40), sys.argv[1])
+"""
+    for left in (0, 1, 3, 9):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(left)], check=False)
+    assert done.returncode == 0
+    whole, _ = run(images)
+    resumed, history = run(images, tmp_path)
+    assert len(history) == 3
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_budget_in_minutes_ends_with_a_finished_schedule(images, tmp_path):
+    recipe = dataclasses.replace(TINY, epochs=None, minutes=0.02)
+    _, history = run(images, tmp_path, recipe=recipe)
+    assert history[-1]["seconds"] >= 1.2
+    assert history[-1]["learning_rate"] < 0.1 * recipe.learning_rate
+    _, again = run(images, tmp_path, recipe=recipe)  # nothing is left of the budget
+    assert again == history
+
+
+def test_the_average_is_one(images):
+    model = training.build_model(TINY, images)
+    average = training.Average(model, 0.5)
+    value = model.head.bias
+    wanted = value.detach().clone()
+    for step in range(5):
+        with torch.no_grad():
+            value.add_(1.0)
+        average.update(model)
+        stays = min(0.5, (1 + step) / (10 + step))
+        wanted = stays * wanted + (1 - stays) * value.detach()
+    torch.testing.assert_close(average.model.head.bias, wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"minutes": 1.0}, "either epochs or minutes"),
+        ({"epochs": None}, "either epochs or minutes"),
+        ({"optimizer": "sgd"}, '"adamw" or "muon"'),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_train_and_evaluate_from_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_FAST", "1")
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    out = str(tmp_path / "run")
+    arguments = ["train", "--recipe", "fast", "--minutes", "0.01", "--seed", "3", "--out", out]
+    assert cli.main(arguments) == 0
+    assert "held-out accuracy" in capsys.readouterr().out
+    assert cli.main(["evaluate", out]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert cli.main(["train", "--recipe", "fast", "--seed", "4", "--out", out]) == 1
+    assert "belongs to another recipe" in capsys.readouterr().err
+    assert cli.main(["train", "--recipe", "slow"]) == 1
+    assert "there is no recipe 'slow'" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(tmp_path)]) == 1

@@ -1,4 +1,4 @@
-"""The command `vit-edu`: lab and doctor; check and mistakes for teachers; derive and course for authors."""
+"""The command `vit-edu`: lab and doctor; train and evaluate; check and mistakes for teachers; derive and course for authors."""
 
 import argparse
 import importlib.util
@@ -30,6 +30,7 @@ def main(argv=None):
     )
     lab_parser.add_argument("jupyter_args", nargs=argparse.REMAINDER, metavar="...")
     commands.add_parser("doctor", help="look at this machine, say what is wrong and how to mend it")
+    _train_arguments(commands)
     _check_arguments(commands)
     mistakes_parser = commands.add_parser(
         "mistakes",
@@ -63,6 +64,8 @@ def main(argv=None):
         return lab(args.jupyter_args)
     if args.command == "doctor":
         return doctor()
+    if args.command in ("train", "evaluate"):
+        return train(args) if args.command == "train" else evaluate(args)
     if args.command == "check":
         from vit_edu.classroom import submissions
 
@@ -87,6 +90,28 @@ def main(argv=None):
     if args.command == "derive":
         return notebooks.derive_all(root, refresh=args.refresh, check=args.check)
     return notebooks.course(root, Path(args.out), args.only)
+
+
+def _train_arguments(commands):
+    parser = commands.add_parser(
+        "train",
+        help="train a ViT by a recipe, as lesson 06 does",
+        description="Train a ViT by a recipe. A run that was stopped goes on with the same command.",
+    )
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="its name; left out: the one that suits this machine"
+    )
+    parser.add_argument(
+        "--data", metavar="WHAT", help="cifar10, shapes or a folder, as VIT_EDU_DATA"
+    )
+    parser.add_argument("--minutes", type=float, help="train for so long, whatever the recipe says")
+    parser.add_argument("--seed", type=int, help="of weights, order and augmentation")
+    parser.add_argument("--out", default="runs/train", help="folder of the run (runs/train)")
+    parser = commands.add_parser("evaluate", help="test accuracy of a checkpoint")
+    parser.add_argument("checkpoint", help="the folder of a run, or its checkpoint.pt")
+    parser.add_argument(
+        "--data", metavar="WHAT", help="cifar10, shapes or a folder, as VIT_EDU_DATA"
+    )
 
 
 def _check_arguments(commands):
@@ -123,6 +148,78 @@ def course_root():
 def _fail(text):
     print(f"vit-edu: {text}", file=sys.stderr)
     return 1
+
+
+# ---------------------------------------------------------------- train
+
+
+def _load_data(asked):
+    from vit_edu import data
+
+    if asked:
+        os.environ["VIT_EDU_DATA"] = asked
+    images = data.load()
+    print(images, flush=True)
+    return images
+
+
+def train(args):
+    """`vit-edu train`: the same code as the notebook's. Returns an exit status."""
+    from dataclasses import replace
+
+    from vit_edu import data, training
+
+    device = training.pick_device()
+    name = args.recipe or training.pick_recipe(device)
+    if name not in training.RECIPES:
+        return _fail(f"there is no recipe {name!r}; there are {', '.join(training.RECIPES)}.")
+    recipe = training.RECIPES[name]
+    if args.minutes is not None:
+        recipe = replace(recipe, minutes=args.minutes, epochs=None)
+    if args.seed is not None:
+        recipe = replace(recipe, seed=args.seed)
+    try:
+        images = _load_data(args.data)
+        print(f"Recipe {name}: {recipe}\nOn {device}, into {args.out}.", flush=True)
+        model = training.build_model(recipe, images).to(device)
+        history = training.fit(model, images, recipe, out=args.out)
+    except (data.DataError, training.CheckpointError, training.Diverged, ValueError) as error:
+        return _fail(str(error))
+    if history:
+        print(
+            f"held-out accuracy {history[-1]['val_accuracy']:.2%}, {history[-1]['seconds']:.0f} s"
+        )
+    return 0
+
+
+def evaluate(args):
+    """`vit-edu evaluate`: accuracy on the test images. Returns an exit status."""
+    from vit_edu import data, training
+
+    try:
+        model, state = training.load_run(args.checkpoint)
+        images = _load_data(args.data)
+    except (data.DataError, training.CheckpointError) as error:
+        return _fail(str(error))
+    if list(images.classes) != state["data"]["classes"]:
+        return _fail(
+            f"the checkpoint knows the classes {', '.join(state['data']['classes'])}; the data have "
+            f"{', '.join(images.classes)}. Name its data with --data."
+        )
+    device = training.pick_device()
+    mean, std = (torch_column(state["data"][k]).to(device) for k in ("mean", "std"))
+    split = images.test.to(device)
+    share = training.evaluate(model.to(device), data.batches(split, 512, mean, std))
+    error = (share * (1 - share) / len(split)) ** 0.5
+    print(f"test accuracy {share:.2%} of {len(split):,} images (standard error {error:.2%})")
+    return 0
+
+
+def torch_column(values):
+    """[c, ...] -> (C, 1, 1), as `data.normalize` wants it."""
+    import torch
+
+    return torch.tensor(values).reshape(-1, 1, 1)
 
 
 # ---------------------------------------------------------------- lab

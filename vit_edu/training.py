@@ -1,8 +1,10 @@
 """Training, in plain PyTorch: recipe, schedule, step, evaluation, and a loop that can be stopped and taken up again.
 
-What lesson 06 builds. Faster recipes can be added to `RECIPES`; the loop does not change.
+What lesson 06 builds, and what faster recipes add to it: Muon, label smoothing, mixing of images, an average of the weights,
+a budget in minutes.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -15,8 +17,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from tqdm import tqdm
 
+from vit_edu import augment
 from vit_edu import data as vit_data
 from vit_edu.models.vit import ViT
 
@@ -33,26 +37,63 @@ class CheckpointError(Exception):
 class Recipe:
     """Everything that decides how a run goes, besides the data. Saved with every checkpoint.
 
-    model: arguments of `ViT`, without num_classes and img_size, which the data decide. warmup: share of the steps
-    in which the learning rate climbs. validation: share of the training images held out for the curves.
-    max_images: use at most so many training images (None: all). seed: of weights, order and augmentation.
+    epochs, minutes: how long; one of the two. With minutes, the schedule follows the clock: the run ends when they are over.
+    model: arguments of `ViT`, without num_classes and img_size, which the data decide. learning_rate: the peak.
+    optimizer: "adamw", or "muon" for the matrices of the blocks and AdamW for the rest. warmup: share of the run
+    in which the learning rate climbs. clip: largest norm of the gradient (0: any). average: decay of a running average
+    of the weights, which is what is evaluated and kept (0: none). label_smoothing, cutout (pixels), distort (strength), mixup
+    and cutmix (alpha): see `augment`; 0 leaves them out; where both mixings are on, each batch draws one of them.
+    validation: share of the training images held out for the curves. max_images: use at most so many training images
+    (None: all). seed: of weights, order and augmentation.
     """
 
-    epochs: int
     batch_size: int
     learning_rate: float
+    epochs: int | None = None
+    minutes: float | None = None
+    optimizer: str = "adamw"
     weight_decay: float = 0.05
     warmup: float = 0.1
+    clip: float = 0.0
+    average: float = 0.0
+    label_smoothing: float = 0.0
+    cutout: int = 0
+    distort: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     validation: float = 0.1
     max_images: int | None = None
     seed: int = 0
     model: dict = field(default_factory=dict)
 
+    def __post_init__(self):
+        if (self.epochs is None) == (self.minutes is None):
+            raise ValueError(
+                f"a recipe has either epochs or minutes; got epochs={self.epochs}, minutes={self.minutes}."
+            )
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f'optimizer is "adamw" or "muon", got {self.optimizer!r}.')
+
     def __str__(self):
         model = ", ".join(f"{k} {v}" for k, v in self.model.items())
+        how_long = f"{self.minutes:g} minutes" if self.epochs is None else f"{self.epochs} epochs"
+        names = {"adamw": "AdamW", "muon": "Muon and AdamW"}
+        extras = "".join(
+            f", {name.replace('_', ' ')} {getattr(self, name):g}"
+            for name in (
+                "clip",
+                "average",
+                "label_smoothing",
+                "cutout",
+                "distort",
+                "mixup",
+                "cutmix",
+            )
+            if getattr(self, name)
+        )
         return (
-            f"{self.epochs} epochs in batches of {self.batch_size}; AdamW, learning rate "
-            f"{self.learning_rate:g}, weight decay {self.weight_decay:g}; seed {self.seed}.\nModel: {model}."
+            f"{how_long} in batches of {self.batch_size}; {names[self.optimizer]}, learning rate "
+            f"{self.learning_rate:g}, weight decay {self.weight_decay:g}{extras}; seed {self.seed}.\nModel: {model}."
         )
 
 
@@ -130,14 +171,19 @@ def learning_rate(step, total_steps, warmup_steps, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train_step(model, optimizer, images, labels):
-    """One step of gradient descent on one batch. Returns the loss before the step, as a float."""
+def train_step(model, optimizer, images, labels, clip=0.0):
+    """One step of gradient descent on one batch. Returns the loss before the step, as a float.
+
+    labels: (B,) classes, or (B, K) their probabilities. clip: a gradient that is longer is shortened to this (0: never).
+    """
     model.train()
     with _autocast(images.device):
         logits = model(images)  # (B, K)
         loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
     loss.backward()
+    if clip:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.item()
 
@@ -182,15 +228,99 @@ def _autocast(device):
 
 def make_optimizer(model, recipe):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); weight decay on matrices only, not on biases, norms,
-    class token or positions."""
-    decay = {True: [], False: []}
+    class token or positions.
+
+    With "muon", the matrices of the blocks go to Muon (Jordan et al. 2024: momentum, made orthogonal before it is applied),
+    scaled so that the same learning rate suits both. RuntimeError where this PyTorch has no Muon.
+    """
+    matrices, decay, rest = [], [], []
     for name, value in model.named_parameters():
-        decay[value.ndim > 1 and name not in ("cls_token", "pos_embed")].append(value)
+        if recipe.optimizer == "muon" and name.startswith("blocks.") and value.ndim == 2:
+            matrices.append(value)
+        elif value.ndim > 1 and name not in ("cls_token", "pos_embed"):
+            decay.append(value)
+        else:
+            rest.append(value)
     groups = [
-        {"params": decay[True], "weight_decay": recipe.weight_decay},
-        {"params": decay[False], "weight_decay": 0.0},
+        {"params": decay, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    if not matrices:
+        return adamw
+    if not hasattr(torch.optim, "Muon"):
+        raise RuntimeError(
+            f"this recipe uses torch.optim.Muon, which PyTorch has since 2.9; this is {torch.__version__}. "
+            'Update PyTorch, or take optimizer="adamw".'
+        )
+    muon = torch.optim.Muon(
+        matrices,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return Together(muon, adamw)
+
+
+class Together:
+    """Several optimisers that are used as one."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self):
+        return [group for o in self.optimizers for group in o.param_groups]
+
+    def zero_grad(self):
+        for o in self.optimizers:
+            o.zero_grad()
+
+    def step(self):
+        for o in self.optimizers:
+            o.step()
+
+    def state_dict(self):
+        return {"optimizers": [o.state_dict() for o in self.optimizers]}
+
+    def load_state_dict(self, state):
+        for o, each in zip(self.optimizers, state["optimizers"], strict=True):
+            o.load_state_dict(each)
+
+
+class Average:
+    """A running average of a model's weights (an exponential moving average). decay: the share of the old average that stays.
+
+    In the first steps less stays, min(decay, (1 + n) / (10 + n)), so that the average does not drag the first weights along.
+    """
+
+    def __init__(self, model, decay):
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay, self.steps = decay, 0
+
+    @torch.no_grad()
+    def update(self, model):
+        stays = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - stays)
+
+
+def mix(images, labels, recipe, num_classes):
+    """What the recipe does with a batch of normalised images before the step. Returns images and labels or targets."""
+    if recipe.distort:
+        images = augment.distort(images, recipe.distort)
+    if recipe.cutout:
+        images = augment.cutout(images, recipe.cutout)
+    if not (recipe.label_smoothing or recipe.mixup or recipe.cutmix):
+        return images, labels
+    targets = augment.one_hot(labels, num_classes, recipe.label_smoothing)
+    ways = [
+        (f, a) for f, a in ((augment.mixup, recipe.mixup), (augment.cutmix, recipe.cutmix)) if a
+    ]
+    if ways:
+        way, alpha = ways[int(torch.randint(len(ways), ()))]
+        images, targets = way(images, targets, alpha)
+    return images, targets
 
 
 # ---------------------------------------------------------------- a whole run
@@ -222,82 +352,126 @@ def fit(model, data, recipe, out=None, on_epoch=None):
         train = train.take(recipe.max_images, seed=recipe.seed)
         val = val.take(recipe.max_images, seed=recipe.seed)
     steps_per_epoch = max(1, len(train) // recipe.batch_size)
-    total = recipe.epochs * steps_per_epoch
-    warmup = max(1, int(total * recipe.warmup))
+    total = recipe.epochs * steps_per_epoch if recipe.epochs else None
 
     optimizer = make_optimizer(model, recipe)
+    average = Average(model, recipe.average) if recipe.average else None
     # Its own, so that nothing else shifts the order of images
     order = torch.Generator().manual_seed(recipe.seed)
     torch.manual_seed(recipe.seed)
-    history = _resume(out, recipe, model, optimizer, order) if out else []
+    history = _resume(out, recipe, model, optimizer, order, average) if out else []
     spent = history[-1]["seconds"] if history else 0.0
     started = time.perf_counter()
     step = len(history) * steps_per_epoch
-    bar = tqdm(
-        total=total * recipe.batch_size,
-        initial=step * recipe.batch_size,
-        unit="img",
-        unit_scale=True,
-        mininterval=1.0,
-        file=sys.stdout,
-        dynamic_ncols=True,
-    )
+
+    def seconds():
+        return spent + time.perf_counter() - started
+
+    def progress():
+        """The share of the run that is over."""
+        return step / total if total else min(1.0, seconds() / (60 * recipe.minutes))
+
+    bar = _progress_bar(recipe, total, step)
     try:
-        while len(history) < recipe.epochs:
-            losses, epoch_started = [], time.perf_counter()
+        while progress() < 1:
+            losses, epoch_started, rate = [], seconds(), 0.0
             for images, labels in vit_data.batches(
                 train, recipe.batch_size, data.mean, data.std, train=True, generator=order
             ):
-                rate = learning_rate(step, total, warmup, recipe.learning_rate)
+                rate = _rate(recipe, step, total, progress())
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                losses.append(train_step(model, optimizer, images, labels))
+                images, labels = mix(images, labels, recipe, len(data.classes))
+                losses.append(train_step(model, optimizer, images, labels, recipe.clip))
                 if not math.isfinite(losses[-1]):
                     raise Diverged(
                         f"the loss became {losses[-1]} at step {step}, with learning rate {rate:.2g}. Most often the "
                         "learning rate is too high: try a third of it, or a longer warm-up."
                     )
+                if average:
+                    average.update(model)
                 step += 1
-                bar.update(recipe.batch_size)
-                bar.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
-            now = time.perf_counter()
+                _advance(bar, recipe, seconds(), losses[-1])
+                if progress() >= 1:
+                    break
+            speed = len(losses) * recipe.batch_size / (seconds() - epoch_started)
+            judged = average.model if average else model
             history.append(
                 {
                     "epoch": len(history) + 1,
                     "loss": sum(losses) / len(losses),
                     "val_accuracy": evaluate(
-                        model, vit_data.batches(val, 512, data.mean, data.std)
+                        judged, vit_data.batches(val, 512, data.mean, data.std)
                     ),
                     "learning_rate": rate,
-                    "images_per_second": len(losses) * recipe.batch_size / (now - epoch_started),
-                    "seconds": spent + time.perf_counter() - started,
+                    "images_per_second": speed,
+                    "seconds": seconds(),
                 }
             )
             bar.set_description(f"epoch {len(history)}, val {history[-1]['val_accuracy']:.1%}")
             if out:
-                save_checkpoint(out, recipe, model, optimizer, order, history)
+                save_checkpoint(out, recipe, data, model, optimizer, order, history, average)
             if on_epoch:
                 on_epoch(history)
     except KeyboardInterrupt:
-        print(
-            f"\nStopped after {len(history)} of {recipe.epochs} epochs; the model keeps the weights so far."
-        )
+        print(f"\nStopped after {len(history)} epochs; the model keeps the weights so far.")
     finally:
         bar.close()
+    if average and average.steps:
+        model.load_state_dict(average.model.state_dict())
     return history
+
+
+def _rate(recipe, step, total, progress):
+    """The learning rate of this step: by the steps of a run in epochs, by the clock of one in minutes."""
+    if total:
+        return learning_rate(step, total, max(1, int(total * recipe.warmup)), recipe.learning_rate)
+    return learning_rate(1000 * progress, 1000, max(1, 1000 * recipe.warmup), recipe.learning_rate)
+
+
+def _progress_bar(recipe, total, step):
+    """Images for a run in epochs, seconds for one in minutes."""
+    if total:
+        size, done, unit = total * recipe.batch_size, step * recipe.batch_size, "img"
+    else:
+        size, done, unit = round(60 * recipe.minutes), 0, "s"
+    return tqdm(
+        total=size,
+        initial=done,
+        unit=unit,
+        unit_scale=unit == "img",
+        mininterval=1.0,
+        file=sys.stdout,
+        dynamic_ncols=True,
+    )
+
+
+def _advance(bar, recipe, seconds, loss):
+    bar.update(recipe.batch_size if recipe.epochs else min(bar.total, int(seconds)) - bar.n)
+    bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
 
 
 # ---------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(out, recipe, model, optimizer, order, history):
+def save_checkpoint(out, recipe, data, model, optimizer, order, history, average=None):
     """Write `checkpoint.pt` and `history.jsonl` into the folder `out`, each whole or not at all."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     state = {
         "recipe": dataclasses.asdict(recipe),
+        "data": {
+            "kind": data.kind,
+            "classes": list(data.classes),
+            "shape": list(data.train.images.shape[1:]),
+            "mean": data.mean.flatten().tolist(),
+            "std": data.std.flatten().tolist(),
+        },
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "average": {"weights": average.model.state_dict(), "steps": average.steps}
+        if average
+        else None,
         "history": history,
         "order": order.get_state(),
         "rng": torch.get_rng_state(),
@@ -320,17 +494,45 @@ def _write_whole(path, write):
         unfinished.unlink(missing_ok=True)
 
 
-def _resume(out, recipe, model, optimizer, order):
-    """Put everything back as the checkpoint in `out` has it, and return its history; [] where there is none."""
-    path = Path(out) / "checkpoint.pt"
-    if not path.exists():
-        return []
+def read_checkpoint(path):
+    """The contents of a `checkpoint.pt`, on the CPU; no code in it is run. Raises CheckpointError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"recipe", "data", "model", "optimizer", "history"} - state.keys()
     except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}). Remove it to start the run anew."
         ) from error
+    if missing:
+        raise CheckpointError(f"{path} is no checkpoint of ours: it lacks {', '.join(missing)}.")
+    return state
+
+
+def load_run(path):
+    """The model of a checkpoint (a file, or the folder of its run), with its best weights: the average where one was kept.
+
+    Returns (model in eval mode, on the CPU; the checkpoint's dict, with "recipe", "data" and "history").
+    Raises CheckpointError.
+    """
+    path = Path(path)
+    state = read_checkpoint(path / "checkpoint.pt" if path.is_dir() else path)
+    C, H, W = state["data"]["shape"]
+    model = ViT(
+        img_size=(H, W),
+        in_chans=C,
+        num_classes=len(state["data"]["classes"]),
+        **state["recipe"]["model"],
+    )
+    model.load_state_dict(state["average"]["weights"] if state["average"] else state["model"])
+    return model.eval(), state
+
+
+def _resume(out, recipe, model, optimizer, order, average):
+    """Put everything back as the checkpoint in `out` has it, and return its history; [] where there is none."""
+    path = Path(out) / "checkpoint.pt"
+    if not path.exists():
+        return []
+    state = read_checkpoint(path)
     mine = dataclasses.asdict(recipe)
     differ = [k for k in mine if mine[k] != state["recipe"].get(k)]
     if differ:
@@ -343,6 +545,9 @@ def _resume(out, recipe, model, optimizer, order):
     except RuntimeError as error:
         raise CheckpointError(f"{path} holds another model: {error}") from error
     optimizer.load_state_dict(state["optimizer"])
+    if average:
+        average.model.load_state_dict(state["average"]["weights"])
+        average.steps = state["average"]["steps"]
     order.set_state(state["order"])
     torch.set_rng_state(state["rng"])
     if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():

@@ -309,9 +309,9 @@ def width_in_front(x, num_heads):
 
 
 @split_heads.mistake(
-    "A reshape straight to (B, h, T, d) mixes the tokens: a head then holds pieces of different tokens one after the "
-    "other. First split D into heads, where it stands, then move the axis.",
-    "Number the 12 numbers of 3 tokens and write down what head 0 gets: from how many tokens does its first row come?",
+    "A reshape straight to (B, h, T, d) mixes the tokens: row i of a head then does not belong to token i. First split D "
+    "into heads, where it stands, then move the axis.",
+    "Number the 12 numbers of 3 tokens and write down what head 0 of 2 gets: from which token is each of its rows?",
 )
 def straight_reshape(x, num_heads):
     B, T, D = x.shape
@@ -337,7 +337,7 @@ def not_moved(x, num_heads):
 
 
 @split_heads.mistake(
-    "The axes were exchanged before D was split: the reshape then cuts through the numbers of different tokens. Split "
+    "The axes were exchanged before D was split: the reshape then puts numbers of different tokens into one row. Split "
     "first, then exchange.",
     "Follow the first number of token 1 through both steps, by hand.",
 )
@@ -380,8 +380,8 @@ def heads_before_the_batch(x, num_heads):
 
 
 @split_heads.mistake(
-    "The result is float32, whatever came in: `torch.zeros(...)` asks nobody. A reshape needs no new tensor; if you make "
-    "one, take dtype and device from `x`.",
+    "The result is float32, whatever came in: `torch.zeros(...)` makes that unless it is told otherwise. If you make a new "
+    "tensor, take dtype and device from `x`.",
     "What is `torch.zeros(2).dtype`, and what should it be when the model runs in float64 or bfloat16?",
 )
 def always_float32(x, num_heads):
@@ -792,8 +792,8 @@ class SoftmaxOverQueries(_Attention):
 
 
 @Attention.mistake(
-    "The heads are made and merged with a reshape alone. The shapes fit, and the tokens are mixed: each head holds pieces "
-    "of several. Use `split_heads` and `merge_heads`.",
+    "The heads are made and merged with a reshape alone. The shapes fit, but the tokens are mixed: row i of a head does not "
+    "belong to token i. Use `split_heads` and `merge_heads`.",
     "Permute the tokens of the input: is the output only permuted?",
 )
 class OnlyReshapes(_Attention):
@@ -904,8 +904,8 @@ class DropoutWhileTraining(_Attention):
 
 
 @Attention.mistake(
-    "`qkv` has no bias. Some code leaves it out; the ViT and its published weights have one: `nn.Linear(dim, 3 * dim)` as "
-    "it stands.",
+    "`qkv` has no bias. Some code leaves it out; the ViT and its published weights have one. `nn.Linear` makes one unless "
+    "it is told not to.",
     "What does `load_state_dict` say when the file has a `qkv.bias` and the model has none?",
 )
 class NoBias(_Attention):

@@ -99,7 +99,7 @@ def no_bias(patches, weight, bias):
 
 
 @project_patches.mistake(
-    "The weight is (D, P*P*C), as in `nn.Linear`: one *row* for each output number. It has to be transposed here. "
+    "The weight is (D, P*P*C), as in `nn.Linear`: one *row* for each output number. Which of its axes does `@` add up over? "
     "With a square weight nothing crashes, and the numbers are still wrong.",
     "Run it with 12 numbers in and 8 out, then with 8 in and 8 out: which of the two would you rather have as a test?",
 )
@@ -297,7 +297,8 @@ def zeros_in_front(tokens, cls_token):
 
 
 @prepend_class_token.mistake(
-    "The result is float32, whatever came in: `torch.zeros(...)` asks nobody. Take dtype and device from `tokens`.",
+    "The result is float32, whatever came in: `torch.zeros(...)` makes that unless it is told otherwise. Take dtype and "
+    "device from `tokens`.",
     "On which device does `torch.zeros(3)` stand when the model is on a GPU?",
 )
 def always_float32(tokens, cls_token):
@@ -421,8 +422,8 @@ def one_dimensional(rows, cols, dim):
 
 
 @sincos_positions.mistake(
-    "The frequencies fall too slowly: the exponent is divided by dim, and should be divided by the number of "
-    "frequencies, dim / 4, so that the slowest wave is about 10,000 times slower than the fastest.",
+    "The frequencies fall too slowly: the exponent is divided by dim. Over all frequencies ω should fall from 1 "
+    "towards 1/10,000: how many frequencies are there?",
     "What is the last frequency for D = 64, here and in the formula of the lesson?",
 )
 def exponent_over_the_width(rows, cols, dim):
@@ -457,7 +458,7 @@ def one_frequency(rows, cols, dim):
 
 @sincos_positions.mistake(
     "The base of the frequencies is 100, not 10,000.",
-    "Which of the two bases gives waves that still differ at the far end of a long row?",
+    "For D = 64 the slowest wave has a length of 2π/ω: with which of the two bases does it repeat within a row of 1,000?",
 )
 def base_of_100(rows, cols, dim):
     return _waves(*_places(rows, cols), _frequencies(dim) ** 0.5)
@@ -474,8 +475,7 @@ def down_the_columns(rows, cols, dim):
 
 
 @sincos_positions.mistake(
-    "Place n is divided by the number of rows. A *row* is as long as there are columns. On a square grid this cannot be "
-    "seen.",
+    "Place n is divided by the number of rows. How many places does one row hold? On a square grid this cannot be seen.",
     "In a grid of 3 rows and 5 columns, in which row and column is patch 4?",
 )
 def divided_by_rows(rows, cols, dim):
@@ -770,7 +770,7 @@ class Reshaped(_Embeddings):
 
 @Embeddings.mistake(
     "This works for a batch of one only: `cls_token` is (1, 1, D), and `torch.cat` needs one for every image.",
-    "In training, where does the first batch of one image appear, and when would you have noticed?",
+    "With which batch size would a quick try have shown this, and with which not?",
 )
 class NotExpanded(_Embeddings):
     def embed(self, x):

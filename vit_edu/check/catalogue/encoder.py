@@ -191,7 +191,7 @@ def bare_std(x, weight, bias, eps=1e-6):
 
 @layer_norm.mistake(
     "Mean and variance are taken over the tokens. Layer norm looks at one token at a time: at its own D numbers.",
-    "Change one token of an image: should the norm of its neighbours change?",
+    "Change one token of an image: should what comes out for its neighbours change?",
 )
 def over_tokens(x, weight, bias, eps=1e-6):
     return _norm(x, weight, bias, eps, dim=-2)
@@ -256,7 +256,7 @@ def no_affine(x, weight, bias, eps=1e-6):
 
 
 @layer_norm.mistake(
-    "The bias is multiplied by the weight as well. Scale first, then shift: a bracket or the order of two lines.",
+    "The bias is multiplied by the weight as well. Scale first, then shift: look for a bracket, or at the order of two lines.",
     "The token (-1, 1), weight 10, bias 5: does the second number become 15 or 60?",
 )
 def bias_is_scaled(x, weight, bias, eps=1e-6):
@@ -468,7 +468,7 @@ class QuickGelu(_Mlp):
 
 @Mlp.mistake(
     "The activation stands before fc1. Then the two linear layers follow each other with nothing between them.",
-    "Read the forward aloud from the inside out: linear, then ...?",
+    "Read the forward aloud from the inside out: what stands between the two linear layers?",
 )
 class ActivationFirst(_Mlp):
     def forward(self, x):
@@ -746,7 +746,7 @@ def a_draw_for_each_token(x, drop_prob, training):
 
 @drop_path.mistake(
     "There is one draw for the whole batch: all images lose the branch together, or none does. Draw one for each image.",
-    "With one draw per batch, what does a step see whose batch lost every branch?",
+    "What can a branch learn from a step in which all images of the batch have lost it?",
 )
 def one_draw_for_the_batch(x, drop_prob, training):
     return _masked(x, drop_prob, training, *[1] * x.ndim)
@@ -770,7 +770,7 @@ def not_rescaled(x, drop_prob, training):
 
 
 @drop_path.mistake(
-    "The scaling happens in evaluation, as in the first dropout. Here evaluation leaves x alone and *training* rescales.",
+    "The scaling happens in evaluation, as in the first paper on dropout. Here evaluation leaves x alone and *training* rescales.",
     "Which of the two is better if somebody else runs the trained model without knowing the rate?",
 )
 def rescaled_in_evaluation(x, drop_prob, training):
@@ -838,7 +838,7 @@ def mask_of_the_dropped(x, drop_prob, training):
 
 @drop_path.mistake(
     "The same images lose their branch in every call: a fixed seed, or the first ones of the batch. Each call draws anew.",
-    "Call it twice on ones and compare: what would the last image of a batch never learn?",
+    "Call it twice on a batch of ones and compare: which images could ever lose their branch?",
 )
 def same_images_each_time(x, drop_prob, training):
     torch.manual_seed(0)
@@ -1178,7 +1178,7 @@ class OneNorm(_Block):
 
 
 @Block.mistake(
-    "Attention and MLP are in the wrong order: tokens exchange first, then each one works alone.",
+    "Attention and MLP are in the wrong order: first the tokens exchange what they know, then each one works alone.",
     "Equation 2 or equation 3: which one makes z'?",
 )
 class MlpFirst(_Block):
@@ -1238,7 +1238,7 @@ class FixedRate(_Block):
 
 @Block.mistake(
     "Only the attention branch can be dropped. The MLP branch should be dropped as well, on its own.",
-    "With rate 0.5, how many of four images lose nothing at all?",
+    "With rate 0.5, how many of four images lose nothing at all on average: here, and when both branches can be dropped?",
 )
 class DropsAttentionOnly(_Block):
     def forward(self, x):
@@ -1345,7 +1345,7 @@ def _without_gradient(candidate):
 
 _ROOTS = (
     "Each rate is the root of the share of images that lose both branches. "
-    "torch.linspace(0, drop_path_rate, depth) has the rates."
+    "torch.linspace makes equal steps from the first rate to the last."
 )
 
 make_blocks = Exercise(
@@ -1505,7 +1505,7 @@ def ratio_ignored(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
 
 @make_blocks.mistake(
     "num_heads is not handed on to the blocks.",
-    "Two encoders with other numbers of heads have the same parameters: how could you still tell them apart?",
+    "Two encoders with 2 and with 4 heads have the same number of parameters: how could you still tell them apart?",
 )
 def heads_ignored(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
     return vit.make_blocks(dim, depth, 2, mlp_ratio, drop_path_rate)

@@ -124,7 +124,7 @@ def reshape_only(images, patch_size):
 @patchify.mistake(
     "The channels went to the end, and the rest is a plain reshape. For one channel this still gives strips instead of "
     "squares: H and W have to be *split* before anything is merged.",
-    talk="Ask what this permute does to a grey image, where moving the only channel changes nothing.",
+    talk="Ask what this permute changes in a grey image, and what is then left of the code.",
 )
 def channels_moved_then_reshape(images, patch_size):
     P, C = patch_size, images.shape[1]
@@ -332,7 +332,7 @@ def reshape_back(patches, patch_size, image_size):
 
 
 @unpatchify.mistake(
-    "The channels are in place, but rows of patches and rows of pixels were merged side by side, as (rows, cols, P, P). "
+    "The channels are in place, but the other four axes were merged in the order (rows, cols, P, P). "
     "A line of the image runs through *all* patches of a row: which two axes must change places?",
     talk="Follow the top line of the image with a finger, and name every axis that changes on the way.",
 )
@@ -362,7 +362,8 @@ def order_of_f_fold(patches, patch_size, image_size):
 
 
 @unpatchify.mistake(
-    "The image is turned over its diagonal or its patches stand in columns: rows and columns of the grid are exchanged.",
+    "The patches were laid down column by column: rows and columns of the grid are exchanged. The sequence is in reading "
+    "order.",
     talk="Ask where the second patch of the sequence lies: to the right of the first, or below it?",
 )
 def grid_exchanged(patches, patch_size, image_size):
@@ -412,7 +413,8 @@ def channels_left_last(patches, patch_size, image_size):
 
 
 @unpatchify.mistake(
-    "The grid is taken for a square: the root of N. An image of 4 x 12 pixels has a grid that is none; `image_size` tells.",
+    "The grid is taken for a square, with the root of N as its side. An image of 4 x 12 pixels in patches of 2 has a grid of "
+    "2 x 6. Which argument tells?",
     talk="Ask for all grids that 12 patches can form.",
 )
 def square_grid_only(patches, patch_size, image_size):
@@ -573,7 +575,8 @@ def channels_added_up(patch_size, channels):
 
 
 @patch_conv_weight.mistake(
-    "Every kernel reads the first input channel only: the image comes out grey. Element k has a channel of its own.",
+    "Every kernel reads the first input channel only: the image comes out grey. Which channel does element k of a flattened "
+    "patch come from?",
     talk="Ask how many of the kernels for P = 2, C = 3 must look at blue.",
 )
 def first_channel_only(patch_size, channels):
@@ -610,7 +613,8 @@ def whole_numbers(patch_size, channels):
 
 
 @patch_conv_weight.mistake(
-    "The places are right, but the numbers are smaller than 1: this averages where it should only copy.",
+    "The places are right, but the numbers are smaller than 1. Each kernel reads a single number of the patch: what should "
+    "it be multiplied by?",
     talk="Ask what a patch of pure white, 255 everywhere, would look like after this convolution.",
 )
 def divided_by_pixels(patch_size, channels):

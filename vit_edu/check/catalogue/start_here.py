@@ -134,7 +134,7 @@ def every_position(height, width, patch_size):
 
 @count_patches.mistake(
     "This is one too many. The class token is a token, but no patch: it joins the sequence in lesson 02.",
-    talk="Ask which part of the image the 197th token of a ViT-B/16 comes from.",
+    talk="Ask which part of the image the first of the 197 tokens of a ViT-B/16 comes from.",
 )
 def class_token_counted(height, width, patch_size):
     return (height // patch_size) * (width // patch_size) + 1

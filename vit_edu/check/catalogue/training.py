@@ -250,7 +250,7 @@ def reversed_batch(images):
 
 @random_flip.mistake(
     "The *channels* are reversed: red and blue change places, and nothing moves. Which axis of (B, C, H, W) runs from left to right?",
-    "Show the result: a blue car on a road is now red, and still drives to the left.",
+    "Show a blue car before and after: what has changed, its colour or the side it drives to?",
 )
 def reversed_channels(images):
     return torch.where(_coins(images), images.flip(1), images)
@@ -259,7 +259,7 @@ def reversed_channels(images):
 @random_flip.mistake(
     "Every second image is mirrored, always the same ones. Nothing is random: each image should be mirrored with probability "
     "1/2, anew in each call.",
-    "Ask: in which epoch does the network see the mirror image of the first picture?",
+    "Call it five times on the same batch: which image is ever seen both ways?",
 )
 def every_second_image(images):
     out = images.clone()
@@ -308,7 +308,7 @@ def into_the_input(images):
 
 
 @random_flip.mistake(
-    "All images are mirrored, always. Each should be with probability 1/2.",
+    "All images are mirrored, always. Each should be mirrored with probability 1/2.",
     "Ask: if every picture is mirrored, how many different ones has the network seen?",
 )
 def always(images):
@@ -316,7 +316,7 @@ def always(images):
 
 
 @random_flip.mistake(
-    "Nothing is mirrored: the images come back as they were.",
+    "Nothing is mirrored: the images come back as they were. Is there a draw for each image, and is the mirror image used?",
     "Recall that `images.flip(-1)` returns a new tensor: what happens to one that nobody keeps?",
 )
 def unchanged(images):
@@ -524,7 +524,7 @@ def half_the_corners(images, padding=4):
 
 @random_crop.mistake(
     "The corners at both ends come half as often as the others: `round` gives 0 only for numbers below 0.5, but 1 for all from "
-    "0.5 to 1.5. Draw whole numbers at once.",
+    "0.5 to 1.5. Draw whole numbers directly.",
     "Ask which numbers between 0 and 2 are rounded to 0, which to 1, and which to 2.",
 )
 def rounded_corners(images, padding=4):
@@ -834,7 +834,7 @@ learning_rate = Exercise(
     Case(
         "steps 0 to 5 of 6, one a row: 2 of warm-up, peak 1",
         _curve,
-        "Climb: 1/2, 1. Then half a cosine wave, from 1 down to nearly 0.",
+        "Climb: 1/2, 1. Then half a cosine wave that starts at 1 and would reach 0 at step 6.",
         tolerance=1e-6,
     ),
     _at(
@@ -1044,7 +1044,7 @@ def linear(step, total_steps, warmup_steps, peak):
 
 @learning_rate.mistake(
     "After the climb the rate stays at the peak. From there it should fall to zero.",
-    "Ask how a ball comes to rest at the bottom of a bowl when every step has the same length.",
+    "Ask whether somebody whose steps all have the same length can stop at the lowest point of a valley.",
 )
 def stays_at_the_peak(step, total_steps, warmup_steps, peak):
     return _climb(step, warmup_steps, peak) if step < warmup_steps else peak
@@ -1254,7 +1254,7 @@ def _step(model, optimizer, images, labels, order="clear backward step", loss=F.
 @train_step.mistake(
     "The gradients are never cleared: each step adds its own to those of all steps before. optimizer.zero_grad() belongs "
     "before backward.",
-    "Call backward twice on the same loss and print the gradient after each.",
+    "Compute the loss of one batch and call backward, twice in a row, and print the gradient after each.",
 )
 def no_zero_grad(*args):
     return _step(*args, order="backward step").item()
@@ -1472,7 +1472,7 @@ evaluate = Exercise(
     Case(
         "gradients while the model computes",
         _gradients_meanwhile,
-        "with torch.no_grad(): saves half of the memory and time.",
+        "Inside `with torch.no_grad():` nothing is kept for a backward that never comes.",
     ),
     Case(
         "batches from a generator",
@@ -1667,7 +1667,8 @@ def always_train(model, batches):
 
 
 @evaluate.mistake(
-    "Gradients are tracked although nobody needs them: it takes twice the memory. torch.no_grad() turns them off.",
+    "Gradients are tracked although nobody needs them: what backward would read is kept in memory. torch.no_grad() turns "
+    "that off.",
     "Print the grad_fn of the logits inside of the loop: what is it kept for?",
 )
 def with_grad(model, batches):

@@ -612,8 +612,8 @@ _off_by(
     lambda P, C, K, D, depth, N, hidden: (
         (depth - 1) * (4 * D * D + 2 * D * hidden + 9 * D + hidden)
     ),
-    "Only one block is counted: multiply by the depth. One widely read text arrives at 8.5 M for ViT-B in this way.",
-    "Ask: ViT-B has 12 blocks of 7.1 M each; can the whole have 8.5 M?",
+    "Only one block is counted. How many of them are there?",
+    "Ask: ViT-B has 12 blocks of 7.1 M each; can the whole have 8.5 M, as a text in circulation says?",
 )
 _off_by(
     "patches_of_one_side",
@@ -1074,7 +1074,7 @@ def requires_grad(model, images):
 @parameters_without_gradient.mistake(
     "Old gradients are not cleared: one that was there before counts as one that came now. Are they None, and not just 0, "
     "before you call backward?",
-    "Call backward twice without zero_grad in between and print a gradient after each: it grows.",
+    "Run forward and backward twice without zero_grad in between: why is the gradient twice as large after the second?",
 )
 def not_cleared(model, images):
     model(images).square().sum().backward()
@@ -1082,8 +1082,8 @@ def not_cleared(model, images):
 
 
 @parameters_without_gradient.mistake(
-    "A gradient of zeros is listed as well. It says that the parameter was used, only that it does not matter at this point: "
-    "with a head of zeros, say. None says that there is no path at all.",
+    "A gradient of zeros is listed as well. It says that the parameter was used but makes no difference at this point, as "
+    "with a head of zeros. None says that there is no path at all.",
     "Ask: f(x) = 0 · x; has x a part in f, and what is the derivative?",
 )
 def zeros_count_as_none(model, images):
@@ -1101,9 +1101,8 @@ def only_the_first_name(model, images):
 
 
 @parameters_without_gradient.mistake(
-    "The names are in alphabetical order. The order of `named_parameters()` is asked for: it follows the model from input to "
-    "output.",
-    "Print the names of a ViT in both orders: which one reads like the model?",
+    "The names are in alphabetical order. The order of `named_parameters()` is asked for: leave them as they come.",
+    "Print the names of a ViT in both orders: in which one do head and last norm stand where the model has them?",
 )
 def alphabetical(model, images):
     return sorted(_unused(model, images))
@@ -1290,7 +1289,7 @@ def order_inverted(model, images, patch_size):
 @order_matters.mistake(
     "The patch size is fixed at 4. A model with patches of 8 sees its patches torn apart and notices it, with or without "
     "positions.",
-    "Ask: which argument is never used, and what if the model's patches are larger than that?",
+    "Ask: which argument is never used, and what happens to a patch of 8 when pieces of 4 are moved?",
 )
 def patches_of_four(model, images, patch_size):
     return _order_matters(model, images, 4)
@@ -1469,7 +1468,7 @@ def one_of_the_two(metric):
 
 @accuracy_is_a_share.mistake(
     "This asks only whether perfect predictions score *more* than wrong ones. A count does that as well, and a percentage.",
-    "Give 4 and 0, 100 and 0, 1 and -1: all in the right order, which is a share?",
+    "Give 4 and 0, 100 and 0, 1 and -1: all are in the right order, but is any of them a share?",
 )
 def only_the_order(metric):
     return metric(_right, _labels) > metric(_wrong, _labels)
@@ -1902,7 +1901,7 @@ class NormAfterTheMean(_Suspect):
 @RepairedViT.mistake(
     "The image is cut by a reshape. A tensor lies in memory channel by channel, row by row, so such a piece is a run of rows "
     "of one colour, not a square patch. The suspect's patchify was sound.",
-    "Number the pixels of a 4 x 4 image from 0 to 15, reshape to (4, 4), and colour the first row.",
+    "Number the pixels of a 4 x 4 image from 0 to 15, reshape them to four pieces of 4, and colour the first piece.",
 )
 class ReshapedNotCut(_Suspect):
     def cut(self, images):

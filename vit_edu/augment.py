@@ -1,0 +1,95 @@
+"""Augmentation of whole batches, on the device where the images are: no worker processes, a few tensor operations each.
+
+All functions draw from torch's global generator. Images are (B, C, H, W), targets (B, K), the probabilities of the classes.
+Flip and crop work on bytes and stand in `data`; what stands here works on normalised images, where zero is the mean.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def one_hot(labels, num_classes, smoothing=0.0):
+    """(B,) labels -> (B, K) float32 targets: 1 - smoothing for the class, and smoothing shared out over all K.
+
+    Source: label smoothing, Szegedy et al. 2016, arXiv:1512.00567.
+    """
+    return F.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes
+
+
+def _boxes(images, centre_rows, centre_cols, height, width):
+    """(B, 1, H, W) True inside a box around each centre, cut off at the border."""
+    H, W = images.shape[-2:]
+    rows = torch.arange(H, device=images.device)[None, :, None]  # (1, H, 1)
+    cols = torch.arange(W, device=images.device)[None, None, :]  # (1, 1, W)
+    top, left = centre_rows - height // 2, centre_cols - width // 2  # (B, 1, 1)
+    inside = (rows >= top) & (rows < top + height) & (cols >= left) & (cols < left + width)
+    return inside[:, None]
+
+
+def cutout(images, size):
+    """A square of `size` pixels of each image becomes zero, the mean; parts of it may lie outside.
+
+    Source: DeVries and Taylor 2017, arXiv:1708.04552.
+    """
+    B, _, H, W = images.shape
+    rows = torch.randint(H, (B, 1, 1), device=images.device)
+    cols = torch.randint(W, (B, 1, 1), device=images.device)
+    return images.masked_fill(_boxes(images, rows, cols, size, size), 0.0)
+
+
+def _share(alpha):
+    """lambda ~ Beta(alpha, alpha), one for the batch, as a float from torch's generator."""
+    a, b = torch._standard_gamma(torch.full((2,), float(alpha), dtype=torch.float64)).tolist()
+    return a / (a + b) if a + b else 0.5
+
+
+def mixup(images, targets, alpha):
+    """Every image is blended with its neighbour in the batch, and the targets alike. Returns (images, targets).
+
+    One share for the batch, drawn from Beta(alpha, alpha), as torchvision's v2.MixUp has it. The batch is shuffled, so the
+    neighbour is any image. Source: Zhang et al. 2018, arXiv:1710.09412.
+    """
+    share = _share(alpha)
+    return (
+        torch.lerp(images.roll(1, 0), images, share),
+        torch.lerp(targets.roll(1, 0), targets, share),
+    )
+
+
+def cutmix(images, targets, alpha):
+    """A box of every image is taken from its neighbour, and as much of the target. Returns (images, targets).
+
+    The box has 1 - share of the area, share drawn from Beta(alpha, alpha); one box for the batch, as torchvision's v2.CutMix
+    has it. What the border cuts off does not count. Source: Yun et al. 2019, arXiv:1905.04899.
+    """
+    H, W = images.shape[-2:]
+    row, col = int(torch.randint(H, ())), int(torch.randint(W, ()))
+    half = 0.5 * (1.0 - _share(alpha)) ** 0.5
+    top, bottom = max(0, row - int(half * H)), min(H, row + int(half * H))
+    left, right = max(0, col - int(half * W)), min(W, col + int(half * W))
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = images.roll(1, 0)[..., top:bottom, left:right]
+    share = 1.0 - (bottom - top) * (right - left) / (H * W)
+    return mixed, torch.lerp(targets.roll(1, 0), targets, share)
+
+
+def distort(images, strength):
+    """A light RandAugment: one affine resampling and one change of colour for each image.
+
+    strength 1: up to 15 degrees, 20 % in size, 20 % shear, 40 % in contrast and brightness (in standard deviations); each
+    drawn evenly, for each image. Zeros, the mean, come in at the border. In the spirit of Cubuk et al. 2020, arXiv:1909.13719,
+    whose operations come one after the other.
+    """
+    B, device = len(images), images.device
+
+    def draw(reach):
+        return (2 * torch.rand(B, device=device) - 1) * reach * strength
+
+    angle, size = draw(torch.pi / 12), 1 + draw(0.2)
+    cos, sin, zero = angle.cos() * size, angle.sin() * size, torch.zeros(B, device=device)
+    rotation = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).reshape(B, 2, 3)
+    rotation[:, 0, 1] += draw(0.2)
+    grid = F.affine_grid(rotation, images.shape, align_corners=False)  # (B, H, W, 2)
+    images = F.grid_sample(images, grid, align_corners=False)
+    contrast, brightness = 1 + draw(0.4), draw(0.4)
+    return images * contrast[:, None, None, None] + brightness[:, None, None, None]
