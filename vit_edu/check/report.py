@@ -122,7 +122,8 @@ class Report:
         if self.worked:
             parts.append(_worked_html(self.worked))
         if self.failed:
-            first, more = self.failed[:SHOWN_CHECKS], self.failed[SHOWN_CHECKS:]
+            shown = SHOWN_CHECKS if len(self.failed) > SHOWN_CHECKS + 1 else SHOWN_CHECKS + 1
+            first, more = self.failed[:shown], self.failed[shown:]
             rows = "".join(map(_failed_html, first))
             if more:
                 rows += (
