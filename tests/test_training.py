@@ -1,6 +1,7 @@
 """The loop: it learns, it resumes to the same weights, and it says what is wrong."""
 
 import dataclasses
+import itertools
 import math
 import subprocess
 import sys
@@ -233,11 +234,13 @@ run(data.shapes(train=100, test=40), sys.argv[1])
         torch.testing.assert_close(a, b)
 
 
-def test_a_budget_in_minutes_ends_with_a_finished_schedule(images, tmp_path):
-    recipe = dataclasses.replace(TINY, epochs=None, minutes=0.02)
+def test_a_budget_in_minutes_ends_with_a_finished_schedule(images, tmp_path, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(ticks) / 100)
+    recipe = dataclasses.replace(TINY, epochs=None, minutes=0.1)  # 600 looks at this clock
     _, history = run(images, tmp_path, recipe=recipe)
-    assert history[-1]["seconds"] >= 1.2
-    assert history[-1]["learning_rate"] < 0.1 * recipe.learning_rate
+    assert history[-1]["seconds"] == pytest.approx(6, abs=0.2)
+    assert history[-1]["learning_rate"] < 0.01 * recipe.learning_rate
     _, again = run(images, tmp_path, recipe=recipe)  # nothing is left of the budget
     assert again == history
 
@@ -283,3 +286,13 @@ def test_train_and_evaluate_from_the_command_line(tmp_path, capsys, monkeypatch)
     assert cli.main(["train", "--recipe", "slow"]) == 1
     assert "there is no recipe 'slow'" in capsys.readouterr().err
     assert cli.main(["evaluate", str(tmp_path)]) == 1
+
+
+def test_clip_shortens_the_gradient(images):
+    recipe = dataclasses.replace(TINY, clip=1e-3)
+    model = training.build_model(recipe, images)
+    optimizer = training.make_optimizer(model, recipe)
+    x, y = next(data.batches(images.train, 16, images.mean, images.std))
+    training.train_step(model, optimizer, x, y)
+    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-2, atol=0.0)

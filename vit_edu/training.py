@@ -171,10 +171,10 @@ def learning_rate(step, total_steps, warmup_steps, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train_step(model, optimizer, images, labels, clip=0.0):
+def train_step(model, optimizer, images, labels):
     """One step of gradient descent on one batch. Returns the loss before the step, as a float.
 
-    labels: (B,) classes, or (B, K) their probabilities. clip: a gradient that is longer is shortened to this (0: never).
+    labels: (B,) classes, or (B, K) their probabilities.
     """
     model.train()
     with _autocast(images.device):
@@ -182,8 +182,6 @@ def train_step(model, optimizer, images, labels, clip=0.0):
         loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
     loss.backward()
-    if clip:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.item()
 
@@ -247,7 +245,7 @@ def make_optimizer(model, recipe):
     ]
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate)
     if not matrices:
-        return adamw
+        return Together(adamw, clip=recipe.clip) if recipe.clip else adamw
     if not hasattr(torch.optim, "Muon"):
         raise RuntimeError(
             f"this recipe uses torch.optim.Muon, which PyTorch has since 2.9; this is {torch.__version__}. "
@@ -259,14 +257,14 @@ def make_optimizer(model, recipe):
         weight_decay=recipe.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
-    return Together(muon, adamw)
+    return Together(muon, adamw, clip=recipe.clip)
 
 
 class Together:
-    """Several optimisers that are used as one."""
+    """Several optimisers that are used as one. clip: a gradient that is longer, over all of them, is shortened to this."""
 
-    def __init__(self, *optimizers):
-        self.optimizers = optimizers
+    def __init__(self, *optimizers, clip=0.0):
+        self.optimizers, self.clip = optimizers, clip
 
     @property
     def param_groups(self):
@@ -277,6 +275,9 @@ class Together:
             o.zero_grad()
 
     def step(self):
+        if self.clip:
+            values = [p for group in self.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(values, self.clip)
         for o in self.optimizers:
             o.step()
 
@@ -382,7 +383,7 @@ def fit(model, data, recipe, out=None, on_epoch=None):
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 images, labels = mix(images, labels, recipe, len(data.classes))
-                losses.append(train_step(model, optimizer, images, labels, recipe.clip))
+                losses.append(train_step(model, optimizer, images, labels))
                 if not math.isfinite(losses[-1]):
                     raise Diverged(
                         f"the loss became {losses[-1]} at step {step}, with learning rate {rate:.2g}. Most often the "
