@@ -1,6 +1,8 @@
 """What a learner's code can do to a live kernel: nothing. Each candidate runs under @check.exercise in one real kernel."""
 
+import functools
 import textwrap
+import threading
 
 import pytest
 from jupyter_client.manager import start_new_kernel
@@ -105,7 +107,9 @@ print("alive")
 @pytest.fixture(scope="module")
 def kernel():
     manager, client = start_new_kernel(kernel_name="python3")
-    yield lambda code: _run(client, code)
+    run = functools.partial(_run, client)
+    run.interrupt = manager.interrupt_kernel
+    yield run
     client.stop_channels()
     manager.shutdown_kernel(now=True)
 
@@ -134,3 +138,13 @@ def test_no_candidate_kills_the_kernel(kernel):
         if says not in answer or "alive" not in after:
             failures.append(f"{name}: {answer[:600]}\n{after[-600:]}")
     assert not failures, "\n\n".join(failures)
+
+
+def test_the_stop_button_stops_the_answer_and_nothing_else(kernel):
+    kernel(SETUP + "\nengine.TIME_LIMIT = 60")
+    button = threading.Timer(1.0, kernel.interrupt)
+    button.start()
+    answer = kernel("@check.exercise\ndef count_patches(h, w, p):\n    while True: pass")
+    button.join()
+    assert "stopped by hand" in answer
+    assert "64" in kernel("print(count_patches(32, 32, 4))")
