@@ -399,3 +399,16 @@ def test_bare_weights_and_biases_are_right():
     found = check.run("Mlp", Bare)
     assert found.passed, found.text
     assert "w1 is fc1.weight" in found.note
+
+
+def test_nothing_and_then_a_loop_stay_in_their_places(monkeypatch):
+    monkeypatch.setattr(engine, "TIME_LIMIT", 0.3)
+
+    def count_patches(height, width, patch_size):
+        while height != 32:
+            pass
+
+    messages = [c.message for c in check.run("count_patches", count_patches).checks]
+    assert "got None" in messages[0]
+    assert "no answer within" in messages[1]
+    assert "not run" in messages[2]

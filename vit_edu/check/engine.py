@@ -148,7 +148,6 @@ class Exercise:
             outcome = guard.limited(work, TIME_LIMIT)
         seen = list(got)[: len(self.cases)]
         if outcome != "done":
-            seen = [g for g in seen if g is not None]
             cause = BY_HAND if outcome == "stopped by hand" else _too_slow(outcome)
             unrun = len(self.cases) - len(seen) - 1
             seen = [*seen, cause][: len(self.cases)]
