@@ -194,6 +194,8 @@ def train(args):
 
 def evaluate(args):
     """`vit-edu evaluate`: accuracy on the test images. Returns an exit status."""
+    import torch
+
     from vit_edu import data, training
 
     try:
@@ -207,19 +209,15 @@ def evaluate(args):
             f"{', '.join(images.classes)}. Name its data with --data."
         )
     device = training.pick_device()
-    mean, std = (torch_column(state["data"][k]).to(device) for k in ("mean", "std"))
+    # As in training, not those of the data at hand
+    mean, std = (
+        torch.tensor(state["data"][k], device=device)[:, None, None] for k in ("mean", "std")
+    )
     split = images.test.to(device)
     share = training.evaluate(model.to(device), data.batches(split, 512, mean, std))
     error = (share * (1 - share) / len(split)) ** 0.5
     print(f"test accuracy {share:.2%} of {len(split):,} images (standard error {error:.2%})")
     return 0
-
-
-def torch_column(values):
-    """[c, ...] -> (C, 1, 1), as `data.normalize` wants it."""
-    import torch
-
-    return torch.tensor(values).reshape(-1, 1, 1)
 
 
 # ---------------------------------------------------------------- lab

@@ -343,6 +343,8 @@ def fit(model, data, recipe, out=None, on_epoch=None):
     out: a folder for `checkpoint.pt`, written whole after each epoch. A run that was killed goes on from there
     with the same call, and ends with the same weights as one that was not. on_epoch(history): called after each
     epoch, for live curves. The stop button (KeyboardInterrupt) ends the run with the weights so far.
+    A recipe in minutes ends when they are over, in the middle of an epoch too; taken up again, it has the minutes that were
+    left. With `recipe.average`, the average is what is evaluated, and what `model` holds at the end.
     The test images are not touched. Raises Diverged, CheckpointError.
     """
     device = next(model.parameters()).device
