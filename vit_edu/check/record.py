@@ -66,13 +66,13 @@ def add(report):
         entry["tries"] += 1
         if report.passed and not entry["right"]:
             entry["right"] = datetime.date.today().isoformat()
-        _write(path(), json.dumps({"version": 1, "exercises": entries}, indent=1))
+        write_whole(path(), json.dumps({"version": 1, "exercises": entries}, indent=1))
 
 
-def _write(file, text):
-    """The whole file or nothing."""
+def write_whole(file, text):
+    """Write a text file, whole or not at all; its folder is made where there is none."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=".progress-")
+    handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.write(text)
