@@ -172,11 +172,11 @@ FULL = dataclasses.replace(
     distort=0.5,
     mixup=0.2,
     cutmix=1.0,
+    schedule="linear",
+    tokens=((0.4, 0.25), (0.8, 0.5)),
 )
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
 
 
-@needs_muon
 def test_a_run_with_everything_on_resumes_to_the_same_weights(images, tmp_path):
     def stop(history):
         raise KeyboardInterrupt
@@ -193,7 +193,6 @@ def test_a_run_with_everything_on_resumes_to_the_same_weights(images, tmp_path):
     assert state["data"]["classes"] == list(images.classes)
 
 
-@needs_muon
 def test_muon_gets_the_matrices_of_the_blocks(images):
     model = training.build_model(FULL, images)
     muon, adamw = training.make_optimizer(model, FULL).optimizers
@@ -265,6 +264,8 @@ def test_the_average_is_one(images):
         ({"minutes": 1.0}, "either epochs or minutes"),
         ({"epochs": None}, "either epochs or minutes"),
         ({"optimizer": "sgd"}, '"adamw" or "muon"'),
+        ({"schedule": "step"}, '"cosine" or "linear"'),
+        ({"tokens": ((0.5, 0),)}, "pairs \\(until, share\\)"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(changes, says):
@@ -296,3 +297,109 @@ def test_clip_shortens_the_gradient(images):
     training.train_step(model, optimizer, x, y)
     norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
     torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-2, atol=0.0)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+def test_muon_equals_torchs():
+    """Torch's works in bf16, ours in float32 on a CPU: equal to about two digits."""
+    torch.manual_seed(0)
+    shapes = [(48, 16), (16, 16), (16, 16), (16, 48), (48, 16)]
+    start = [torch.randn(shape) for shape in shapes]
+    grads = [[torch.randn(shape) for shape in shapes] for _ in range(3)]
+    ends = []
+    for make in (
+        lambda p: training.Muon(p, lr=0.1, weight_decay=0.3),
+        lambda p: torch.optim.Muon(
+            p, lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw", momentum=0.95
+        ),
+    ):
+        values = [torch.nn.Parameter(value.clone()) for value in start]
+        optimizer = make(values)
+        for step in grads:
+            for value, grad in zip(values, step, strict=True):
+                value.grad = grad.clone()
+            optimizer.step()
+        ends.append([value - first for value, first in zip(values, start, strict=True)])
+    for ours, theirs in zip(*ends, strict=True):
+        assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+def test_orthogonalize_brings_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((3, 16, 48), (3, 48, 16), (2, 16, 16)):
+        values = torch.linalg.svdvals(training.orthogonalize(torch.randn(shape)))
+        assert values.max() < 1.3
+        assert values.median() > 0.6
+
+
+@pytest.mark.parametrize("global_pool", ["token", "avg"])
+def test_blocks_see_some_of_the_tokens_while_training(global_pool):
+    torch.manual_seed(0)
+    model = training.ViT(embed_dim=8, depth=1, num_heads=1, global_pool=global_pool)
+    seen = []
+    dropout = training.TokenDropout(model)
+    model.blocks.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x = torch.randn(2, 3, 32, 32)
+    prefix = int(global_pool == "token")
+    dropout.keep = 0.25
+    model(x)
+    tokens = training.ViT.__mro__[1].forward(model, x)  # (2, T, 8), all of them
+    assert seen[-1].shape == (2, 16 + prefix, 8)
+    if prefix:
+        assert torch.equal(seen[-1][:, 0], tokens[:, 0])
+    for image, kept in zip(tokens, seen[-1], strict=True):
+        where = (kept[:, None] == image[None]).all(-1).float().argmax(1)
+        assert torch.equal(image[where], kept)
+        assert len(set(where.tolist())) == 16 + prefix  # none twice
+    model.eval()
+    model(x)
+    assert seen[-1].shape == (2, 64 + prefix, 8)
+    model.train()
+    dropout.keep = 1.0
+    model(x)
+    assert seen[-1].shape == (2, 64 + prefix, 8)
+
+
+def test_tokens_come_back_as_the_run_goes_on():
+    recipe = dataclasses.replace(TINY, tokens=((0.4, 0.25), (0.8, 0.5)))
+    shares = [training._share_of_tokens(recipe, p) for p in (0, 0.39, 0.4, 0.79, 0.8, 1)]
+    assert shares == [0.25, 0.25, 0.5, 0.5, 1, 1]
+
+
+def test_linear_schedule_ends_at_zero():
+    recipe = dataclasses.replace(TINY, schedule="linear", warmup=0.1, learning_rate=1.0)
+    rates = [training._rate(recipe, step, 100, step / 100) for step in (0, 9, 10, 55, 99, 100)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.5, 1 / 90, 0.0])
+    minutes = dataclasses.replace(recipe, epochs=None, minutes=1.0)
+    assert training._rate(minutes, 7, None, 0.55) == pytest.approx(0.5)
+
+
+def test_the_compiled_step_is_the_same_step(images):
+    """With torch's eager backend, which needs no compiler: the code around it is what CUDA runs."""
+    recipe = dataclasses.replace(TINY, model=TINY.model | {"drop_path_rate": 0.0})
+    ends = []
+    for compiled in (False, True):
+        model = training.build_model(recipe, images)
+        optimizer = training.make_optimizer(model, recipe)
+        step = training.compiled_step(model, optimizer, backend="eager")
+        x, y = images.train.images[:16].float() / 255, images.train.labels[:16]
+        for _ in range(3):
+            loss = step(x, y) if compiled else training.train_step(model, optimizer, x, y)
+        ends.append((float(loss), *model.parameters()))
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_stem_makes_a_hybrid_that_trains_and_comes_back(images, tmp_path):
+    recipe = dataclasses.replace(
+        FULL,
+        model={"stem": (8,), "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    )
+    model, _ = run(images, tmp_path, recipe=recipe)
+    loaded, _ = training.load_run(tmp_path)
+    x = images.test.images[:4].float() / 255
+    model.eval()
+    assert model.patch_embed(x).shape == (4, 64, 16)
+    torch.testing.assert_close(model(x), loaded(x))
+    with pytest.raises(ValueError, match="Give 1 widths, or change patch_size"):
+        training._make_model(recipe.model | {"stem": (8, 8)}, (3, 32, 32), 10)

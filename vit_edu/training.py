@@ -1,11 +1,12 @@
 """Training, in plain PyTorch: recipe, schedule, step, evaluation, and a loop that can be stopped and taken up again.
 
-What lesson 06 builds, and what faster recipes add to it: Muon, label smoothing, mixing of images, an average of the weights,
-a budget in minutes.
+What lesson 06 builds, and what faster recipes add to it: Muon, fewer tokens at first, label smoothing, mixing of images, an
+average of the weights, a budget in minutes.
 """
 
 import copy
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from vit_edu import augment
 from vit_edu import data as vit_data
+from vit_edu.models.hybrid import HybridViT
 from vit_edu.models.vit import ViT
 
 
@@ -38,7 +40,9 @@ class Recipe:
     """Everything that decides how a run goes, besides the data. Saved with every checkpoint.
 
     epochs, minutes: how long; one of the two. With minutes, the schedule follows the clock: the run ends when they are over.
-    model: arguments of `ViT`, without num_classes and img_size, which the data decide. learning_rate: the peak.
+    model: arguments of `ViT`, without num_classes and img_size, which the data decide; with "stem", those of `HybridViT`.
+    learning_rate: the peak. schedule: how it falls to zero after the warm-up, "cosine" or "linear".
+    tokens: pairs (until, share): up to this share of the run, the blocks see only this share of the tokens (`TokenDropout`).
     optimizer: "adamw", or "muon" for the matrices of the blocks and AdamW for the rest. warmup: share of the run
     in which the learning rate climbs. clip: largest norm of the gradient (0: any). average: decay of a running average
     of the weights, which is what is evaluated and kept (0: none). label_smoothing, cutout (pixels), distort (strength), mixup
@@ -52,6 +56,8 @@ class Recipe:
     epochs: int | None = None
     minutes: float | None = None
     optimizer: str = "adamw"
+    schedule: str = "cosine"
+    tokens: tuple = ()
     weight_decay: float = 0.05
     warmup: float = 0.1
     clip: float = 0.0
@@ -73,6 +79,15 @@ class Recipe:
             )
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f'optimizer is "adamw" or "muon", got {self.optimizer!r}.')
+        if self.schedule not in ("cosine", "linear"):
+            raise ValueError(f'schedule is "cosine" or "linear", got {self.schedule!r}.')
+        if not all(
+            len(pair) == 2 and 0 < pair[0] <= 1 and 0 < pair[1] <= 1 for pair in self.tokens
+        ):
+            raise ValueError(
+                f"tokens holds pairs (until, share), both in 0..1, got {self.tokens}: ((0.5, 0.25),) shows a "
+                "quarter of the tokens in the first half of the run."
+            )
 
     def __str__(self):
         model = ", ".join(f"{k} {v}" for k, v in self.model.items())
@@ -91,9 +106,13 @@ class Recipe:
             )
             if getattr(self, name)
         )
+        extras += "".join(
+            f", {share:.0%} of the tokens until {until:.0%} of the run"
+            for until, share in self.tokens
+        )
         return (
             f"{how_long} in batches of {self.batch_size}; {names[self.optimizer]}, learning rate "
-            f"{self.learning_rate:g}, weight decay {self.weight_decay:g}{extras}; seed {self.seed}.\nModel: {model}."
+            f"{self.learning_rate:g} ({self.schedule}), weight decay {self.weight_decay:g}{extras}; seed {self.seed}.\nModel: {model}."
         )
 
 
@@ -228,8 +247,7 @@ def make_optimizer(model, recipe):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); weight decay on matrices only, not on biases, norms,
     class token or positions.
 
-    With "muon", the matrices of the blocks go to Muon (Jordan et al. 2024: momentum, made orthogonal before it is applied),
-    scaled so that the same learning rate suits both. RuntimeError where this PyTorch has no Muon.
+    With "muon", the matrices of the blocks go to `Muon`.
     """
     matrices, decay, rest = [], [], []
     for name, value in model.named_parameters():
@@ -243,21 +261,60 @@ def make_optimizer(model, recipe):
         {"params": decay, "weight_decay": recipe.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    on_cuda = next(model.parameters()).is_cuda
+    adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=on_cuda)
     if not matrices:
         return Together(adamw, clip=recipe.clip) if recipe.clip else adamw
-    if not hasattr(torch.optim, "Muon"):
-        raise RuntimeError(
-            f"this recipe uses torch.optim.Muon, which PyTorch has since 2.9; this is {torch.__version__}. "
-            'Update PyTorch, or take optimizer="adamw".'
-        )
-    muon = torch.optim.Muon(
-        matrices,
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    muon = Muon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     return Together(muon, adamw, clip=recipe.clip)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon: momentum, made orthogonal before it is applied (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+
+    params: matrices. What it computes is torch.optim.Muon with adjust_lr_fn="match_rms_adamw", so that one learning rate
+    suits it and AdamW. Torch's goes from matrix to matrix; here all matrices of one shape go together, and the blocks
+    of a ViT are alike.
+    """
+
+    def __init__(self, params, lr, weight_decay=0.0, momentum=0.95):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            shapes = {}
+            for value in group["params"]:
+                if value.grad is not None:
+                    shapes.setdefault(value.shape, []).append(value)
+            for (rows, cols), values in shapes.items():
+                for value in values:
+                    self.state[value].setdefault("momentum_buffer", torch.zeros_like(value))
+                grads = [value.grad for value in values]
+                smooth = [self.state[value]["momentum_buffer"] for value in values]
+                torch._foreach_lerp_(smooth, grads, 1 - momentum)
+                update = torch.stack(torch._foreach_lerp(grads, smooth, momentum))  # Nesterov
+                update = orthogonalize(update).to(values[0].dtype)  # (n, rows, cols)
+                torch._foreach_mul_(values, 1 - lr * group["weight_decay"])
+                size = 0.2 * max(rows, cols) ** 0.5  # entries of AdamW's usual size
+                torch._foreach_add_(values, list(update.unbind()), alpha=-lr * size)
+
+
+def orthogonalize(matrices, steps=5):
+    """Matrices (n, rows, cols) with singular vectors as they are and all singular values brought near 1.
+
+    Newton-Schulz: each step applies a x + b x^3 + c x^5 to the singular values, by products of matrices alone. After
+    five steps they lie roughly between 0.7 and 1.2. In bf16 on CUDA, in the matrices' own type elsewhere.
+    """
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(steps):
+        square = x @ x.mT  # (n, r, r), r the shorter side
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
 
 
 class Together:
@@ -304,6 +361,34 @@ class Average:
         stays = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - stays)
+        for mine, new in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(new)  # running statistics are averages already
+
+
+class TokenDropout:
+    """While the model trains, its blocks see only some tokens of each image, drawn at random. (B, T, D) -> (B, n, D).
+
+    keep: the share of the tokens, 0..1, to be changed as the run goes on; 1 keeps all, as evaluation does. The class token
+    stays. A quarter of the tokens makes a step about four times as fast, and the attention sixteen times.
+    Source: PatchDropout, Liu et al. 2022, arXiv:2208.07220; from few to many, as in growing image sizes.
+    """
+
+    def __init__(self, model):
+        self.keep = 1.0
+        self.prefix = int(getattr(model, "cls_token", None) is not None)
+        self.hook = model.blocks.register_forward_pre_hook(self)
+
+    def __call__(self, blocks, inputs):
+        (x,) = inputs
+        B, T, D = x.shape
+        patches = T - self.prefix
+        count = max(1, round(patches * self.keep))
+        if not blocks.training or count == patches:
+            return None  # as it is
+        kept = torch.rand(B, patches, device=x.device).topk(count, dim=1).indices + self.prefix
+        if self.prefix:
+            kept = torch.cat([kept.new_zeros(B, 1), kept], dim=1)
+        return (x.gather(1, kept[..., None].expand(-1, -1, D)),)  # (B, n, D)
 
 
 def mix(images, labels, recipe, num_classes):
@@ -328,10 +413,38 @@ def mix(images, labels, recipe, num_classes):
 
 
 def build_model(recipe, data):
-    """A new `ViT` for this data, with the recipe's seed."""
+    """A new model for this data, with the recipe's seed: a `ViT`, or a `HybridViT` where the recipe has a stem."""
     torch.manual_seed(recipe.seed)
-    C, H, W = data.train.images.shape[1:]
-    return ViT(img_size=(H, W), in_chans=C, num_classes=len(data.classes), **recipe.model)
+    return _make_model(recipe.model, data.train.images.shape[1:], len(data.classes))
+
+
+def _make_model(arguments, shape, num_classes):
+    C, H, W = shape
+    kind = HybridViT if "stem" in arguments else ViT
+    return kind(img_size=(H, W), in_chans=C, num_classes=num_classes, **arguments)
+
+
+def compiled_step(model, optimizer, backend="inductor"):
+    """`train_step` for CUDA: model and loss compiled, with fixed shapes, and nothing waits for the GPU.
+
+    Returns step(images, labels), which returns the loss as a tensor on the device.
+    """
+
+    def forward(images, labels):
+        with _autocast(images.device):
+            return F.cross_entropy(model(images).float(), labels)
+
+    loss_of = torch.compile(forward, dynamic=False, backend=backend)
+
+    def step(images, labels):
+        model.train()
+        loss = loss_of(images, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
 
 
 def fit(model, data, recipe, out=None, on_epoch=None):
@@ -361,6 +474,11 @@ def fit(model, data, recipe, out=None, on_epoch=None):
     average = Average(model, recipe.average) if recipe.average else None
     # Its own, so that nothing else shifts the order of images
     order = torch.Generator().manual_seed(recipe.seed)
+    dropout = TokenDropout(model) if recipe.tokens else None
+    if device.type == "cuda":
+        take_step = compiled_step(model, optimizer)
+    else:
+        take_step = functools.partial(train_step, model, optimizer)
     torch.manual_seed(recipe.seed)
     history = _resume(out, recipe, model, optimizer, order, average) if out else []
     spent = history[-1]["seconds"] if history else 0.0
@@ -374,35 +492,53 @@ def fit(model, data, recipe, out=None, on_epoch=None):
         """The share of the run that is over."""
         return step / total if total else min(1.0, seconds() / (60 * recipe.minutes))
 
-    bar = _progress_bar(recipe, total, step)
+    def check(loss):
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the loss became {loss} at step {step}, with learning rate {rate:.2g}. Most often the "
+                "learning rate is too high: try a third of it, or a longer warm-up."
+            )
+
+    bar = tqdm(
+        total=100,
+        file=sys.stdout,
+        dynamic_ncols=True,
+        bar_format="{desc} {percentage:3.0f}%|{bar}|",
+    )
     try:
         while progress() < 1:
-            losses, epoch_started, rate = [], seconds(), 0.0
+            losses, epoch_started, shown, rate = [], seconds(), 0.0, 0.0
             for images, labels in vit_data.batches(
                 train, recipe.batch_size, data.mean, data.std, train=True, generator=order
             ):
                 rate = _rate(recipe, step, total, progress())
                 for group in optimizer.param_groups:
                     group["lr"] = rate
+                if dropout:
+                    dropout.keep = _share_of_tokens(recipe, progress())
                 images, labels = mix(images, labels, recipe, len(data.classes))
-                losses.append(train_step(model, optimizer, images, labels))
-                if not math.isfinite(losses[-1]):
-                    raise Diverged(
-                        f"the loss became {losses[-1]} at step {step}, with learning rate {rate:.2g}. Most often the "
-                        "learning rate is too high: try a third of it, or a longer warm-up."
-                    )
+                losses.append(take_step(images, labels))
+                now = seconds()
+                if isinstance(losses[-1], float):
+                    check(losses[-1])
+                if now - shown > 0.5:  # rarely: on CUDA, to look at the loss is to wait for it
+                    check(float(losses[-1]))
+                    speed = len(losses) * recipe.batch_size / (now - epoch_started)
+                    _show(bar, history, float(losses[-1]), speed, now, progress())
+                    shown = now
                 if average:
                     average.update(model)
                 step += 1
-                _advance(bar, recipe, seconds(), losses[-1])
                 if progress() >= 1:
                     break
+            loss = float(sum(losses)) / len(losses)
+            check(loss)
             speed = len(losses) * recipe.batch_size / (seconds() - epoch_started)
             judged = average.model if average else model
             history.append(
                 {
                     "epoch": len(history) + 1,
-                    "loss": sum(losses) / len(losses),
+                    "loss": loss,
                     "val_accuracy": evaluate(
                         judged, vit_data.batches(val, 512, data.mean, data.std)
                     ),
@@ -411,7 +547,7 @@ def fit(model, data, recipe, out=None, on_epoch=None):
                     "seconds": seconds(),
                 }
             )
-            bar.set_description(f"epoch {len(history)}, val {history[-1]['val_accuracy']:.1%}")
+            _show(bar, history, loss, speed, seconds(), progress())
             if out:
                 save_checkpoint(out, recipe, data, model, optimizer, order, history, average)
             if on_epoch:
@@ -420,6 +556,8 @@ def fit(model, data, recipe, out=None, on_epoch=None):
         print(f"\nStopped after {len(history)} epochs; the model keeps the weights so far.")
     finally:
         bar.close()
+        if dropout:
+            dropout.hook.remove()
     if average and average.steps:
         model.load_state_dict(average.model.state_dict())
     return history
@@ -427,31 +565,28 @@ def fit(model, data, recipe, out=None, on_epoch=None):
 
 def _rate(recipe, step, total, progress):
     """The learning rate of this step: by the steps of a run in epochs, by the clock of one in minutes."""
-    if total:
-        return learning_rate(step, total, max(1, int(total * recipe.warmup)), recipe.learning_rate)
-    return learning_rate(1000 * progress, 1000, max(1, 1000 * recipe.warmup), recipe.learning_rate)
+    warmup = max(1, int(total * recipe.warmup)) if total else max(1, 1000 * recipe.warmup)
+    step, total = (step, total) if total else (1000 * progress, 1000)
+    if recipe.schedule == "linear" and step >= warmup:
+        return recipe.learning_rate * (total - step) / (total - warmup)
+    return learning_rate(step, total, warmup, recipe.learning_rate)
 
 
-def _progress_bar(recipe, total, step):
-    """Images for a run in epochs, seconds for one in minutes."""
-    if total:
-        size, done, unit = total * recipe.batch_size, step * recipe.batch_size, "img"
-    else:
-        size, done, unit = round(60 * recipe.minutes), 0, "s"
-    return tqdm(
-        total=size,
-        initial=done,
-        unit=unit,
-        unit_scale=unit == "img",
-        mininterval=1.0,
-        file=sys.stdout,
-        dynamic_ncols=True,
+def _share_of_tokens(recipe, progress):
+    return next((share for until, share in recipe.tokens if progress < until), 1.0)
+
+
+def _show(bar, history, loss, speed, seconds, progress):
+    """The line of the progress bar: where the run is, how well it goes, how fast, and how long still."""
+    val = f", val {history[-1]['val_accuracy']:.1%}" if history else ""
+    left = round(seconds * (1 - progress) / progress) if progress else 0
+    bar.set_description_str(
+        f"epoch {len(history) + (progress < 1)}, loss {loss:.2f}{val}, {speed:,.0f} images/s, "
+        f"{left // 60}:{left % 60:02} left",
+        refresh=False,
     )
-
-
-def _advance(bar, recipe, seconds, loss):
-    bar.update(recipe.batch_size if recipe.epochs else min(bar.total, int(seconds)) - bar.n)
-    bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
+    bar.n = 100 * progress
+    bar.refresh()
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -519,13 +654,8 @@ def load_run(path):
     """
     path = Path(path)
     state = read_checkpoint(path / "checkpoint.pt" if path.is_dir() else path)
-    C, H, W = state["data"]["shape"]
-    model = ViT(
-        img_size=(H, W),
-        in_chans=C,
-        num_classes=len(state["data"]["classes"]),
-        **state["recipe"]["model"],
-    )
+    data = state["data"]
+    model = _make_model(state["recipe"]["model"], data["shape"], len(data["classes"]))
     model.load_state_dict(state["average"]["weights"] if state["average"] else state["model"])
     return model.eval(), state
 
