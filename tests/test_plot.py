@@ -4,9 +4,11 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from vit_edu import data, plot
+from vit_edu import data, plot, training
 
 PICTURES = data.shapes(train=20, test=10).train.images
+EPOCHS = training.Recipe(epochs=3, batch_size=1, learning_rate=1.0)
+MINUTES = training.Recipe(minutes=5, batch_size=1, learning_rate=1.0)
 HISTORY = [
     {"epoch": 1, "loss": 1.5, "val_accuracy": 0.25},
     {"epoch": 2, "loss": 1.25, "val_accuracy": 0.5},
@@ -19,8 +21,9 @@ FIGURES = {
     "weight from 0 to 3": lambda: plot.heatmap(torch.arange(4.0).reshape(2, 2), "A", "x", "y", "weight"),
     "one 0 to 0, two 1 to 1": lambda: plot.heatmaps([torch.zeros(2, 2), torch.ones(2, 2)], ["one", "two"], "M", "x", "y"),
     "up from 1 to 4; down from 4 to 1": lambda: plot.lines((1, 2), {"up": [1, 4], "down": [4, 1]}, "L", "x", "y", log="xy"),
-    "2 of 3 epochs. Training loss 1.25, 50.0%": lambda: plot.learning_curves(HISTORY, 3, 10),
-    "0 of 3 epochs.": lambda: plot.learning_curves([], 3, 10),
+    "2 of 3 epochs. Training loss 1.25, 50.0%": lambda: plot.learning_curves(HISTORY, EPOCHS, 10),
+    "0 of 3 epochs.": lambda: plot.learning_curves([], EPOCHS, 10),
+    "0 epochs, of a run of 5 minutes.": lambda: plot.learning_curves([], MINUTES, 10),
     "3 of them right. The commonest mistake: cat taken for dog, 2 times": lambda: plot.confusion(
         torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 1, 1, 1]), ("cat", "dog")
     ),

@@ -1,12 +1,14 @@
 """Published names in our model: complete in both directions, equal in numbers."""
 
+import dataclasses
+
 import pytest
 import timm
 import torch
 from torchvision.models import get_model
 from torchvision.models.vision_transformer import VisionTransformer
 
-from vit_edu import pretrained
+from vit_edu import data, pretrained, training
 from vit_edu.models import SIZES, ViT
 
 
@@ -90,3 +92,51 @@ def test_without_weights_it_says_so(monkeypatch, tmp_path):
     assert "random weights" in reason
     assert "no download" in reason
     assert not model.training
+
+
+def test_the_weights_of_the_course_load_without_a_network():
+    model = pretrained.load("vit-cifar10")
+    about = model.pretrained_cfg
+    assert about["classes"][3] == "cat"
+    assert about["mean"].shape == about["std"].shape == (3, 1, 1)
+    assert "Test accuracy" in about["card"]
+    assert not model.training
+    assert next(model.parameters()).dtype == torch.float32
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    for path in pretrained.SHIPPED.glob("*.safetensors"):
+        assert path.stat().st_size < 8 * 2**20
+        assert path.with_suffix(".md").exists()
+
+
+def test_unknown_and_damaged_weights_are_named(tmp_path):
+    with pytest.raises(pretrained.WeightsError, match=r"there are: .*vit-cifar10"):
+        pretrained.load("vit-mnist")
+    whole = (pretrained.SHIPPED / "vit-cifar10.safetensors").read_bytes()
+    for content in (whole[:1000], b"", b"no weights"):
+        path = tmp_path / "bad.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(pretrained.WeightsError, match="damaged"):
+            pretrained.read_weights(path)
+
+
+def test_a_run_becomes_weights_with_a_card(tmp_path):
+    images = data.shapes(train=100, test=50)
+    recipe = training.Recipe(
+        epochs=1,
+        batch_size=20,
+        learning_rate=1e-3,
+        model={"stem": (8,), "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    )
+    trained = training.build_model(recipe, images)
+    training.fit(trained, images, recipe, out=tmp_path / "run")
+    card = pretrained.ship(tmp_path / "run", "tiny", images, "shapes", folder=tmp_path)
+    model = pretrained.read_weights(tmp_path / "tiny.safetensors")
+    x = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(model(x), trained.eval()(x), atol=5e-3, rtol=5e-3)
+    found = training.evaluate(trained, data.batches(images.test, 50, images.mean, images.std))
+    assert f"Test accuracy: {found:.2%} of 50 images" in card
+    counts = [int(n) for line in card.split("```")[1].splitlines() for n in line.split()[1:]]
+    assert sum(counts) == 50
+    with pytest.raises(training.CheckpointError, match="knows the classes circle"):
+        other = dataclasses.replace(images, classes=("a", "b"))
+        pretrained.ship(tmp_path / "run", "tiny", other, folder=tmp_path)

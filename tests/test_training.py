@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from vit_edu import cli, data, training
+from vit_edu.models import ViT, make_model
+from vit_edu.models.vit import Embeddings
 from vit_edu.training import Recipe
 
 TINY = Recipe(
@@ -111,6 +113,7 @@ def test_training_learns():
     recipe = dataclasses.replace(
         training.RECIPES["laptop"],
         epochs=6,
+        minutes=None,
         batch_size=32,
         model={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
     )
@@ -335,7 +338,7 @@ def test_orthogonalize_brings_singular_values_near_one():
 @pytest.mark.parametrize("global_pool", ["token", "avg"])
 def test_blocks_see_some_of_the_tokens_while_training(global_pool):
     torch.manual_seed(0)
-    model = training.ViT(embed_dim=8, depth=1, num_heads=1, global_pool=global_pool)
+    model = ViT(embed_dim=8, depth=1, num_heads=1, global_pool=global_pool)
     seen = []
     dropout = training.TokenDropout(model)
     model.blocks.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -343,7 +346,7 @@ def test_blocks_see_some_of_the_tokens_while_training(global_pool):
     prefix = int(global_pool == "token")
     dropout.keep = 0.25
     model(x)
-    tokens = training.ViT.__mro__[1].forward(model, x)  # (2, T, 8), all of them
+    tokens = Embeddings.forward(model, x)  # (2, T, 8), all of them
     assert seen[-1].shape == (2, 16 + prefix, 8)
     if prefix:
         assert torch.equal(seen[-1][:, 0], tokens[:, 0])
@@ -402,4 +405,4 @@ def test_a_stem_makes_a_hybrid_that_trains_and_comes_back(images, tmp_path):
     assert model.patch_embed(x).shape == (4, 64, 16)
     torch.testing.assert_close(model(x), loaded(x))
     with pytest.raises(ValueError, match="Give 1 widths, or change patch_size"):
-        training._make_model(recipe.model | {"stem": (8, 8)}, (3, 32, 32), 10)
+        make_model(recipe.model | {"stem": (8, 8)}, (3, 32, 32), 10)

@@ -1,4 +1,5 @@
-"""The command `vit-edu`: lab and doctor; train and evaluate; check and mistakes for teachers; derive and course for authors."""
+"""The command `vit-edu`: lab and doctor; train and evaluate; check and mistakes for teachers; ship, derive and course
+for authors."""
 
 import argparse
 import importlib.util
@@ -40,6 +41,16 @@ def main(argv=None):
     mistakes_parser.add_argument(
         "only", nargs="*", metavar="NN", help="lessons (03) or exercises (patchify); all if none"
     )
+    ship_parser = commands.add_parser(
+        "ship", help="for authors: make a run into weights that come with the course"
+    )
+    ship_parser.add_argument("checkpoint", help="the folder of a run, or its checkpoint.pt")
+    ship_parser.add_argument("name", help="for pretrained.load(NAME)")
+    ship_parser.add_argument("--data", metavar="WHAT", help="as VIT_EDU_DATA")
+    ship_parser.add_argument(
+        "--copy", default="", help="for the card: which copy of the data it is"
+    )
+    ship_parser.add_argument("--hardware", default="", help="for the card: what it was trained on")
     derive_parser = commands.add_parser("derive", help="for authors: make lessons/ from solutions/")
     derive_parser.add_argument(
         "--refresh", action="store_true", help="first run the solutions, store their answers"
@@ -64,8 +75,8 @@ def main(argv=None):
         return lab(args.jupyter_args)
     if args.command == "doctor":
         return doctor()
-    if args.command in ("train", "evaluate"):
-        return train(args) if args.command == "train" else evaluate(args)
+    if args.command in ("train", "evaluate", "ship"):
+        return {"train": train, "evaluate": evaluate, "ship": ship}[args.command](args)
     if args.command == "check":
         from vit_edu.classroom import submissions
 
@@ -194,29 +205,30 @@ def train(args):
 
 def evaluate(args):
     """`vit-edu evaluate`: accuracy on the test images. Returns an exit status."""
-    import torch
-
     from vit_edu import data, training
 
     try:
         model, state = training.load_run(args.checkpoint)
         images = _load_data(args.data)
+        training.same_classes(state["data"], images)
     except (data.DataError, training.CheckpointError) as error:
         return _fail(str(error))
-    if list(images.classes) != state["data"]["classes"]:
-        return _fail(
-            f"the checkpoint knows the classes {', '.join(state['data']['classes'])}; the data have "
-            f"{', '.join(images.classes)}. Name its data with --data."
-        )
-    device = training.pick_device()
-    # As in training, not those of the data at hand
-    mean, std = (
-        torch.tensor(state["data"][k], device=device)[:, None, None] for k in ("mean", "std")
-    )
-    split = images.test.to(device)
-    share = training.evaluate(model.to(device), data.batches(split, 512, mean, std))
-    error = (share * (1 - share) / len(split)) ** 0.5
-    print(f"test accuracy {share:.2%} of {len(split):,} images (standard error {error:.2%})")
+    predicted = training.predict_test(model, state["data"], images).argmax(dim=1)
+    share = (predicted == images.test.labels).float().mean().item()
+    error = (share * (1 - share) / len(images.test)) ** 0.5
+    print(f"test accuracy {share:.2%} of {len(images.test):,} images (standard error {error:.2%})")
+    return 0
+
+
+def ship(args):
+    """`vit-edu ship`: weights in half precision and their card, into the package. Returns an exit status."""
+    from vit_edu import data, pretrained, training
+
+    try:
+        images = _load_data(args.data)
+        print(pretrained.ship(args.checkpoint, args.name, images, args.copy, args.hardware))
+    except (data.DataError, training.CheckpointError, pretrained.WeightsError) as error:
+        return _fail(str(error))
     return 0
 
 

@@ -264,27 +264,32 @@ def lines(x, series, title, xlabel, ylabel, log="", marks=True):
     return fig
 
 
-def learning_curves(history, epochs, classes):
-    """Loss and held-out accuracy of a run, from the history of `training.fit`; empty axes before the first epoch."""
+def learning_curves(history, recipe, classes):
+    """Loss and held-out accuracy of a run, from the history of `training.fit`; empty axes before the first epoch.
+
+    Over epochs, or over minutes where the recipe has those. classes: how many, for the line of guessing.
+    """
+    unit, end = ("epoch", recipe.epochs) if recipe.epochs else ("minutes", recipe.minutes)
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    x = [entry["epoch"] for entry in history]
+    x = [entry["epoch"] if recipe.epochs else entry["seconds"] / 60 for entry in history]
     left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
-    left.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy, nats")
+    left.set(title="Training loss", xlabel=unit, ylabel="cross-entropy, nats")
     right.plot(
         x, [100 * entry["val_accuracy"] for entry in history], "s-", color=COLOURS[1], markersize=4
     )
     right.axhline(100 / classes, color="0.5", linestyle=":")
-    right.text(epochs, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
+    right.text(end, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
     right.set(
         title="Accuracy on held-out images",
-        xlabel="epoch",
+        xlabel=unit,
         ylabel="right answers, %",
         ylim=(0, 100),
     )
     for ax in (left, right):
-        ax.set_xlim(0.5, epochs + 0.5)
+        ax.set_xlim(*((0.5, end + 0.5) if recipe.epochs else (0, 1.02 * end)))
         ax.grid(alpha=0.3)
-    fig.alt = f"Learning curves, {len(history)} of {epochs} epochs."
+    whole = f"of {end} epochs" if recipe.epochs else f"epochs, of a run of {end:g} minutes"
+    fig.alt = f"Learning curves, {len(history)} {whole}."
     if history:
         last = history[-1]
         fig.alt += f" Training loss {last['loss']:.2f}, {last['val_accuracy']:.1%} of the held-out images right."
@@ -292,20 +297,20 @@ def learning_curves(history, epochs, classes):
 
 
 class LiveCurves:
-    """Curves that grow while a run goes on: `training.fit(..., on_epoch=LiveCurves(epochs, classes))`.
+    """Curves that grow while a run goes on: `training.fit(..., on_epoch=LiveCurves(recipe, classes))`.
 
     Made just before the run, so that the picture stands above the progress bar.
     """
 
-    def __init__(self, epochs, classes):
+    def __init__(self, recipe, classes):
         from IPython.display import display
 
-        self.epochs, self.classes = epochs, classes
-        self.handle = display(finish(learning_curves([], epochs, classes)), display_id=True)
+        self.recipe, self.classes = recipe, classes
+        self.handle = display(finish(learning_curves([], recipe, classes)), display_id=True)
 
     def __call__(self, history):
         if self.handle is not None:  # None outside a notebook
-            self.handle.update(finish(learning_curves(history, self.epochs, self.classes)))
+            self.handle.update(finish(learning_curves(history, self.recipe, self.classes)))
 
 
 def confusion(true, predicted, classes):
