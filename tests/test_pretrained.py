@@ -137,6 +137,6 @@ def test_a_run_becomes_weights_with_a_card(tmp_path):
     assert f"Test accuracy: {found:.2%} of 50 images" in card
     counts = [int(n) for line in card.split("```")[1].splitlines() for n in line.split()[1:]]
     assert sum(counts) == 50
+    other = dataclasses.replace(images, classes=("a", "b"))
     with pytest.raises(training.CheckpointError, match="knows the classes circle"):
-        other = dataclasses.replace(images, classes=("a", "b"))
         pretrained.ship(tmp_path / "run", "tiny", other, folder=tmp_path)

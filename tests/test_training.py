@@ -114,6 +114,7 @@ def test_training_learns():
         training.RECIPES["laptop"],
         epochs=6,
         minutes=None,
+        tokens=(),
         batch_size=32,
         model={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
     )
