@@ -138,11 +138,11 @@ def random_crop(images, padding=4):
     return padded[which, channels, rows[:, None, :, None], cols[:, None, None, :]]  # (B, C, H, W)
 
 
-def batches(split, batch_size, mean, std, train=False, generator=None):
+def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, flip=True):
     """Go once over a split in batches of normalised float32 images.
 
-    train=True shuffles, crops and flips, and leaves out the last, smaller batch. generator: a CPU generator for the
-    order. Yields (images (B, C, H, W), labels (B,)) on the split's device. Raises ValueError for an empty split.
+    train=True shuffles, flips (with flip=True), crops (by up to `crop` pixels; 0: not), and leaves out the last, smaller
+    batch. generator: a CPU generator for the order. Yields (images (B, C, H, W), labels (B,)) on the split's device. Raises ValueError for an empty split.
     """
     if len(split) == 0:
         raise ValueError("there is no image to make batches of: the split is empty.")
@@ -152,8 +152,10 @@ def batches(split, batch_size, mean, std, train=False, generator=None):
     )
     for chunk in order[:full].to(split.labels.device).split(batch_size):
         images = split.images[chunk]  # (B, C, H, W), uint8
-        if train:
-            images = random_crop(random_flip(images))
+        if train and flip:
+            images = random_flip(images)
+        if train and crop:
+            images = random_crop(images, crop)
         yield normalize(images, mean, std), split.labels[chunk]
 
 

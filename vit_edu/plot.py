@@ -10,6 +10,7 @@ import io
 import math
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
@@ -264,14 +265,33 @@ def lines(x, series, title, xlabel, ylabel, log="", marks=True):
     return fig
 
 
-def learning_curves(history, recipe, classes):
+def learning_curves(history, recipe, classes, others=()):
     """Loss and held-out accuracy of a run, from the history of `training.fit`; empty axes before the first epoch.
 
-    Over epochs, or over minutes where the recipe has those. classes: how many, for the line of guessing.
+    Over epochs, or over minutes where the recipe has those. classes: how many, for the line of guessing. others: histories
+    of the same recipe, as `training.logged_runs` has them; what lies between their lowest and highest is a grey band.
     """
     unit, end = ("epoch", recipe.epochs) if recipe.epochs else ("minutes", recipe.minutes)
+
+    def place(entries):
+        return [e["epoch"] if recipe.epochs else e["seconds"] / 60 for e in entries]
+
+    def band(name):
+        """Where, lowest and highest of the others at 200 places that all of them have reached."""
+        runs = [(place(other), [entry[name] for entry in other]) for other in others]
+        x = np.linspace(max(places[0] for places, _ in runs), min(p[-1] for p, _ in runs), 200)
+        values = [np.interp(x, places, found) for places, found in runs]
+        return x, np.min(values, axis=0), np.max(values, axis=0)
+
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    x = [entry["epoch"] if recipe.epochs else entry["seconds"] / 60 for entry in history]
+    x = place(history)
+    if others:
+        style = {"color": "0.85", "label": f"{len(others)} runs of ours"}
+        where, low, high = band("loss")
+        left.fill_between(where, low, high, **style)
+        where, low, high = band("val_accuracy")
+        right.fill_between(where, 100 * low, 100 * high, **style)
+        right.legend(loc="lower center", fontsize=8)
     left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
     left.set(title="Training loss", xlabel=unit, ylabel="cross-entropy, nats")
     right.plot(
@@ -293,24 +313,27 @@ def learning_curves(history, recipe, classes):
     if history:
         last = history[-1]
         fig.alt += f" Training loss {last['loss']:.2f}, {last['val_accuracy']:.1%} of the held-out images right."
+        if others:
+            at = np.searchsorted(where, x[-1]).clip(max=len(where) - 1)
+            fig.alt += f" Our {len(others)} runs had {low[at]:.1%} to {high[at]:.1%} there."
     return fig
 
 
 class LiveCurves:
     """Curves that grow while a run goes on: `training.fit(..., on_epoch=LiveCurves(recipe, classes))`.
 
-    Made just before the run, so that the picture stands above the progress bar.
+    Arguments as for `learning_curves`. Made just before the run, so that the picture stands above the progress bar.
     """
 
-    def __init__(self, recipe, classes):
+    def __init__(self, *about):
         from IPython.display import display
 
-        self.recipe, self.classes = recipe, classes
-        self.handle = display(finish(learning_curves([], recipe, classes)), display_id=True)
+        self.about = about
+        self.handle = display(finish(learning_curves([], *about)), display_id=True)
 
     def __call__(self, history):
         if self.handle is not None:  # None outside a notebook
-            self.handle.update(finish(learning_curves(history, self.recipe, self.classes)))
+            self.handle.update(finish(learning_curves(history, *self.about)))
 
 
 def confusion(true, predicted, classes):

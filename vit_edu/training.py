@@ -40,13 +40,14 @@ class Recipe:
 
     epochs, minutes: how long; one of the two. With minutes, the schedule follows the clock: the run ends when they are over.
     model: arguments of `ViT`, without num_classes and img_size, which the data decide; with "stem", those of `HybridViT`.
-    learning_rate: the peak. schedule: how it falls to zero after the warm-up, "cosine" or "linear".
+    learning_rate: the peak. schedule: how it falls to zero after the warm-up, "cosine" or "linear", or "constant".
     tokens: pairs (until, share): up to this share of the run, the blocks see only this share of the tokens (`TokenDropout`).
     zero_init: the last matrix of every branch starts at zero, so that each block begins as the identity.
     optimizer: "adamw", or "muon" for the matrices of the blocks and AdamW for the rest. warmup: share of the run
     in which the learning rate climbs. clip: largest norm of the gradient (0: any). average: decay of a running average
-    of the weights, which is what is evaluated and kept (0: none). label_smoothing, cutout (pixels), distort (strength), mixup
-    and cutmix (alpha): see `augment`; 0 leaves them out; where both mixings are on, each batch draws one of them.
+    of the weights, which is what is evaluated and kept (0: none). flip, crop (pixels): see `data.batches`. label_smoothing,
+    cutout (pixels), distort (strength), mixup and cutmix (alpha): see `augment`; 0 leaves them out; where both mixings are
+    on, each batch draws one of them.
     validation: share of the training images held out for the curves. max_images: use at most so many training images
     (None: all). seed: of weights, order and augmentation.
     """
@@ -63,6 +64,8 @@ class Recipe:
     warmup: float = 0.1
     clip: float = 0.0
     average: float = 0.0
+    flip: bool = True
+    crop: int = 4
     label_smoothing: float = 0.0
     cutout: int = 0
     distort: float = 0.0
@@ -80,8 +83,10 @@ class Recipe:
             )
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f'optimizer is "adamw" or "muon", got {self.optimizer!r}.')
-        if self.schedule not in ("cosine", "linear"):
-            raise ValueError(f'schedule is "cosine" or "linear", got {self.schedule!r}.')
+        if self.schedule not in ("cosine", "linear", "constant"):
+            raise ValueError(
+                f'schedule is "cosine", "linear" or "constant", got {self.schedule!r}.'
+            )
         if not all(
             len(pair) == 2 and 0 < pair[0] <= 1 and 0 < pair[1] <= 1 for pair in self.tokens
         ):
@@ -112,6 +117,8 @@ class Recipe:
             for until, share in self.tokens
         )
         extras += ", branches start at zero" * self.zero_init
+        extras += ", no flip" * (not self.flip)
+        extras += f", crop {self.crop}" * (self.crop != 4)
         return (
             f"{how_long} in batches of {self.batch_size}; {names[self.optimizer]}, learning rate "
             f"{self.learning_rate:g} ({self.schedule}), weight decay {self.weight_decay:g}{extras}; seed {self.seed}.\nModel: {model}."
@@ -159,6 +166,21 @@ RECIPES = {
         model={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "global_pool": "avg"},
     ),
 }
+
+
+LOGS = Path(__file__).parent / "logs"  # RECIPE-SEED.jsonl: runs of ours, to compare with
+
+
+def read_log(path):
+    """A log of ours: (its conditions, a dict; the history as `fit` returns it; the result, a dict)."""
+    first, *history, last = (json.loads(line) for line in Path(path).read_text().splitlines())
+    return first, history, last
+
+
+def logged_runs(recipe_name, classes):
+    """Histories of our own runs of a recipe on data with these classes, one a seed; [] where there is none."""
+    logs = [read_log(path) for path in sorted(LOGS.glob(f"{recipe_name}-[0-9]*.jsonl"))]
+    return [history for first, history, _ in logs if first["classes"] == list(classes)]
 
 
 def pick_device():
@@ -474,7 +496,7 @@ def compiled_step(model, optimizer, backend="inductor"):
     return step
 
 
-def fit(model, data, recipe, out=None, on_epoch=None):
+def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
     """Train `model` on `data.train` by `recipe`. Returns the history, one dict an epoch.
 
     Each entry: epoch (from 1), loss (mean over the training batches), val_accuracy (on held-out training images),
@@ -484,7 +506,8 @@ def fit(model, data, recipe, out=None, on_epoch=None):
     with the same call, and ends with the same weights as one that was not. on_epoch(history): called after each
     epoch, for live curves. The stop button (KeyboardInterrupt) ends the run with the weights so far.
     A recipe in minutes ends when they are over, in the middle of an epoch too; taken up again, it has the minutes that were
-    left. With `recipe.average`, the average is what is evaluated, and what `model` holds at the end.
+    left. With `recipe.average`, the average is what is evaluated, and what `model` holds at the end. clock: what counts
+    the seconds; with `time.process_time` on one thread, other work on the machine does not count.
     The test images are not touched. Raises Diverged, CheckpointError.
     """
     device = next(model.parameters()).device
@@ -509,11 +532,11 @@ def fit(model, data, recipe, out=None, on_epoch=None):
     torch.manual_seed(recipe.seed)
     history = _resume(out, recipe, model, optimizer, order, average) if out else []
     spent = history[-1]["seconds"] if history else 0.0
-    started = time.perf_counter()
+    started = clock()
     step = len(history) * steps_per_epoch
 
     def seconds():
-        return spent + time.perf_counter() - started
+        return spent + clock() - started
 
     def progress():
         """The share of the run that is over."""
@@ -536,7 +559,14 @@ def fit(model, data, recipe, out=None, on_epoch=None):
         while progress() < 1:
             losses, epoch_started, shown, rate = [], seconds(), 0.0, 0.0
             for images, labels in vit_data.batches(
-                train, recipe.batch_size, data.mean, data.std, train=True, generator=order
+                train,
+                recipe.batch_size,
+                data.mean,
+                data.std,
+                train=True,
+                generator=order,
+                crop=recipe.crop,
+                flip=recipe.flip,
             ):
                 rate = _rate(recipe, step, total, progress())
                 for group in optimizer.param_groups:
@@ -596,6 +626,8 @@ def _rate(recipe, step, total, progress):
     step, total = (step, total) if total else (1000 * progress, 1000)
     if recipe.schedule == "linear" and step >= warmup:
         return recipe.learning_rate * (total - step) / (total - warmup)
+    if recipe.schedule == "constant" and step >= warmup:
+        return recipe.learning_rate
     return learning_rate(step, total, warmup, recipe.learning_rate)
 
 

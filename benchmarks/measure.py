@@ -1,0 +1,97 @@
+"""What the benchmarks share: timing in turn, the conditions of a measurement, a Markdown table and its file."""
+
+import argparse
+import datetime
+import os
+import platform
+import random
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from vit_edu.check.record import write_whole
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parser(text, rounds):
+    """The options that all benchmarks have. text: the module's docstring."""
+    new = argparse.ArgumentParser(description=text.splitlines()[0])
+    new.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    new.add_argument("--rounds", type=int, default=rounds, help=f"each times all once ({rounds})")
+    new.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
+    return new
+
+
+def wait(device):
+    """Until the device has done what it was given; on the CPU it has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def in_turn(jobs, rounds, device="cpu", repeats=1):
+    """Seconds of one call of each job. jobs: {name: function}. Returns {name: [one number a round]}.
+
+    Each round calls every job `repeats` times, in an order drawn anew, so that whatever else the machine does meets all
+    alike. Before the first round each job is called twice; that does not count.
+    """
+    order, seconds = random.Random(0), {name: [] for name in jobs}
+    for job in jobs.values():
+        job(), job()
+    for _ in range(rounds):
+        for name in order.sample(list(jobs), len(jobs)):
+            wait(device)
+            started = time.perf_counter()
+            for _ in range(repeats):
+                jobs[name]()
+            wait(device)
+            seconds[name].append((time.perf_counter() - started) / repeats)
+    return seconds
+
+
+def hardware(device):
+    """Processor, its cores that this process may use, threads, and the GPU where one is used."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((n.split(":")[1].strip() for n in lines if n.startswith("model name")), cpu)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.device(device).type == "cuda" else ""
+    return f"{cpu}, {cores} cores, {torch.get_num_threads()} threads{gpu}"
+
+
+def conditions(program, argv, device, packages=()):
+    """One line: hardware, load before, versions, command, date. Call it before measuring."""
+    found = [f"Python {platform.python_version()}"]
+    found += [f"{name} {metadata.version(name)}" for name in ("torch", *packages)]
+    argv = sys.argv[1:] if argv is None else argv
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    return (
+        f"{hardware(device)}; load of the machine before: {load}. {', '.join(found)}. "
+        f"`python benchmarks/{program}.py{' ' * bool(argv)}{shlex.join(argv)}`, {datetime.date.today()}."
+    )
+
+
+def table(head, rows):
+    """A Markdown table. head: names of the columns; rows: tuples of texts, as long as head."""
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in (head, ("---", *["---:"] * (len(head) - 1)), *rows)
+    )
+
+
+def write(folder, program, title, text):
+    """Print a section and put it into folder/PROGRAM.md, in the place of the older section of this title.
+
+    The file is written whole or not at all.
+    """
+    file = Path(folder) / f"{program}.md"
+    old = file.read_text(encoding="utf-8") if file.exists() else ""
+    sections = dict(part.split("\n", 1) for part in f"\n{old}".split("\n## ")[1:])
+    sections[title] = f"\n{text}\n"
+    parts = [f"## {name}\n\n{body.strip()}\n" for name, body in sections.items()]
+    write_whole(file, "\n".join([f"# {program}\n", *parts]))
+    print(f"{title}\n\n{text}")

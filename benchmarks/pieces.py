@@ -1,0 +1,100 @@
+"""What each piece of a recipe is worth: `python benchmarks/pieces.py [--recipe laptop] [--minutes 4] --data ...`.
+
+Trains the recipe whole, and again with one piece taken out or exchanged, several seeds each, and writes the accuracy on held-out
+training images to benchmarks/results/pieces.md. The test images are not used. Every run has the same minutes, on one thread,
+counted by the processor's clock: so they may go side by side, and a piece that costs time must earn it.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from vit_edu import data, training
+from vit_edu.check.record import write_whole
+
+try:
+    from benchmarks import measure
+except ImportError:  # run as a program, with this folder on the path
+    import measure
+
+# What is changed -> the fields of the recipe that say so; those of "model" are its arguments.
+PIECES = {
+    "the recipe, whole": {},
+    "all tokens from the first step": {"tokens": ()},
+    "AdamW alone, learning rate 2e-3": {"optimizer": "adamw", "learning_rate": 2e-3},
+    "AdamW alone, learning rate 4e-3": {"optimizer": "adamw", "learning_rate": 4e-3},
+    "branches that start at random": {"zero_init": False},
+    "constant learning rate": {"schedule": "constant"},
+    "no warm-up": {"warmup": 0.0},
+    "no flips, no crops": {"flip": False, "crop": 0},
+    "class token instead of the mean": {"model": {"global_pool": "token"}},
+    "sine-cosine positions": {"model": {"pos_embed": "sincos"}},
+    "no positions": {"model": {"pos_embed": "none"}},
+}
+
+
+def run(job):
+    """One run, in a process of its own. job: (piece, recipe). Returns (piece, seed, held-out accuracy, epochs)."""
+    piece, recipe, folder = job
+    torch.set_num_threads(1)
+    model = training.build_model(recipe, images := data.load())
+    log = folder / f"{piece.replace(' ', '_')}-{recipe.seed}.jsonl"
+    if log.exists():
+        history = [json.loads(line) for line in log.read_text().splitlines()]
+    else:
+        history = training.fit(model, images, recipe, clock=time.process_time)
+        write_whole(log, "".join(json.dumps(entry) + "\n" for entry in history))
+    return piece, recipe.seed, history[-1]["val_accuracy"], len(history)
+
+
+def main(argv=None):
+    """Run all pieces, two at a time, and write the table. Runs whose log is there are not run again."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="laptop")
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--pieces", nargs="+", default=list(PIECES), help="some of them by name")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--data", help="folder of the images; without it, what data.load() finds")
+    parser.add_argument("--copy", default="", help="which copy of the data, for the table")
+    parser.add_argument("--logs", type=Path, default=Path("runs/pieces"))
+    parser.add_argument("--out", type=Path, default=measure.RESULTS)
+    args = parser.parse_args(argv)
+    if args.data:
+        os.environ["VIT_EDU_DATA"] = args.data
+    conditions = measure.conditions("pieces", argv, "cpu")
+    whole = dataclasses.replace(training.RECIPES[args.recipe], minutes=args.minutes, epochs=None)
+    jobs = []
+    for seed in args.seeds:
+        for piece in args.pieces:
+            changes = dict(PIECES[piece])
+            changes["model"] = whole.model | changes.get("model", {})
+            jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), args.logs))
+    args.logs.mkdir(parents=True, exist_ok=True)
+    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+        found = list(pool.imap_unordered(run, jobs))
+    rows = []
+    for piece in args.pieces:
+        values = [100 * accuracy for name, _, accuracy, _ in found if name == piece]
+        epochs = statistics.mean(n for name, _, _, n in found if name == piece)
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        rows.append((piece, f"{statistics.mean(values):.1f}{spread}", f"{epochs:.1f}"))
+    text = (
+        f"# What each piece is worth\n\n{args.copy or 'Data: ' + (args.data or 'what data.load() finds')}. {whole}\n\n"
+        f"Held-out accuracy after {args.minutes:g} minutes of one thread; mean and standard deviation over "
+        f"{len(args.seeds)} seeds.\n\n"
+        f"{measure.table(('what is changed', 'held-out accuracy, %', 'epochs'), rows)}\n\n{conditions}\n"
+    )
+    write_whole(args.out / "pieces.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

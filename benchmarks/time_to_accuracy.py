@@ -1,0 +1,142 @@
+"""Accuracy within so many minutes, for the recipes that have a target: `python benchmarks/time_to_accuracy.py laptop --data ...`.
+
+Each run is `training.fit`, as in lesson 06 and in `vit-edu train`, followed by one look at the test images. Its log goes to vit_edu/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table
+over all logs goes to benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again.
+
+`--gpu` takes the three recipes for a GPU. `--toy` shrinks every run to seconds, to try the command itself.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from vit_edu import data, training
+from vit_edu.check.record import write_whole
+
+try:
+    from benchmarks import measure
+except ImportError:  # run as a program, with this folder on the path
+    import measure
+
+# recipe -> (where, test accuracy to be reached)
+TARGETS = {
+    "laptop": ("two CPU cores", 0.78),
+    "laptop-hybrid": ("two CPU cores", 0.81),
+    "long": ("two CPU cores", 0.89),
+    "gpu": ("one GPU", 0.935),
+    "gpu-long": ("one GPU", 0.95),
+    "gpu-hybrid": ("one GPU", 0.96),
+}
+GPU = ("gpu", "gpu-long", "gpu-hybrid")
+TOY = {"minutes": 0.05, "max_images": 256, "batch_size": 32, "average": 0.9}
+TOY_MODEL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+def main(argv=None):
+    """Run what is asked for and write logs and table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipes", nargs="*", help=f"some of {', '.join(TARGETS)}")
+    parser.add_argument("--gpu", action="store_true", help=f"the same as {' '.join(GPU)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", help="folder of the images; without it, what data.load() finds")
+    parser.add_argument("--copy", default="", help="which copy of the data, for the table")
+    parser.add_argument("--runs", type=Path, default=Path("runs/time_to_accuracy"))
+    parser.add_argument("--logs", type=Path, default=training.LOGS)
+    parser.add_argument("--out", type=Path, default=measure.RESULTS)
+    parser.add_argument("--toy", action="store_true", help="seconds a run, with tiny models")
+    args = parser.parse_args(argv)
+    asked = args.recipes + list(GPU) * args.gpu
+    unknown = set(asked) - set(TARGETS)
+    if unknown:
+        parser.error(f"no target for {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    if args.data:
+        os.environ["VIT_EDU_DATA"] = args.data
+    for seed in args.seeds:
+        for name in asked:
+            run(name, seed, args)
+    text = summary(args.logs)
+    write_whole(args.out / "time_to_accuracy.md", text)
+    print(text)
+
+
+def run(name, seed, args):
+    """One run from its first step, or from its checkpoint, to its log. Returns the test accuracy."""
+    recipe = dataclasses.replace(training.RECIPES[name], seed=seed)
+    if args.toy:
+        recipe = dataclasses.replace(recipe, **TOY, model=recipe.model | TOY_MODEL)
+    device, out = training.pick_device(), args.runs / f"{name}-{seed}"
+    conditions = measure.conditions("time_to_accuracy", [name, "--seeds", str(seed)], device)
+    images = data.load()
+    print(f"{name}, seed {seed}: {recipe}\n{conditions}", flush=True)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    model = training.build_model(recipe, images).to(device)
+    history = training.fit(model, images, recipe, out=out)
+    seconds = time.perf_counter() - started  # compilation and everything else included
+    mean, std = images.mean.to(device), images.std.to(device)
+    test = images.test.to(device)
+    accuracy = training.evaluate(model, data.batches(test, 512, mean, std))
+    entries = [
+        {
+            "recipe": name,
+            "seed": seed,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "classes": images.classes,
+            "copy": args.copy,
+            "conditions": conditions,
+            "settings": dataclasses.asdict(recipe),
+        },
+        *history,
+        {"test_accuracy": accuracy, "test_images": len(images.test), "wall_seconds": seconds},
+    ]
+    write_whole(args.logs / f"{name}-{seed}.jsonl", "".join(json.dumps(e) + "\n" for e in entries))
+    print(f"{name}, seed {seed}: {accuracy:.2%} of {len(images.test):,} test images", flush=True)
+    return accuracy
+
+
+def summary(folder):
+    """The table over all logs of a folder, with the conditions of each recipe below."""
+    rows, notes = [], []
+    for name, (where, target) in TARGETS.items():
+        logs = [training.read_log(path) for path in sorted(folder.glob(f"{name}-[0-9]*.jsonl"))]
+        if not logs:
+            continue
+        found = [100 * last["test_accuracy"] for _, _, last in logs]
+        first = logs[0][0]
+        kind = "convolutional stem" if "stem" in first["settings"]["model"] else "plain ViT"
+        minutes = max(history[-1]["seconds"] for _, history, _ in logs) / 60
+        spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+        rows.append(
+            (
+                name,
+                where,
+                f"{minutes:.1f}",
+                f"{kind}, {first['parameters']:,}",
+                f"{len(found)}",
+                f"{statistics.mean(found):.2f}{spread}",
+                f"{min(found):.2f} to {max(found):.2f}",
+                f"{100 * target:g}",
+            )
+        )
+        notes.append(
+            f"- {name}: {first['copy'] or ', '.join(first['classes'])}. {first['conditions']}"
+        )
+    head = (
+        "recipe", "where", "minutes", "model, parameters", "seeds", "test accuracy, %", "range", "target",
+    )  # fmt: skip
+    return (
+        "# Time to accuracy\n\nTest accuracy of the last step, no test-time augmentation, mean and standard deviation over the "
+        "seeds; the test images are used once a run. Minutes: of training, the longest run, evaluation after each epoch "
+        f"included.\n\n{measure.table(head, rows)}\n\n" + "\n".join(notes) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
