@@ -33,23 +33,26 @@ def wait(device):
         torch.cuda.synchronize()
 
 
-def in_turn(jobs, rounds, device="cpu", repeats=1):
+def in_turn(jobs, rounds, device="cpu", repeats=1, warmups=2):
     """Seconds of one call of each job. jobs: {name: function}. Returns {name: [one number a round]}.
 
     Each round calls every job `repeats` times, in an order drawn anew, so that whatever else the machine does meets all
-    alike. Before the first round each job is called twice; that does not count.
+    alike. Before the first round each job is called `warmups` times; that does not count. What a job returns lives until the
+    clock has stopped, so that clearing up does not count either.
     """
     order, seconds = random.Random(0), {name: [] for name in jobs}
     for job in jobs.values():
-        job(), job()
+        for _ in range(warmups):
+            job()
     for _ in range(rounds):
         for name in order.sample(list(jobs), len(jobs)):
             wait(device)
             started = time.perf_counter()
             for _ in range(repeats):
-                jobs[name]()
+                kept = jobs[name]()
             wait(device)
             seconds[name].append((time.perf_counter() - started) / repeats)
+            del kept
     return seconds
 
 

@@ -62,3 +62,15 @@ def test_bytes_and_floats_look_the_same():
     assert (shown == plot._picture(PICTURES[0].float() / 255)).all()
     assert shown.shape == (32, 32, 3)
     assert plot._picture(torch.rand(1, 4, 4)).shape == (4, 4)
+
+
+def test_other_runs_are_a_band_behind_the_curve():
+    others = [
+        [dict(entry, val_accuracy=entry["val_accuracy"] + by) for entry in HISTORY]
+        for by in (0.1, 0.3)
+    ]
+    figure = plot.finish(plot.learning_curves(HISTORY, EPOCHS, 10, others))
+    assert figure.alt.endswith(
+        "50.0% of the held-out images right. Our 2 runs had 60.0% to 80.0% there."
+    )
+    assert "Our 2" not in plot.finish(plot.learning_curves([], EPOCHS, 10, others)).alt

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vit_edu import cli, data, training
-from vit_edu.models import ViT, make_model
+from vit_edu.models import HybridViT, ViT, make_model
 from vit_edu.models.vit import Embeddings
 from vit_edu.training import Recipe
 
@@ -268,7 +268,7 @@ def test_the_average_is_one(images):
         ({"minutes": 1.0}, "either epochs or minutes"),
         ({"epochs": None}, "either epochs or minutes"),
         ({"optimizer": "sgd"}, '"adamw" or "muon"'),
-        ({"schedule": "step"}, '"cosine" or "linear"'),
+        ({"schedule": "step"}, '"cosine", "linear" or "constant"'),
         ({"tokens": ((0.5, 0),)}, "pairs \\(until, share\\)"),
     ],
 )
@@ -405,5 +405,11 @@ def test_a_stem_makes_a_hybrid_that_trains_and_comes_back(images, tmp_path):
     model.eval()
     assert model.patch_embed(x).shape == (4, 64, 16)
     torch.testing.assert_close(model(x), loaded(x))
-    with pytest.raises(ValueError, match="Give 1 widths, or change patch_size"):
-        make_model(recipe.model | {"stem": (8, 8)}, (3, 32, 32), 10)
+    deeper = make_model(recipe.model | {"stem": (8, 12)}, (3, 32, 32), 10)
+    convs = [m for m in deeper.patch_embed.proj if isinstance(m, torch.nn.Conv2d)]
+    assert [(m.out_channels, m.stride[0]) for m in convs] == [(8, 1), (12, 2), (16, 2)]
+    assert deeper.patch_embed(x).shape == (4, 64, 16)
+    for wrong in ({"patch_size": 8}, {"stem": (8, 8), "patch_size": 6, "img_size": 30}):
+        arguments = {"in_chans": 3, "img_size": 32} | recipe.model | wrong
+        with pytest.raises(ValueError, match="Give more widths, or change patch_size"):
+            HybridViT(**arguments)

@@ -12,36 +12,38 @@ from vit_edu.models.vit import PatchEmbed, ViT
 
 
 class ConvStem(PatchEmbed):
-    """Image -> tokens by 3 x 3 convolutions, each halving the sides, up to one pixel a patch.
+    """Image -> tokens by 3 x 3 convolutions, the last of them halving the sides until one pixel is a patch.
 
-    (B, C, H, W) -> (B, N, D), as `PatchEmbed`. widths: channels after each convolution but the last, which has D; patch_size
-    must be 2 ** (len(widths) + 1). Between them batch norm and GELU. ValueError where the numbers do not fit.
+    (B, C, H, W) -> (B, N, D), as `PatchEmbed`. widths: channels after each convolution but the last, which has D. For patches
+    of 2 ** n pixels the last n convolutions have stride 2, those before stride 1. Between them batch norm and GELU.
+    ValueError where patch_size is no power of two, or widths are too few.
     """
 
     def __init__(self, img_size, patch_size, in_chans, embed_dim, widths):
         super().__init__(img_size, patch_size, in_chans, embed_dim)
-        if patch_size != 2 ** (len(widths) + 1):
+        halvings = round(math.log2(patch_size))
+        if patch_size != 2**halvings or len(widths) + 1 < halvings:
             raise ValueError(
-                f"every convolution of the stem halves the sides: {len(widths) + 1} of them make patches of "
-                f"{2 ** (len(widths) + 1)} pixels, and patch_size is {patch_size}. Give "
-                f"{max(0, round(math.log2(patch_size)) - 1)} widths, or change patch_size."
+                f"each of the last convolutions of the stem halves the sides: patch_size must be a power of two, here "
+                f"up to {2 ** (len(widths) + 1)}, as {len(widths)} widths make {len(widths) + 1} convolutions; got "
+                f"{patch_size}. Give more widths, or change patch_size."
             )
         layers, before = [], in_chans
-        for width in widths:
-            layers += [
-                nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.GELU(),
-            ]
+        for i, width in enumerate((*widths, embed_dim)):
+            stride = 2 if i > len(widths) - halvings else 1
+            layers += [nn.Conv2d(before, width, 3, stride, padding=1, bias=i == len(widths))]
+            if i < len(widths):
+                layers += [nn.BatchNorm2d(width), nn.GELU()]
             before = width
-        self.proj = nn.Sequential(*layers, nn.Conv2d(before, embed_dim, 3, stride=2, padding=1))
+        self.proj = nn.Sequential(*layers)
         self.proj.in_channels = in_chans  # what PatchEmbed.forward compares with
 
 
 class HybridViT(ViT):
     """A `ViT` with a `ConvStem`: everything after the tokens is the same. (B, C, H, W) -> logits (B, num_classes).
 
-    stem: the widths of `ConvStem`; (32,) halves 32 x 32 pixels to 16 x 16 in 32 channels, then to 8 x 8 tokens.
+    stem: the widths of `ConvStem`. With (32,) and patches of 4, 32 x 32 pixels become 16 x 16 in 32 channels, then 8 x 8
+    tokens; with (32, 64) a convolution at 32 x 32 comes first.
     The other arguments are those of `ViT`.
     """
 
