@@ -156,23 +156,11 @@ EXPLAINED = {
     ): "the same on the CPU, where answers are checked",
     (
         "random_crop",
-        "torch.randint(0, 2 * padding + 1, (2, B, 1), device=images.device) -> without device",
-    ): "the same on the CPU, where answers are checked",
-    (
-        "random_crop",
-        "torch.arange(H, device=images.device) -> without device",
-    ): "the same on the CPU, where answers are checked",
-    (
-        "random_crop",
-        "torch.arange(W, device=images.device) -> without device",
+        "torch.randint(0, 2 * padding + 1, (2, B), device=images.device) -> without device",
     ): "the same on the CPU, where answers are checked",
     (
         "random_crop",
         "torch.arange(B, device=images.device) -> without device",
-    ): "the same on the CPU, where answers are checked",
-    (
-        "random_crop",
-        "torch.arange(C, device=images.device) -> without device",
     ): "the same on the CPU, where answers are checked",
     (
         "ViT",

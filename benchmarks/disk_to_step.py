@@ -9,8 +9,8 @@ normalise, CutMix), take a step with each batch. The folder is made from generat
   made; workers persist; on CUDA batches come through pinned memory.
 
 Both take the same step: model, optimiser and shares of the tokens of the recipe "laptop". Its row "whole recipe" is computed:
-each rate has the part of the minutes that the recipe gives it. Without a step three epochs are gone over, so that starting
-workers does not count much. The second table says what takes how long.
+each rate has the part of the minutes that the recipe gives it. Without a step, and on CUDA, three epochs are gone over, so
+that starting workers does not count much. The second table says what takes how long.
 """
 
 import contextlib
@@ -59,7 +59,9 @@ def folder(root, count):
         pixels = some.images[which].flatten(1).numpy()  # (n, 3072)
         return [name, put(name, {"data": pixels, "labels": some.labels[which].tolist()})]
 
-    train, test = ([batch(n) for n, _ in names] for names in (CIFAR10.train_list, CIFAR10.test_list))
+    train, test = (
+        [batch(n) for n, _ in names] for names in (CIFAR10.train_list, CIFAR10.test_list)
+    )
     meta = put(CIFAR10.meta["filename"], {"label_names": list(vit_data.SHAPES)})
     known = {"train_list": train, "test_list": test, "meta": CIFAR10.meta | {"md5": meta}}
     with mock.patch.multiple(CIFAR10, **known), mock.patch.dict(os.environ, VIT_EDU_DATA=str(root)):
@@ -131,24 +133,24 @@ def from_disk(make, take_step=None, epochs=1):
 
 def main(argv=None):
     parser = measure.parser(__doc__, rounds=3)
-    parser.add_argument("--images", type=int, help="on the disk (CPU 6,000, CUDA 30,000)")
+    parser.add_argument("--images", type=int, help="on the disk (CPU 5,000, CUDA 30,000)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader")
     args = parser.parse_args(argv)
     line = measure.conditions("disk_to_step", argv, args.device, ("torchvision",))
     device, cuda = torch.device(args.device), args.device == "cuda"
-    images = args.images or (30_000 if cuda else 6_000)
+    images = args.images or (30_000 if cuda else 5_000)
     with tempfile.TemporaryDirectory() as root, folder(root, images):
         found = figures(device, Path(root), args.workers, args.rounds)
-    text = report(found, args.workers, images // RECIPE.batch_size)
+    text = report(found, images // RECIPE.batch_size)
     text += f"\n\nThe fastest of {args.rounds} rounds; {images:,} images, batches of {RECIPE.batch_size}.\n\n{line}"
     measure.write(args.out, "disk_to_step", "CUDA" if cuda else "CPU", text)
 
 
 def figures(device, root, workers, rounds):
-    """The least seconds of everything that is timed.
+    """Seconds, the least over the rounds.
 
-    Returns {"read", "batches" (one epoch, reading left out), "epochs": {share: one epoch with steps, reading counted in},
-    None for no step}: {way: seconds}}, and "step": {share: seconds of one step}.
+    Returns "read": {way: reading the folder}, "epochs": {share: {way: an epoch with steps, reading counted in}}, None for no
+    step, and "step": {share: one step alone}.
     """
     ways = {"ours": functools.partial(Ours, device)}
     ways |= {f"usual, {n} workers": functools.partial(Usual, device, root, n) for n in workers}
@@ -179,7 +181,7 @@ def figures(device, root, workers, rounds):
     return found
 
 
-def report(found, workers, batches):
+def report(found, batches):
     """Both tables, as text. batches: of an epoch."""
     ways, images = list(found["read"]), batches * RECIPE.batch_size
     rates = {
@@ -192,8 +194,9 @@ def report(found, workers, batches):
         way: sum(part * rates[share][way] for part, share in zip(parts, SHARES, strict=True))
         for way in ways
     }
-    names = {None: "no step: the pipeline alone", "recipe": "whole recipe (computed)"}
+    names = {None: "no step: the pipeline alone"}
     names |= {share: f"with steps on {share:.0%} of the tokens" for share in SHARES}
+    names["recipe"] = "whole recipe (computed)"
     rows = []
     for what, name in names.items():
         rate = rates[what]

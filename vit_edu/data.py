@@ -130,12 +130,11 @@ def random_crop(images, padding=4):
     """
     B, C, H, W = images.shape
     padded = torch.nn.functional.pad(images, [padding] * 4)  # (B, C, H + 2p, W + 2p)
-    top, left = torch.randint(0, 2 * padding + 1, (2, B, 1), device=images.device)  # 2 x (B, 1)
-    rows = top + torch.arange(H, device=images.device)  # (B, H)
-    cols = left + torch.arange(W, device=images.device)  # (B, W)
-    which = torch.arange(B, device=images.device)[:, None, None, None]  # (B, 1, 1, 1)
-    channels = torch.arange(C, device=images.device)[:, None, None]  # (C, 1, 1)
-    return padded[which, channels, rows[:, None, :, None], cols[:, None, None, :]]  # (B, C, H, W)
+    windows = padded.unfold(2, H, 1).unfold(
+        3, W, 1
+    )  # (B, C, 2p + 1, 2p + 1, H, W), nothing is copied
+    top, left = torch.randint(0, 2 * padding + 1, (2, B), device=images.device)  # 2 x (B,)
+    return windows[torch.arange(B, device=images.device), :, top, left]  # (B, C, H, W)
 
 
 def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, flip=True):

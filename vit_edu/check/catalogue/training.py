@@ -441,12 +441,13 @@ def crop_loop(images, padding=4):
 
 
 @random_crop.alternative
-def crop_windows(images, padding=4):
-    B, _, H, W = images.shape
-    # (B, C, 2p+1, 2p+1, H, W)
-    windows = F.pad(images, [padding] * 4).unfold(2, H, 1).unfold(3, W, 1)
-    i, j = torch.randint(0, 2 * padding + 1, (2, B))
-    return windows[torch.arange(B), :, i, j]
+def crop_by_index(images, padding=4):
+    B, C, H, W = images.shape
+    padded = F.pad(images, [padding] * 4)
+    top, left = torch.randint(0, 2 * padding + 1, (2, B, 1))  # 2 x (B, 1)
+    rows = (top + torch.arange(H))[:, None, :, None]
+    cols = (left + torch.arange(W))[:, None, None, :]
+    return padded[torch.arange(B)[:, None, None, None], torch.arange(C)[:, None, None], rows, cols]
 
 
 @random_crop.alternative
