@@ -13,15 +13,9 @@ each rate has the part of the minutes that the recipe gives it. Without a step, 
 that starting workers does not count much. The second table says what takes how long.
 """
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
-import os
-import pickle
 import tempfile
-from pathlib import Path
-from unittest import mock
 
 import torch
 from torch.utils.data import DataLoader, default_collate
@@ -37,35 +31,7 @@ except ImportError:  # run as a program, with this folder on the path
     import measure
 
 RECIPE = dataclasses.replace(training.RECIPES["laptop"], cutmix=1.0)
-SHARES = tuple(share for _, share in RECIPE.tokens) + (1.0,)
-
-
-@contextlib.contextmanager
-def folder(root, count):
-    """While it lasts, `root` holds `count` training images in CIFAR-10's format and count / 5 to test on.
-
-    Its checksums stand in for the published ones, so that both sides verify their files as they always do.
-    """
-    some = vit_data.shapes(min(count, 2000), 10).train
-
-    def put(name, content):
-        file = Path(root, CIFAR10.base_folder, name)
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(pickle.dumps(content))
-        return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-
-    def batch(name):
-        which = torch.arange(count // 5) % len(some)
-        pixels = some.images[which].flatten(1).numpy()  # (n, 3072)
-        return [name, put(name, {"data": pixels, "labels": some.labels[which].tolist()})]
-
-    train, test = (
-        [batch(n) for n, _ in names] for names in (CIFAR10.train_list, CIFAR10.test_list)
-    )
-    meta = put(CIFAR10.meta["filename"], {"label_names": list(vit_data.SHAPES)})
-    known = {"train_list": train, "test_list": test, "meta": CIFAR10.meta | {"md5": meta}}
-    with mock.patch.multiple(CIFAR10, **known), mock.patch.dict(os.environ, VIT_EDU_DATA=str(root)):
-        yield
+SHARES = [*(share for _, share in RECIPE.tokens), 1.0]  # of the tokens, phase by phase
 
 
 class Ours:
@@ -139,8 +105,10 @@ def main(argv=None):
     line = measure.conditions("disk_to_step", argv, args.device, ("torchvision",))
     device, cuda = torch.device(args.device), args.device == "cuda"
     images = args.images or (30_000 if cuda else 5_000)
-    with tempfile.TemporaryDirectory() as root, folder(root, images):
-        found = figures(device, Path(root), args.workers, args.rounds)
+    with tempfile.TemporaryDirectory() as root:
+        measure.write_folder(root, images)
+        with measure.trusted(root):
+            found = figures(device, root, args.workers, args.rounds)
     text = report(found, images // RECIPE.batch_size)
     text += f"\n\nThe fastest of {args.rounds} rounds; {images:,} images, batches of {RECIPE.batch_size}.\n\n{line}"
     measure.write(args.out, "disk_to_step", "CUDA" if cuda else "CPU", text)

@@ -16,11 +16,11 @@ which a tiny model has taken a step first. On CUDA: `torch.cuda.max_memory_alloc
 memory of a whole process that trains by the recipe "laptop" on the CPU, with a data set of CIFAR-10's size, all its phases.
 """
 
+import argparse
 import dataclasses
 import functools
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,24 +29,25 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from vit_edu import data as vit_data
 from vit_edu import training
 from vit_edu.models import ViT
-from vit_edu.models.vit import Attention, Mlp
+from vit_edu.models.vit import Mlp
 
 try:
-    from benchmarks import disk_to_step, measure
+    from benchmarks import measure
 except ImportError:  # run as a program, with this folder on the path
-    import disk_to_step
     import measure
 
 BASE = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 2}
-SWEEPS = {  # what changes, its values, and what else differs from BASE
-    "img_size": ((32, 64, 96, 128, 160), {"depth": 2}),
-    "patch_size": ((16, 8, 4, 2), {"img_size": 64, "depth": 2}),
-    "depth": ((2, 4, 8, 16), {}),
-    "embed_dim": ((64, 128, 256, 512), {}),
+SWEEPS = {  # what changes: (its values, what else differs from BASE, images in a batch)
+    "img_size": ((32, 64, 96, 128, 160), {"depth": 2}, 4),
+    "patch_size": ((16, 8, 4, 2), {"img_size": 64, "depth": 2}, 4),
+    "depth": ((2, 4, 8, 16), {}, 32),
+    "embed_dim": ((64, 128, 256, 512), {}, 16),
 }
 LARGER = 3
+MORE_ON_CUDA = 64  # times as many images in a batch
 IMAGES = 50_000  # of CIFAR-10
 LIMIT = 2e9  # bytes that the recipe "laptop" may take
 
@@ -67,14 +68,20 @@ def tokens(size):
 def multiplications(size):
     """Of one forward pass for one image: (in matrix products, in attention)."""
     T, D, depth = tokens(size), size["embed_dim"], size["depth"]
-    projection = (T - 1) * 3 * size["patch_size"] ** 2 * D
-    return projection + depth * 12 * T * D * D, depth * 2 * T * T * D
+    patches = (T - 1) * 3 * size["patch_size"] ** 2 * D
+    return patches + depth * 12 * T * D * D, depth * 2 * T * T * D
 
 
-def sizes(name):
-    """[(value, arguments of `ViT`)] of a sweep."""
-    values, other = SWEEPS[name]
-    return [(value, BASE | other | {name: value}) for value in values]
+def sweep(name):
+    """(sizes on the x axis, arguments of `ViT` for each). Images and patches are told by their tokens."""
+    values, other, _ = SWEEPS[name]
+    models = [BASE | other | {name: value} for value in values]
+    return [tokens(m) if name in ("img_size", "patch_size") else m[name] for m in models], models
+
+
+def batch_size(name, device):
+    """Images in a batch of this sweep."""
+    return SWEEPS[name][2] * (MORE_ON_CUDA if device.type == "cuda" else 1)
 
 
 # ---------------------------------------------------------------- what is timed
@@ -111,21 +118,61 @@ def _there_and_back(function, device, *inputs):
 
 
 TIMED = (  # sweep, what is timed, its name, theory
-    ("img_size", whole, "step against tokens, by image size", "1 to 2"),
-    ("img_size", products, "MLP alone against tokens", "1"),
-    ("img_size", attention, "attention alone against tokens", "2"),
-    ("patch_size", whole, "step against tokens, by patch size", "1 to 2"),
-    ("depth", whole, "step against depth", "1"),
-    ("embed_dim", whole, "step against width", "1 to 2"),
-    ("embed_dim", products, "MLP alone against width", "2"),
-    ("embed_dim", attention, "attention alone against width", "1"),
+    ("img_size", whole, "step, tokens by image size", "1 to 2"),
+    ("patch_size", whole, "step, tokens by patch size", "1 to 2"),
+    ("img_size", products, "MLP alone, tokens", "1"),
+    ("img_size", attention, "attention alone, tokens", "2"),
+    ("depth", whole, "step, depth", "1"),
+    ("embed_dim", whole, "step, width", "1 to 2"),
+    ("embed_dim", products, "MLP alone, width", "2"),
+    ("embed_dim", attention, "attention alone, width", "1"),
 )
-MEMORY = {  # sweep -> theory
-    "img_size": "1",
-    "patch_size": "1",
-    "depth": "1",
-    "embed_dim": "1 (activations) to 2 (weights)",
-}
+MEMORY = (  # sweep, its name, theory
+    ("img_size", "tokens by image size", "1"),
+    ("patch_size", "tokens by patch size", "1"),
+    ("depth", "depth", "1"),
+    ("embed_dim", "width", "1 (activations) to 2 (weights)"),
+)
+
+
+def counted(what, models):
+    """Multiplications of what is timed, one number a model; for the parts up to a factor."""
+    parts = [multiplications(m) for m in models]
+    if what is products:
+        return [tokens(m) * m["embed_dim"] ** 2 for m in models]
+    return [b if what is attention else a + b for a, b in parts]
+
+
+def slope(x, values):
+    """The exponent over the larger sizes, as a text."""
+    return f"{exponent(x[-LARGER:], values[-LARGER:]):.2f}"
+
+
+def listed(values, digits=0):
+    """Numbers as a text, one after the other."""
+    return ", ".join(f"{value:.{digits}f}" for value in values)
+
+
+def times(rounds, device):
+    """The table of times."""
+    rows = []
+    for name, what, title, theory in TIMED:
+        x, models = sweep(name)
+        batch = batch_size(name, device)
+        jobs = {i: what(model, batch, device) for i, model in enumerate(models)}
+        seconds = measure.in_turn(jobs, rounds, device, repeats=1 if what is whole else 5)
+        least = [min(found) for found in seconds.values()]
+        rows.append(
+            (
+                title,
+                listed(x),
+                listed([1000 * s for s in least], 1),
+                f"**{slope(x, least)}**",
+                slope(x, counted(what, models)),
+                theory,
+            )
+        )
+    return measure.table(("time", "sizes", "milliseconds", "exponent", "counted", "theory"), rows)
 
 
 # ---------------------------------------------------------------- memory
@@ -140,6 +187,8 @@ def peak():
     if status.exists():
         line = next(n for n in status.read_text().splitlines() if n.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -174,14 +223,69 @@ def child(kind, *what):
         print(peak() - before)
         return
     root, minutes = what
-    with disk_to_step.folder(root, IMAGES, made=True):
-        recipe = dataclasses.replace(training.RECIPES["laptop"], minutes=minutes)
-        data = training.vit_data.load()
+    recipe = dataclasses.replace(training.RECIPES["laptop"], minutes=minutes)
+    with measure.trusted(root):
+        data = vit_data.load()
         training.fit(training.build_model(recipe, data), data, recipe)
     print(f"\n{peak()}")
 
 
-def memory_of_laptop(seconds):
-    """Bytes at the peak of a process that loads CIFAR-10's like from the disk and trains by the recipe."""
-    with tempfile.TemporaryDirectory() as root, disk_to_step.folder(root, IMAGES):
-        return _child("laptop", root, seconds / 60)
+def memory(device):
+    """The table of memory."""
+    rows = []
+    for name, title, theory in MEMORY:
+        x, models = sweep(name)
+        found = [memory_of_step(m, batch_size(name, device), device) for m in models]
+        rows.append(
+            (title, listed(x), listed([n / 1e6 for n in found]), f"**{slope(x, found)}**", theory)
+        )
+    return measure.table(("memory of a step", "sizes", "MB", "exponent", "theory"), rows)
+
+
+def laptop(seconds):
+    """A sentence on the memory of a process that reads a folder in CIFAR-10's format and trains by the recipe "laptop"."""
+    with tempfile.TemporaryDirectory() as root:
+        measure.write_folder(root, IMAGES)
+        found = _child("laptop", root, seconds / 60)
+    return (
+        f'Recipe "laptop" on the CPU, {seconds:g} seconds, {IMAGES:,} training images: the whole process takes at most '
+        f"**{found / 1e9:.2f} GB**, {'under' if found < LIMIT else 'NOT under'} {LIMIT / 1e9:g} GB."
+    )
+
+
+def main(argv=None):
+    parser = measure.parser(__doc__, rounds=7)
+    parser.add_argument("--seconds", type=float, default=30, help="that the recipe trains (30)")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.child:
+        return child(*json.loads(args.child))
+    line = measure.conditions("scaling", argv, args.device)
+    device = torch.device(args.device)
+    batches = ", ".join(f"{batch_size(name, device)} ({name})" for name in SWEEPS)
+    fixed = ", ".join(f"{name} {value}" for name, value in BASE.items())
+    changed = "; ".join(
+        f"{name} with {', '.join(f'{k} {v}' for k, v in other.items())}"
+        for name, (_, other, _) in SWEEPS.items()
+        if other
+    )
+    text = "\n\n".join(
+        [
+            times(args.rounds, device),
+            memory(device),
+            laptop(args.seconds),
+            f"Fixed: {fixed}{f' ({changed})' if changed else ''}. Images in a batch: {batches}. Exponents over the {LARGER} "
+            f"larger sizes; times are the fastest of {args.rounds} rounds.",
+            line,
+        ]
+    )
+    measure.write(
+        args.out,
+        "scaling",
+        "CUDA, bf16 autocast" if device.type == "cuda" else "CPU, float32",
+        text,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -125,7 +125,7 @@ def test_a_run_becomes_weights_with_a_card(tmp_path):
         epochs=1,
         batch_size=20,
         learning_rate=1e-3,
-        model={"stem": (8,), "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+        model={"stem": ((8, 2),), "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
     )
     trained = training.build_model(recipe, images)
     training.fit(trained, images, recipe, out=tmp_path / "run")

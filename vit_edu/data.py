@@ -128,7 +128,7 @@ def random_crop(images, padding=4):
     (B, C, H, W) -> same shape, any dtype. Same as torchvision's RandomCrop((H, W), padding=padding), for a whole
     batch in one gather.
     """
-    B, C, H, W = images.shape
+    B, _, H, W = images.shape
     padded = torch.nn.functional.pad(images, [padding] * 4)  # (B, C, H + 2p, W + 2p)
     windows = padded.unfold(2, H, 1).unfold(
         3, W, 1

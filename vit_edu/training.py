@@ -169,7 +169,7 @@ RECIPES = {
     "gpu-long": Recipe(
         minutes=11.8, mixup=0.2, model=_GPU_MODEL | {"embed_dim": 384, "num_heads": 6}, **_GPU
     ),
-    "gpu-hybrid": Recipe(minutes=9.8, model=_GPU_MODEL | {"stem": (64, 128)}, **_GPU),
+    "gpu-hybrid": Recipe(minutes=9.8, model=_GPU_MODEL | {"stem": ((64, 1), (128, 2))}, **_GPU),
     # Seconds, for tests: VIT_EDU_FAST=1.
     "fast": Recipe(
         epochs=2,

@@ -12,38 +12,38 @@ from vit_edu.models.vit import PatchEmbed, ViT
 
 
 class ConvStem(PatchEmbed):
-    """Image -> tokens by 3 x 3 convolutions, the last of them halving the sides until one pixel is a patch.
+    """Image -> tokens by 3 x 3 convolutions, with batch norm and GELU between them. (B, C, H, W) -> (B, N, D), as `PatchEmbed`.
 
-    (B, C, H, W) -> (B, N, D), as `PatchEmbed`. widths: channels after each convolution but the last, which has D. For patches
-    of 2 ** n pixels the last n convolutions have stride 2, those before stride 1. Between them batch norm and GELU.
-    ValueError where patch_size is no power of two, or widths are too few.
+    stem: pairs (width, stride), one a convolution; one more follows, with D channels and the stride that is left, so that all
+    strides together make patch_size. ValueError where they do not.
     """
 
-    def __init__(self, img_size, patch_size, in_chans, embed_dim, widths):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, stem):
         super().__init__(img_size, patch_size, in_chans, embed_dim)
-        halvings = round(math.log2(patch_size))
-        if patch_size != 2**halvings or len(widths) + 1 < halvings:
+        strides = math.prod(stride for _, stride in stem)
+        if patch_size % strides:
             raise ValueError(
-                f"each of the last convolutions of the stem halves the sides: patch_size must be a power of two, here "
-                f"up to {2 ** (len(widths) + 1)}, as {len(widths)} widths make {len(widths) + 1} convolutions; got "
-                f"{patch_size}. Give more widths, or change patch_size."
+                f"the strides of the stem {stem} make {strides}, and patch_size {patch_size} is no multiple of that. Change "
+                "one of them: the last convolution, which is not in the list, makes up for the rest."
             )
         layers, before = [], in_chans
-        for i, width in enumerate((*widths, embed_dim)):
-            stride = 2 if i > len(widths) - halvings else 1
-            layers += [nn.Conv2d(before, width, 3, stride, padding=1, bias=i == len(widths))]
-            if i < len(widths):
-                layers += [nn.BatchNorm2d(width), nn.GELU()]
+        for width, stride in stem:
+            layers += [
+                nn.Conv2d(before, width, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.GELU(),
+            ]
             before = width
-        self.proj = nn.Sequential(*layers)
+        last = nn.Conv2d(before, embed_dim, 3, patch_size // strides, padding=1)
+        self.proj = nn.Sequential(*layers, last)
         self.proj.in_channels = in_chans  # what PatchEmbed.forward compares with
 
 
 class HybridViT(ViT):
     """A `ViT` with a `ConvStem`: everything after the tokens is the same. (B, C, H, W) -> logits (B, num_classes).
 
-    stem: the widths of `ConvStem`. With (32,) and patches of 4, 32 x 32 pixels become 16 x 16 in 32 channels, then 8 x 8
-    tokens; with (32, 64) a convolution at 32 x 32 comes first.
+    stem: as for `ConvStem`. With ((32, 2), (64, 2)) and patches of 8, 32 x 32 pixels become 16 x 16 with 32 channels, 8 x 8
+    with 64, then 4 x 4 tokens.
     The other arguments are those of `ViT`.
     """
 

@@ -1,0 +1,201 @@
+"""The benchmarks run end to end, in toy size, and their tables have the rows that they promise. No time is asserted."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks import disk_to_step, measure, peers, scaling
+
+
+def rows(file):
+    """{first cell: other cells} of all tables in a Markdown file."""
+    lines = [n for n in file.read_text().splitlines() if n.startswith("| ")]
+    cells = [[c.strip() for c in n.strip("|").split("|")] for n in lines]
+    return {first: others for first, *others in cells}
+
+
+def conditions(file, command):
+    """What every table has to say about its measurement."""
+    text = file.read_text()
+    for word in (
+        f"torch {torch.__version__.split('+')[0]}",
+        "cores",
+        "load of the machine",
+        command,
+    ):
+        assert word in text
+
+
+# ---------------------------------------------------------------- shared
+
+
+def test_jobs_are_timed_in_turn():
+    calls = []
+    jobs = {name: lambda name=name: calls.append(name) for name in "abc"}
+    seconds = measure.in_turn(jobs, rounds=5, repeats=2, warmups=1)
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 5, "b": 5, "c": 5}
+    assert calls[:3] == ["a", "b", "c"]  # warm-up
+    turns = [calls[i : i + 6] for i in range(3, len(calls), 6)]
+    assert len(turns) == 5
+    for turn in turns:
+        assert turn[::2] == turn[1::2]  # repeats stand together
+        assert sorted(turn[::2]) == ["a", "b", "c"]
+    assert len({tuple(turn) for turn in turns}) > 1  # in another order
+
+
+def test_a_section_replaces_its_older_self_alone(tmp_path):
+    measure.write(tmp_path, "speed", "CPU", "first")
+    measure.write(tmp_path, "speed", "CUDA", "second")
+    measure.write(tmp_path, "speed", "CPU", "third")
+    assert (tmp_path / "speed.md").read_text() == (
+        "# speed\n\n## CPU\n\nthird\n\n## CUDA\n\nsecond\n"
+    )
+    assert [f.name for f in tmp_path.iterdir()] == ["speed.md"]
+
+
+# ---------------------------------------------------------------- peers
+
+
+@pytest.fixture
+def small(monkeypatch):
+    size = {"img_size": 8, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    monkeypatch.setattr(peers, "SIZE", size)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_peers(tmp_path, monkeypatch, how):
+    compiled = []
+
+    def compile(model, dynamic):
+        compiled.append(dynamic)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile)  # it takes a minute a model
+    options = ["--batch", "2", "--rounds", "2", "--out", str(tmp_path)]
+    peers.main(options + ["--compiled"] * (how == "compiled"))
+    file = tmp_path / "peers.md"
+    found = rows(file)
+    assert set(found) - {"model", "---"} == {
+        "ours",
+        "timm",
+        "torchvision",
+        "transformers",
+        "vit-pytorch",
+    }
+    assert (
+        len({found[name][0] for name in found if name not in ("model", "---", "vit-pytorch")}) == 1
+    )
+    assert found["ours"][2] == found["ours"][4] == "1.000 (1.000)"
+    assert compiled == [False] * 5 * (how == "compiled")
+    assert f"## CPU, float32, {how}" in file.read_text()
+    assert file.read_text().count("fastest peer") == 2
+    conditions(file, "python benchmarks/peers.py --batch 2")
+
+
+@pytest.mark.usefixtures("small")
+def test_peers_of_another_size_are_refused():
+    found = peers.models()
+    assert "vit-pytorch" in peers.check_sizes(found)
+    found["timm"].blocks[0].mlp = torch.nn.Identity()
+    with pytest.raises(AssertionError, match="timm"):
+        peers.check_sizes(found)
+
+
+# ---------------------------------------------------------------- disk to step
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    recipe = dataclasses.replace(disk_to_step.RECIPE, batch_size=16)
+    monkeypatch.setattr(disk_to_step, "RECIPE", recipe)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_disk_to_step(tmp_path):
+    options = ["--images", "50", "--workers", "0", "1", "--rounds", "1", "--out", str(tmp_path)]
+    disk_to_step.main(options)
+    file = tmp_path / "disk_to_step.md"
+    found = rows(file)
+    assert found["images/s, from disk"] == [
+        "ours",
+        "usual, 0 workers",
+        "usual, 1 workers",
+        "ours / fastest usual",
+    ]
+    for row in (
+        "no step: the pipeline alone",
+        "with steps on 25% of the tokens",
+        "with steps on 50% of the tokens",
+        "with steps on 100% of the tokens",
+        "whole recipe (computed)",
+        "reading the folder",
+        "making one batch",
+        "one step alone, 100% of the tokens",
+    ):
+        assert row in found
+    conditions(file, "python benchmarks/disk_to_step.py --images 50")
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_both_ways_give_batches_of_one_kind(tmp_path):
+    published = disk_to_step.CIFAR10.train_list
+    measure.write_folder(tmp_path, 50)
+    cpu = torch.device("cpu")
+    with measure.trusted(tmp_path):
+        ours, usual = disk_to_step.Ours(cpu), disk_to_step.Usual(cpu, tmp_path, 0)
+        assert ours.data.kind == "cifar10"
+        assert torch.equal(ours.data.train.images[3], pixels(usual.loader.dataset.data[3]))
+        for a, b in zip(ours, usual, strict=True):
+            for mine, theirs in zip(a, b, strict=True):
+                assert mine.shape == theirs.shape
+                assert mine.dtype == theirs.dtype == torch.float32
+            for _, targets in (a, b):
+                assert torch.allclose(targets.sum(1), torch.ones(len(targets)))
+    assert disk_to_step.CIFAR10.train_list is published
+
+
+def pixels(image):
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+# ---------------------------------------------------------------- scaling
+
+
+def test_exponent():
+    sizes = [1, 2, 5, 9]
+    assert scaling.exponent(sizes, [3 * n**1.5 for n in sizes]) == pytest.approx(1.5)
+
+
+def test_multiplications():
+    size = {"img_size": 8, "patch_size": 4, "embed_dim": 6, "depth": 2, "num_heads": 2}
+    T, D = 5, 6  # four patches and the class token
+    products = 3 * T * D * D + T * D * D + 2 * T * D * 4 * D  # qkv, proj, MLP
+    assert scaling.multiplications(size) == (4 * 48 * D + 2 * products, 2 * (T * T * D + T * T * D))
+
+
+def test_scaling(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "BASE", scaling.BASE | {"embed_dim": 8, "depth": 1})
+    small = {
+        "img_size": ((8, 16, 32), {"depth": 2}, 2),
+        "patch_size": ((16, 8, 4), {}, 2),
+        "depth": ((1, 8), {"embed_dim": 64}, 32),
+        "embed_dim": ((8, 16, 32), {}, 2),
+    }
+    monkeypatch.setattr(scaling, "SWEEPS", small)
+    monkeypatch.setattr(scaling, "MEMORY", scaling.MEMORY[2:3])
+    monkeypatch.setattr(scaling, "IMAGES", 640)
+    scaling.main(["--rounds", "1", "--seconds", "1", "--out", str(tmp_path)])
+    file = tmp_path / "scaling.md"
+    found = rows(file)
+    assert all(title in found for _, _, title, _ in scaling.TIMED)
+    assert found["step, tokens by image size"][0] == "5, 17, 65"
+    assert found["step, tokens by patch size"][0] == "5, 17, 65"
+    assert found["step, depth"][0] == "1, 8"
+    assert [found[row][4] for row in ("MLP alone, tokens", "attention alone, tokens")] == ["1", "2"]
+    assert found["depth"][0] == "1, 8"
+    less, more = found["depth"][1].split(", ")  # MB
+    assert float(more) > 2 * float(less) > 0
+    assert "GB**, under 2 GB" in file.read_text()
+    conditions(file, "python benchmarks/scaling.py --rounds 1")
