@@ -99,12 +99,12 @@ def from_disk(make, take_step=None, epochs=1):
 
 def main(argv=None):
     parser = measure.parser(__doc__, rounds=3)
-    parser.add_argument("--images", type=int, help="on the disk (CPU 5,000, CUDA 30,000)")
+    parser.add_argument("--images", type=int, help="on the disk (CPU 4,000, CUDA 30,000)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader")
     args = parser.parse_args(argv)
     line = measure.conditions("disk_to_step", argv, args.device, ("torchvision",))
     device, cuda = torch.device(args.device), args.device == "cuda"
-    images = args.images or (30_000 if cuda else 5_000)
+    images = args.images or (30_000 if cuda else 4_000)
     with tempfile.TemporaryDirectory() as root:
         measure.write_folder(root, images)
         with measure.trusted(root):

@@ -197,13 +197,13 @@ def test_a_run_with_everything_on_resumes_to_the_same_weights(images, tmp_path):
     assert state["data"]["classes"] == list(images.classes)
 
 
-def test_muon_gets_the_matrices_of_the_blocks(images):
+def test_muon_gets_the_matrices_of_blocks_and_patches(images):
     model = training.build_model(FULL, images)
     muon, adamw = training.make_optimizer(model, FULL).optimizers
     names = {id(p): n for n, p in model.named_parameters()}
     got = sorted(names[id(p)] for g in muon.param_groups for p in g["params"])
     wanted = ("attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2")
-    assert got == [f"blocks.0.{n}.weight" for n in wanted]
+    assert got == [f"blocks.0.{n}.weight" for n in wanted] + ["patch_embed.proj.weight"]
     rest = [names[id(p)] for g in adamw.param_groups for p in g["params"]]
     assert sorted(got + rest) == sorted(names.values())
 
@@ -326,6 +326,17 @@ def test_muon_equals_torchs():
         ends.append([value - first for value, first in zip(values, start, strict=True)])
     for ours, theirs in zip(*ends, strict=True):
         assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+def test_muon_takes_a_convolution_as_a_matrix():
+    torch.manual_seed(0)
+    kernel, grad = torch.randn(8, 3, 4, 4), torch.randn(8, 3, 4, 4)
+    values = [torch.nn.Parameter(kernel.clone()), torch.nn.Parameter(kernel.flatten(1).clone())]
+    for value in values:
+        value.grad = grad.reshape(value.shape).clone()
+        training.Muon([value], lr=0.1, weight_decay=0.3).step()
+    torch.testing.assert_close(values[0].flatten(1), values[1])
+    assert not torch.equal(values[0], kernel)
 
 
 def test_orthogonalize_brings_singular_values_near_one():

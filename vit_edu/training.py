@@ -43,7 +43,7 @@ class Recipe:
     learning_rate: the peak. schedule: how it falls to zero after the warm-up, "cosine" or "linear", or "constant".
     tokens: pairs (until, share): up to this share of the run, the blocks see only this share of the tokens (`TokenDropout`).
     zero_init: the last matrix of every branch starts at zero, so that each block begins as the identity.
-    optimizer: "adamw", or "muon" for the matrices of the blocks and AdamW for the rest. warmup: share of the run
+    optimizer: "adamw", or "muon" for the matrices of blocks and patches and AdamW for the rest. warmup: share of the run
     in which the learning rate climbs. clip: largest norm of the gradient (0: any). average: decay of a running average
     of the weights, which is what is evaluated and kept (0: none). flip, crop (pixels): see `data.batches`. label_smoothing,
     cutout (pixels), distort (strength), mixup and cutmix (alpha): see `augment`; 0 leaves them out; where both mixings are
@@ -125,6 +125,15 @@ class Recipe:
         )
 
 
+_LAPTOP = {
+    "batch_size": 128,
+    "learning_rate": 6e-3,
+    "optimizer": "muon",
+    "schedule": "linear",
+    "zero_init": True,
+    "label_smoothing": 0.1,
+    "validation": 0.04,
+}
 _GPU = {
     "batch_size": 768,
     "learning_rate": 2e-3,
@@ -150,19 +159,30 @@ RECIPES = {
     # Five minutes, which is enough for two CPU cores.
     "laptop": Recipe(
         minutes=5,
-        batch_size=128,
-        learning_rate=4e-3,
-        optimizer="muon",
-        zero_init=True,
-        tokens=((0.35, 0.25), (0.75, 0.5)),
+        tokens=((0.3, 0.25), (0.7, 0.5)),
         model={
             "patch_size": 4,
             "embed_dim": 64,
             "depth": 4,
-            "num_heads": 4,
+            "num_heads": 2,
             "mlp_ratio": 2,
             "global_pool": "avg",
         },
+        **_LAPTOP,
+    ),
+    # The same with a convolutional stem, which leaves 16 tokens.
+    "laptop-hybrid": Recipe(
+        minutes=5,
+        model={
+            "stem": ((32, 2), (64, 2), (64, 1)),
+            "patch_size": 8,
+            "embed_dim": 96,
+            "depth": 3,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "global_pool": "avg",
+        },
+        **_LAPTOP,
     ),
     # For one CUDA device, in bf16: many passes over the images, so each must look new. Not measured yet.
     "gpu": Recipe(minutes=4.8, model=_GPU_MODEL, **_GPU),
@@ -310,11 +330,12 @@ def make_optimizer(model, recipe):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); weight decay on matrices only, not on biases, norms,
     class token or positions.
 
-    With "muon", the matrices of the blocks go to `Muon`.
+    With "muon", the matrices of the blocks and of the patch projection go to `Muon`.
     """
     matrices, decay, rest = [], [], []
     for name, value in model.named_parameters():
-        if recipe.optimizer == "muon" and name.startswith("blocks.") and value.ndim == 2:
+        inside = name.startswith(("blocks.", "patch_embed."))
+        if recipe.optimizer == "muon" and inside and value.ndim > 1:
             matrices.append(value)
         elif value.ndim > 1 and name not in ("cls_token", "pos_embed"):
             decay.append(value)
@@ -335,9 +356,9 @@ def make_optimizer(model, recipe):
 class Muon(torch.optim.Optimizer):
     """Muon: momentum, made orthogonal before it is applied (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-    params: matrices. What it computes is torch.optim.Muon with adjust_lr_fn="match_rms_adamw", so that one learning rate
-    suits it and AdamW. Torch's goes from matrix to matrix; here all matrices of one shape go together, and the blocks
-    of a ViT are alike.
+    params: matrices; the weight of a convolution, (out, in, P, P), counts as one with in*P*P columns. What it computes is
+    torch.optim.Muon with adjust_lr_fn="match_rms_adamw", so that one learning rate suits it and AdamW. Torch's goes from
+    matrix to matrix and takes no convolutions; here all matrices of one shape go together, and the blocks of a ViT are alike.
     """
 
     def __init__(self, params, lr, weight_decay=0.0, momentum=0.95):
@@ -351,16 +372,17 @@ class Muon(torch.optim.Optimizer):
             for value in group["params"]:
                 if value.grad is not None:
                     shapes.setdefault(value.shape, []).append(value)
-            for (rows, cols), values in shapes.items():
+            for shape, values in shapes.items():
                 for value in values:
                     self.state[value].setdefault("momentum_buffer", torch.zeros_like(value))
                 grads = [value.grad for value in values]
                 smooth = [self.state[value]["momentum_buffer"] for value in values]
                 torch._foreach_lerp_(smooth, grads, 1 - momentum)
                 update = torch.stack(torch._foreach_lerp(grads, smooth, momentum))  # Nesterov
-                update = orthogonalize(update).to(values[0].dtype)  # (n, rows, cols)
+                update = orthogonalize(update.flatten(2)).to(values[0].dtype)  # (n, rows, cols)
                 torch._foreach_mul_(values, 1 - lr * group["weight_decay"])
-                size = 0.2 * max(rows, cols) ** 0.5  # entries of AdamW's usual size
+                size = 0.2 * max(update.shape[1:]) ** 0.5  # entries of AdamW's usual size
+                update = update.unflatten(2, shape[1:])
                 torch._foreach_add_(values, list(update.unbind()), alpha=-lr * size)
 
 
