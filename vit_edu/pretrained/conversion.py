@@ -9,11 +9,12 @@ from torch import nn
 
 from vit_edu.models.variants import PublishedViT
 from vit_edu.models.vit import ViT
+from vit_edu.pretrained import preprocessing
 from vit_edu.pretrained.names import FAMILIES, PRE_LOGITS, WeightsError, jax_to_torch, recognise
 from vit_edu.pretrained.resolution import resize_pos_embed
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-HEADS = {1280: 16, 1408: 16, 1664: 16}  # widths whose heads are not 64 wide: H, g, G
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # widths whose heads are not 64 wide: So, H, g, G
 
 # What only a `PublishedViT` has, and the value that a plain `ViT` has instead.
 EXTRAS = {
@@ -95,7 +96,13 @@ class Converted:
             elif isinstance(module, nn.GELU):
                 module.approximate = self.gelu
         load_by_name(model, weights, assign=True)
-        model.pretrained_cfg = {"family": self.family, "notes": notes, "ignored": self.ignored}
+        model.pretrained_cfg = {
+            "family": self.family,
+            "mapped": self.mapped,
+            "ignored": self.ignored,
+            "filled": self.filled,
+            "notes": notes,
+        }
         for note in notes:
             print(note)
         return model.eval()
@@ -183,17 +190,12 @@ def from_model(theirs, img_size=None, num_classes=None, copy=True):
     epsilon, GELU and pooling are read from it. The other arguments are those of `Converted.model` and `convert`.
     Raises WeightsError for an architecture that ours is not.
     """
-    settings = (
-        _config_settings(theirs.config.to_dict())
-        if hasattr(theirs, "config")
-        else _settings(theirs)
-    )
-    settings.pop("classes", None)
-    eps = {m.eps for m in theirs.modules() if isinstance(m, nn.LayerNorm)}
-    if len(eps) > 1:
-        raise WeightsError(f"their layer norms have {len(eps)} epsilons ({eps}), ours one.")
-    settings |= {"norm_eps": eps.pop()} if eps else {}
+    settings = settings_of(theirs)
     model = convert(theirs.state_dict(), copy=copy, **settings).model(img_size, num_classes)
+    cfg = getattr(theirs, "pretrained_cfg", None) or {}
+    if cfg.get("mean") is not None:  # timm's, or ours
+        cfg = cfg if isinstance(cfg["mean"], torch.Tensor) else preprocessing.from_timm(cfg)
+        model.pretrained_cfg |= preprocessing.at_size(cfg, model.patch_embed.img_size)
     return model
 
 
@@ -370,19 +372,28 @@ def _build(arguments):
 # ---------------------------------------------------------------- what no state dict says
 
 
-def _settings(theirs):
-    """Arguments of `convert` that a model of torchvision, timm, DINO or ours shows in its attributes."""
+def settings_of(theirs):
+    """Arguments of `convert` that a model of torchvision, timm, transformers, DINO or ours shows in its attributes."""
+    eps = {m.eps for m in theirs.modules() if isinstance(m, nn.LayerNorm)}
+    if len(eps) > 1:
+        raise WeightsError(f"their layer norms have {len(eps)} epsilons ({eps}), ours one.")
+    found = {"norm_eps": eps.pop()} if eps else {}
+    if hasattr(theirs, "config"):  # transformers
+        settings = config_settings(theirs.config.to_dict())
+        del settings["classes"]
+        return settings | found
     if hasattr(theirs, "hidden_dim"):  # torchvision
         block = theirs.encoder.layers[0]
         heads, act, size, pool = block.num_heads, block.mlp[1], theirs.image_size, None
     elif hasattr(theirs, "blocks"):
+        kinds = {type(b).__name__ for b in theirs.blocks}
+        if not kinds <= {"Block", "NestedTensorBlock"}:
+            raise WeightsError(
+                f"their blocks are {', '.join(sorted(kinds))}, another architecture than our pre-norm Block."
+            )
         block = theirs.blocks[0]
         heads, act, size = block.attn.num_heads, block.mlp.act, theirs.patch_embed.img_size
         pool = getattr(theirs, "global_pool", None)
-        if not {type(b).__name__ for b in theirs.blocks} <= {"Block", "NestedTensorBlock"}:
-            raise WeightsError(
-                f"their blocks are {type(block).__name__}, another architecture than our pre-norm Block."
-            )
         if getattr(theirs, "pool_include_prefix", False):
             raise WeightsError("they pool over all tokens; ours pools over the patches only.")
     else:
@@ -390,13 +401,14 @@ def _settings(theirs):
             f"no ViT that we know: {type(theirs).__module__}.{type(theirs).__name__}. Expected one of torchvision, timm or "
             "transformers. convert(theirs.state_dict()) looks at the names alone."
         )
-    gelu = {"GELU": getattr(act, "approximate", "none"), "GELUTanh": "tanh"}.get(type(act).__name__)
+    kind = type(act).__name__
+    gelu = {"GELU": getattr(act, "approximate", "none"), "GELUTanh": "tanh"}.get(kind)
     if gelu is None:
-        raise WeightsError(f"their activation is {type(act).__name__}, ours is GELU.")
-    return {"num_heads": heads, "img_size": size, "gelu": gelu, "global_pool": pool or None}
+        raise WeightsError(f"their activation is {kind}, ours is GELU.")
+    return found | {"num_heads": heads, "img_size": size, "gelu": gelu, "global_pool": pool or None}
 
 
-def _config_settings(config):
+def config_settings(config):
     """Arguments of `convert`, and "classes", from the config of a transformers model."""
     kinds = ("vit", "deit", "dinov2", "dinov2_with_registers")
     if config.get("model_type") not in kinds:

@@ -1,13 +1,14 @@
 """`load`: a trained model by its name, from the package, a file, the cache or the network."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
 
 from vit_edu import data, training
 from vit_edu.pretrained import files, preprocessing
-from vit_edu.pretrained.conversion import _config_settings, convert
+from vit_edu.pretrained.conversion import config_settings, convert, from_model, settings_of
 from vit_edu.pretrained.names import WeightsError
 from vit_edu.pretrained.shipping import SHIPPED, about_data, read_weights
 
@@ -80,17 +81,7 @@ def _changed(model, img_size, num_classes):
     cfg = model.pretrained_cfg
     if "stem" in cfg.get("model", ()):
         raise WeightsError("a HybridViT is loaded as it is: leave out img_size and num_classes.")
-    block, gelu = model.blocks[0], model.blocks[0].mlp.act.approximate
-    converted = convert(
-        model.state_dict(),
-        num_heads=block.attn.num_heads,
-        img_size=model.patch_embed.img_size,
-        global_pool=model.global_pool,
-        norm_eps=model.blocks[0].norm1.eps,
-        gelu=gelu,
-        copy=False,
-    )
-    return _with(converted.model(img_size, num_classes), cfg, img_size, num_classes)
+    return _with(from_model(model, img_size, num_classes, copy=False), cfg, img_size, num_classes)
 
 
 def _run(path):
@@ -185,26 +176,45 @@ def _hub(repo):
     """ "owner/name" -> (file of weights, entries of `pretrained_cfg`, arguments of `convert`)."""
     config = json.loads(_hub_file(repo, "config.json").read_text())
     if "architecture" in config:  # timm
-        if "_rpn_" in config["architecture"]:
-            raise WeightsError(
-                f"{repo}: its blocks have the norm behind the branch; ours before it."
-            )
         about = config.get("pretrained_cfg", config)
-        settings = {
-            "family": "timm",
-            "img_size": about["input_size"][1:],
-            "global_pool": config.get("global_pool") or None,
-        }
+        settings = {"family": "timm", "img_size": about["input_size"][1:]} | _timm_settings(config)
         cfg = preprocessing.from_timm(about)
         classes = about.get("label_names") or ()
     else:
-        settings = _config_settings(config)
+        settings = config_settings(config)
         classes = settings.pop("classes")
         said = _hub_file(repo, "preprocessor_config.json", optional=True)
         cfg = preprocessing.from_transformers(json.loads(said.read_text())) if said else {}
     weights = _hub_file(repo, "model.safetensors", optional=True)
     weights = weights or _hub_file(repo, "pytorch_model.bin")
     return weights, cfg | {"classes": tuple(classes)}, settings
+
+
+# timm's architectures that are what their state dict says: 64 numbers a head, exact GELU, epsilon 1e-6
+TIMM_PLAIN = (
+    r"(vit|deit3?)_(tiny|small|medium|base|large|huge)(_distilled)?_patch\d+(_reg4)?_(\d+|dinov2)"
+)
+
+
+def _timm_settings(config):
+    """What no state dict says, from timm where it is installed; without it for the plain architectures only."""
+    name = config["architecture"]
+    try:
+        import timm
+    except ImportError:
+        if re.fullmatch(TIMM_PLAIN, name):
+            return {"global_pool": config.get("global_pool") or None}
+        raise WeightsError(
+            f"only timm knows how {name} computes: pip install timm, and load again."
+        ) from None
+    with torch.device("meta"):  # its shape only, no numbers
+        theirs = timm.create_model(
+            name,
+            num_classes=config.get("num_classes", 1000),
+            **{"global_pool": config["global_pool"]} if config.get("global_pool") else {},
+            **config.get("model_args", {}),
+        )
+    return settings_of(theirs)
 
 
 def _hub_file(repo, filename, optional=False):
