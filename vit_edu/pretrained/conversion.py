@@ -128,10 +128,11 @@ def convert(
     dtype: of our tensors; None leaves theirs. copy=False lets ours share memory with theirs where nothing had to be done.
     Raises WeightsError: unknown, missing or misshapen tensors, listed with both names; tensors that are no floats.
     """
-    _require_floats(state_dict)
+    _require_tensors(state_dict)
     family = family or recognise(state_dict)
     if family not in FAMILIES:
         raise WeightsError(f"no family is called {family!r}; there are: {', '.join(FAMILIES)}.")
+    _require_floats(state_dict)
     names, problems = FAMILIES[family], []
     mapped, ignored, parts = {}, {}, {}
     for key, value in state_dict.items():
@@ -235,7 +236,7 @@ def _require_no(problems):
         )
 
 
-def _require_floats(state_dict):
+def _require_tensors(state_dict):
     if not isinstance(state_dict, dict) or not state_dict:
         raise WeightsError(
             f"expected a state dict, {{name: tensor}}, got {type(state_dict).__name__} of length "
@@ -246,6 +247,10 @@ def _require_floats(state_dict):
             raise WeightsError(
                 f"expected a tensor for {key!r}, got {type(value).__name__}. Give the state dict itself, not what holds it."
             )
+
+
+def _require_floats(state_dict):
+    for key, value in state_dict.items():
         if value.dtype not in FLOATS:
             raise WeightsError(
                 f"{key!r} is {value.dtype}; expected {', '.join(map(str, FLOATS))}. Quantised weights must be turned back "

@@ -204,7 +204,7 @@ def _download(url, part, otherwise):
         reason = "the connection was closed"
         with bar:
             try:
-                while chunk := answer.read(CHUNK):
+                while chunk := answer.read1(CHUNK):  # what is there, not a whole chunk
                     file.write(chunk)
                     have += len(chunk)
                     bar.update(len(chunk))

@@ -13,6 +13,7 @@ from vit_edu.pretrained.names import WeightsError
 from vit_edu.pretrained.shipping import SHIPPED, about_data, read_weights
 
 HUB = "https://huggingface.co"
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order
 
 
 def load(name="vit-cifar10", img_size=None, num_classes=None):
@@ -97,7 +98,7 @@ def _run(path):
 
 
 def _torchvision(name):
-    """ "torchvision/MODEL" or "torchvision/MODEL/WEIGHTS" -> (file, entries of `pretrained_cfg`)."""
+    """torchvision/MODEL or torchvision/MODEL/WEIGHTS -> (file, entries of `pretrained_cfg`)."""
     from torchvision import models
 
     _, which, *member = name.split("/")
@@ -173,7 +174,7 @@ def torchvision_vit(name="vit_b_16"):
 
 
 def _hub(repo):
-    """ "owner/name" -> (file of weights, entries of `pretrained_cfg`, arguments of `convert`)."""
+    """A repository, owner/name -> (file of weights, entries of `pretrained_cfg`, arguments of `convert`)."""
     config = json.loads(_hub_file(repo, "config.json").read_text())
     if "architecture" in config:  # timm
         about = config.get("pretrained_cfg", config)
@@ -183,11 +184,21 @@ def _hub(repo):
     else:
         settings = config_settings(config)
         classes = settings.pop("classes")
-        said = _hub_file(repo, "preprocessor_config.json", optional=True)
+        said = _preprocessor(repo)
         cfg = preprocessing.from_transformers(json.loads(said.read_text())) if said else {}
-    weights = _hub_file(repo, "model.safetensors", optional=True)
-    weights = weights or _hub_file(repo, "pytorch_model.bin")
-    return weights, cfg | {"classes": tuple(classes)}, settings
+    weights = next((p for name in HUB_WEIGHTS if (p := _cached(repo, name))), None)
+    weights = weights or _hub_file(repo, HUB_WEIGHTS[0], optional=True)
+    return weights or _hub_file(repo, HUB_WEIGHTS[1]), cfg | {"classes": tuple(classes)}, settings
+
+
+def _preprocessor(repo):
+    """preprocessor_config.json; None where there is none, or where only the weights are here and no network."""
+    try:
+        return _hub_file(repo, "preprocessor_config.json", optional=True)
+    except WeightsError:
+        if any(_cached(repo, name) for name in HUB_WEIGHTS):
+            return None
+        raise
 
 
 # timm's architectures that are what their state dict says: 64 numbers a head, exact GELU, epsilon 1e-6
@@ -208,20 +219,29 @@ def _timm_settings(config):
             f"only timm knows how {name} computes: pip install timm, and load again."
         ) from None
     with torch.device("meta"):  # its shape only, no numbers
-        theirs = timm.create_model(
-            name,
-            num_classes=config.get("num_classes", 1000),
-            **{"global_pool": config["global_pool"]} if config.get("global_pool") else {},
-            **config.get("model_args", {}),
-        )
+        said = {k: config[k] for k in ("num_classes", "global_pool") if config.get(k) is not None}
+        theirs = timm.create_model(name, **said | config.get("model_args", {}))
     return settings_of(theirs)
+
+
+def _cached(repo, filename):
+    """A file of a repository in our cache or in the Hub's own; None where it is in neither."""
+    target = files.cache_dir() / "hub" / repo.replace("/", "--") / filename
+    if target.exists():
+        return target
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    theirs = try_to_load_from_cache(repo, filename)
+    return Path(theirs) if isinstance(theirs, str) else None
 
 
 def _hub_file(repo, filename, optional=False):
     """One file of a repository on the Hub. None where it has none of that name and `optional`."""
+    if found := _cached(repo, filename):
+        return found
     target = files.cache_dir() / "hub" / repo.replace("/", "--") / filename
-    if target.exists():
-        return target
     by_hand = f" Without a network here: download {HUB}/{repo}/resolve/main/{filename} elsewhere and put it at {target}."
     try:
         import huggingface_hub as hub
@@ -229,11 +249,6 @@ def _hub_file(repo, filename, optional=False):
         raise WeightsError(
             f"{repo} is a repository of the Hugging Face Hub: pip install huggingface_hub, and load again.{by_hand}"
         ) from None
-    theirs = hub.try_to_load_from_cache(repo, filename)
-    if isinstance(theirs, str):
-        return Path(theirs)
-    if optional and (target.parent / "config.json").exists() and hub.constants.HF_HUB_OFFLINE:
-        return None
     _require_network(hub.constants.ENDPOINT, by_hand)
     try:
         about = hub.get_hf_file_metadata(hub.hf_hub_url(repo, filename), timeout=data.PROBE_SECONDS)

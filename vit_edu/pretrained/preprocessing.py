@@ -8,7 +8,7 @@ from vit_edu.pretrained.names import WeightsError
 
 # What `model.pretrained_cfg` holds for `preprocess`:
 #   input_size     (C, H, W), pixels
-#   resize         an int: the short side, then the middle of H x W is cut out; None: both sides to H x W, no cut
+#   resize         before the middle of H x W is cut out: an int, for the short side, or (rows, cols)
 #   interpolation  "bilinear", "bicubic", ...; with antialiasing
 #   mean, std      (C, 1, 1), of pixels in 0..1
 
@@ -48,10 +48,11 @@ def _prepare(image, cfg):
         image = image.convert("RGB" if cfg["input_size"][0] == 3 else "L")
     size = list(cfg["input_size"][1:])
     how = T.InterpolationMode(cfg.get("interpolation", "bicubic"))
-    if cfg.get("resize") is None:
-        image = T.resize(image, size, how, antialias=True)
-    else:
-        image = T.center_crop(T.resize(image, [cfg["resize"]], how, antialias=True), size)
+    resize = cfg["resize"]
+    image = T.resize(
+        image, [resize] if isinstance(resize, int) else list(resize), how, antialias=True
+    )
+    image = T.center_crop(image, size)
     return image if isinstance(image, torch.Tensor) else T.pil_to_tensor(image)
 
 
@@ -77,29 +78,24 @@ def from_timm(config):
     """Of timm's `pretrained_cfg`, a dict: in a model, or in config.json on the Hub."""
     size = tuple(config["input_size"])
     short = math.floor(min(size[1:]) / config.get("crop_pct", 0.875))
-    whole = config.get("crop_mode") == "squash"
+    resize = (short, short) if config.get("crop_mode") == "squash" else short
     how = config.get("interpolation", "bicubic")
-    return _cfg(*size, None if whole else short, how, config["mean"], config["std"])
+    return _cfg(*size, resize, how, config["mean"], config["std"])
 
 
 def from_transformers(config):
     """Of a preprocessor_config.json."""
     how = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}[config.get("resample", 2)]
-    size = config.get("size", 224)
-    size = size if isinstance(size, dict) else {"height": size, "width": size}
-    crop = config.get("crop_size", size)
-    crop = crop if isinstance(crop, dict) else {"height": crop, "width": crop}
-    if config.get("do_center_crop"):
-        short = size.get("shortest_edge") or min(size["height"], size["width"])
-        height, width = crop["height"], crop["width"]
-    else:
-        short, height, width = None, size["height"], size["width"]
-    return _cfg(3, height, width, short, how, config["image_mean"], config["image_std"])
+    size, crop = (config.get(key, 224) for key in ("size", "crop_size"))
+    size, crop = (s if isinstance(s, dict) else {"height": s, "width": s} for s in (size, crop))
+    resize = size.get("shortest_edge") or (size["height"], size["width"])
+    height, width = resize if not config.get("do_center_crop") else (crop["height"], crop["width"])
+    return _cfg(3, height, width, resize, how, config["image_mean"], config["image_std"])
 
 
 def of_jax(height, width):
     """The authors' own pipeline: both sides resized, pixels to -1..1 (vit_jax/input_pipeline.py)."""
-    return _cfg(3, height, width, None, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return _cfg(3, height, width, (height, width), "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def at_size(cfg, img_size):
@@ -107,8 +103,10 @@ def at_size(cfg, img_size):
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     if cfg.get("mean") is None or tuple(cfg["input_size"][1:]) == (height, width):
         return cfg
-    resize = cfg.get("resize")
-    if resize is not None:
-        resize = round(resize * min(height, width) / min(cfg["input_size"][1:]))
-        resize = max(resize, height, width)
+    old_height, old_width = cfg["input_size"][1:]
+    resize = cfg["resize"]
+    if isinstance(resize, int):
+        resize = max(round(resize * max(height / old_height, width / old_width)), height, width)
+    else:
+        resize = (round(resize[0] * height / old_height), round(resize[1] * width / old_width))
     return cfg | {"input_size": (cfg["input_size"][0], height, width), "resize": resize}
