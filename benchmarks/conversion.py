@@ -14,11 +14,14 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).parents[1]
 LIBRARIES = ("torchvision", "timm", "transformers")
 
 
@@ -52,7 +55,7 @@ def times(library, rounds):
     ours = pretrained.from_model(theirs)
 
     def into_ours():
-        pretrained.load_by_name(ours, pretrained.convert(state, copy=False).weights)
+        pretrained.convert(state).load_into(ours)
 
     def new_theirs():
         make(library).load_state_dict(state)
@@ -70,21 +73,27 @@ def times(library, rounds):
 
 def resident():
     """Bytes of this process in memory now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def write(library, path):
+    """Random weights by the library's names, in a file; in a process of its own."""
+    from safetensors.torch import save_file
+
+    with torch.device("meta"):
+        names = {k: v.shape for k, v in make(library).state_dict().items()}
+    save_file({k: torch.rand(shape) for k, shape in names.items()}, path)
 
 
 def peak(library, kind):
     """Prints the peak memory over the weights' bytes, for `main`. kind: "state dict" or "file"."""
-    import tempfile
-    from pathlib import Path
-
-    from safetensors.torch import save_file
-
     from vit_edu import pretrained
+    from vit_edu.models import ViT
 
-    make(library)  # what importing and building costs is no cost of converting
-    names = {k: v.shape for k, v in make(library).state_dict().items()}
+    with torch.device(
+        "meta"
+    ):  # imports the library; no numbers, so that no freed memory is used again below
+        names = {k: v.shape for k, v in make(library).state_dict().items()}
     size = sum(4 * shape.numel() for shape in names.values())
     highest, stop = [0], threading.Event()
 
@@ -96,7 +105,11 @@ def peak(library, kind):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         if kind == "file":
-            save_file({k: torch.rand(s) for k, s in names.items()}, path)
+            code = "import sys; from benchmarks.conversion import write; write(*sys.argv[1:])"
+            subprocess.run([sys.executable, "-c", code, library, path], check=True, cwd=ROOT)
+        pretrained.convert(
+            ViT(embed_dim=64, num_heads=1).state_dict()
+        ).model()  # what is imported late
         before = resident()
         thread = threading.Thread(target=watch)
         thread.start()
@@ -125,7 +138,7 @@ def main():
 
     cpu = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        lines = open("/proc/cpuinfo").read().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
     versions = (torch, torchvision, timm, transformers, safetensors)
     print(

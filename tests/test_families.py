@@ -167,6 +167,28 @@ def test_plain_models_are_plain():
         assert type(ours) is (ViT if plain else PublishedViT)
 
 
+def test_into_a_model_that_exists():
+    """One that a learner wrote, say: the same numbers as in a new model, and nothing is changed where something is amiss."""
+    for variant in (
+        ("timm", "DeiT III: LayerScale"),
+        ("transformers", "DeiTForImageClassification Ti"),
+    ):
+        theirs = build(VARIANTS[variant])
+        converted = pretrained.convert(theirs.state_dict(), copy=False)
+        new = pretrained.convert(theirs.state_dict()).model()
+        mine = type(new)(**converted.arguments).eval()
+        assert converted.load_into(mine) is mine
+        assert all(torch.equal(v, new.state_dict()[k]) for k, v in mine.state_dict().items())
+        assert mine.norm.eps == new.norm.eps == converted.norm_eps
+        other = type(new)(**converted.arguments | {"num_classes": 3})
+        before = other.blocks[0].mlp.fc1.weight.clone()
+        with pytest.raises(
+            pretrained.WeightsError, match=r"head.weight: the model has shape \(3, "
+        ):
+            converted.load_into(other)
+        assert torch.equal(other.blocks[0].mlp.fc1.weight, before)
+
+
 def test_float64_shows_that_what_is_left_is_rounding():
     theirs = build(VARIANTS["timm", "DeiT III: LayerScale"])
     ours = pretrained.from_model(theirs)
@@ -189,7 +211,7 @@ def test_names_and_shapes_of_torchvision(name):
     with torch.device("meta"):
         theirs = get_model(name)
         found = pretrained.convert(theirs.state_dict())
-    assert len(found.mapped) == len(found.weights) == len(theirs.state_dict())
+    assert len(found.mapped) == len(found.pieces) == len(theirs.state_dict())
     assert found.arguments["img_size"] == (224, 224)
     assert found.arguments["num_heads"] == theirs.encoder.layers[0].num_heads
 

@@ -214,7 +214,7 @@ def test_parts_that_cannot_be_put_together():
         pretrained.convert(lost)
     bent = state | {"layers.1.attention.k_proj.weight": torch.zeros(64, 63)}
     with pytest.raises(
-        pretrained.WeightsError, match=r"cannot be put together, shapes .*k\]\(64, 63\)"
+        pretrained.WeightsError, match=r"cannot be put together, shapes \[\(64, 64\), \(64, 63\)"
     ):
         pretrained.convert(bent)
     twice = state | {"encoder.layer.0.layernorm_before.bias": torch.zeros(64)}

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -27,24 +28,71 @@ EXTRAS = {
 
 
 @dataclass(frozen=True)
-class Converted:
-    """Weights in our names, and what became of each of theirs.
+class Pieces:
+    """What one tensor of ours is made of, before anything is copied.
 
-    arguments: of our `ViT` (or `PublishedViT`). weights: {ours: tensor}. mapped: {theirs: ours}. ignored: {theirs: reason}.
-    filled: {ours: what it was filled with}, where they have none and an equal value exists. norm_eps, gelu: see `Family`.
+    tensors: joined along `dim`: one, or queries, keys and values. scale: a factor for each output, or None.
+    """
+
+    tensors: tuple
+    scale: torch.Tensor | None = None
+    dim: int = 0
+
+    @property
+    def shape(self):
+        shape = list(self.tensors[0].shape)
+        if shape:
+            shape[self.dim] = sum(t.shape[self.dim] for t in self.tensors)
+        return torch.Size(shape)
+
+    def make(self, dtype, copy):
+        """A new tensor; theirs itself where nothing has to be done and `copy` is false."""
+        whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors, self.dim)
+        if self.scale is not None:
+            whole = whole * self._factor()
+        made = whole.detach().to(dtype or whole.dtype).contiguous()
+        theirs = self.scale is None and made.data_ptr() == self.tensors[0].data_ptr()
+        return made.clone() if copy and theirs else made
+
+    def write(self, ours):
+        """Copy into a tensor of ours."""
+        places = ours.split([t.shape[self.dim] for t in self.tensors], self.dim)
+        for place, tensor in zip(places, self.tensors, strict=True):
+            place.copy_(tensor)
+        if self.scale is not None:
+            ours.mul_(self._factor())
+
+    def _factor(self):
+        return self.scale.reshape(-1, *[1] * (self.tensors[0].ndim - 1))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Their weights as ours: all names and shapes fit, nothing is copied yet.
+
+    arguments: of our `ViT` (or `PublishedViT`). pieces: {ours: what it is made of}; `weights` makes the tensors.
+    mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, where they have none and an
+    equal value exists. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
     """
 
     family: str
     arguments: dict
-    weights: dict
+    pieces: dict
     mapped: dict
     ignored: dict
     filled: dict
     norm_eps: float
     gelu: str
+    dtype: torch.dtype | None
+    copy: bool
+
+    @cached_property
+    def weights(self):
+        """{ours: tensor}: a state dict of our model."""
+        return {name: piece.make(self.dtype, self.copy) for name, piece in self.pieces.items()}
 
     def __str__(self):
-        lines = [f"{self.family}: {len(self.mapped)} tensors -> {len(self.weights)} of ours"]
+        lines = [f"{self.family}: {len(self.mapped)} tensors -> {len(self.pieces)} of ours"]
         lines += [f"  ignored {key}: {why}" for key, why in self.ignored.items()]
         lines += [f"  filled {key}: {what}" for key, what in self.filled.items()]
         return "\n".join(lines)
@@ -90,11 +138,7 @@ class Converted:
             )
         with torch.device("meta"):
             model = _build(arguments)
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = self.norm_eps
-            elif isinstance(module, nn.GELU):
-                module.approximate = self.gelu
+        self._settle(model)
         load_by_name(model, weights, assign=True)
         model.pretrained_cfg = {
             "family": self.family,
@@ -106,6 +150,29 @@ class Converted:
         for note in notes:
             print(note)
         return model.eval()
+
+    def load_into(self, model):
+        """Copy their weights into a model of ours that exists, such as one that you wrote; returns it.
+
+        Its tensors are changed only when every name and every shape fits; raises WeightsError where one does not. Epsilon and
+        GELU of its layers become theirs.
+        """
+        mine = model.state_dict()
+        _require_fit(
+            {k: v.shape for k, v in mine.items()}, {k: p.shape for k, p in self.pieces.items()}
+        )
+        with torch.no_grad():
+            for name, piece in self.pieces.items():
+                piece.write(mine[name])
+        self._settle(model)
+        return model
+
+    def _settle(self, model):
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = self.norm_eps
+            elif isinstance(module, nn.GELU):
+                module.approximate = self.gelu
 
 
 def convert(
@@ -150,37 +217,38 @@ def convert(
         for key in [k for k, ours in mapped.items() if ours.startswith("head")]:
             parts.pop(mapped.pop(key))
             ignored[key] = PRE_LOGITS
-    weights = _assemble(parts, family, dtype, copy, problems)
-    filled = {}
-    if not any(key.endswith("attn.qkv.bias") for key in weights):
-        for key in [k for k in weights if k.endswith("attn.qkv.weight")]:
+    pieces, filled = _assemble(parts, family, problems), {}
+    if not any(key.endswith("attn.qkv.bias") for key in pieces):
+        for key in [k for k in pieces if k.endswith("attn.qkv.weight")]:
             bias = key.replace("weight", "bias")
-            weights[bias] = weights[key].new_zeros(len(weights[key]))
+            pieces[bias] = Pieces((pieces[key].tensors[0].new_zeros(pieces[key].shape[0]),))
             filled[bias] = "zeros: theirs has no bias here"
     _require_no(problems)
-    arguments = _arguments(weights, names, filled, img_size, global_pool)
+    arguments = _arguments(pieces, names, filled, img_size, global_pool)
     arguments["num_heads"] = num_heads or _guess_heads(state_dict, family, arguments["embed_dim"])
     with torch.device("meta"):
         expected = {k: v.shape for k, v in _build(arguments).state_dict().items()}
-    for key in sorted(expected.keys() | weights.keys()):
-        if key not in weights:
+    for key in sorted(expected.keys() | pieces.keys()):
+        if key not in pieces:
             problems.append(f"missing: {_both(key, names)}, shape {tuple(expected[key])}")
         elif key not in expected:
-            problems.append(f"not expected: {_both(key, names)}, shape {tuple(weights[key].shape)}")
-        elif weights[key].shape != expected[key]:
+            problems.append(f"not expected: {_both(key, names)}, shape {tuple(pieces[key].shape)}")
+        elif pieces[key].shape != expected[key]:
             problems.append(
-                f"{_both(key, names)}: ours has shape {tuple(expected[key])}, theirs {tuple(weights[key].shape)}"
+                f"{_both(key, names)}: ours has shape {tuple(expected[key])}, theirs {tuple(pieces[key].shape)}"
             )
     _require_no(problems)
     return Converted(
         family,
         arguments,
-        weights,
+        pieces,
         mapped,
         ignored,
         filled,
         names.norm_eps if norm_eps is None else norm_eps,
         gelu or names.gelu,
+        dtype,
+        copy,
     )
 
 
@@ -212,16 +280,7 @@ def load_by_name(model, weights, assign=False):
     Raises WeightsError that lists what is missing, what is not expected and which shapes differ.
     """
     mine = model.state_dict()
-    problems = [f"missing: {k}, shape {tuple(mine[k].shape)}" for k in mine if k not in weights]
-    problems += [
-        f"not expected: {k}, shape {tuple(v.shape)}" for k, v in weights.items() if k not in mine
-    ]
-    problems += [
-        f"{k}: the model has shape {tuple(mine[k].shape)}, the weights have {tuple(v.shape)}"
-        for k, v in weights.items()
-        if k in mine and v.shape != mine[k].shape
-    ]
-    _require_no(problems)
+    _require_fit({k: v.shape for k, v in mine.items()}, {k: v.shape for k, v in weights.items()})
     model.load_state_dict(weights, assign=assign)
 
 
@@ -234,6 +293,20 @@ def _require_no(problems):
         raise WeightsError(
             "the weights do not fit the model:\n  " + "\n  ".join(problems[:8]) + more
         )
+
+
+def _require_fit(mine, weights):
+    """Two dicts {name: shape}, of a model and of weights for it."""
+    problems = [f"missing: {k}, shape {tuple(mine[k])}" for k in mine if k not in weights]
+    problems += [
+        f"not expected: {k}, shape {tuple(v)}" for k, v in weights.items() if k not in mine
+    ]
+    problems += [
+        f"{k}: the model has shape {tuple(mine[k])}, the weights have {tuple(v)}"
+        for k, v in weights.items()
+        if k in mine and v != mine[k]
+    ]
+    _require_no(problems)
 
 
 def _require_tensors(state_dict):
@@ -267,77 +340,70 @@ def _both(ours, names):
     return f"{ours} (theirs: {shown or 'no such name'})"
 
 
-def _assemble(parts, family, dtype, copy, problems):
-    """{ours: {part: tensor}} -> {ours: tensor}: queries, keys and values stacked, LayerScale multiplied in."""
-    weights = {}
-    scales = {name: tensors["scale]"] for name, tensors in parts.items() if "scale]" in tensors}
+def _assemble(parts, family, problems):
+    """{ours: {part: tensor}} -> {ours: Pieces}: queries, keys and values in this order, with LayerScale's factors."""
+    pieces = {}
     for name, tensors in parts.items():
-        if name in scales:
+        if "scale]" in tensors:
             continue
-        try:
-            if family == "jax":
-                tensors = {part: jax_to_torch(name, value) for part, value in tensors.items()}
-            if "" in tensors:
-                value, fresh = tensors[""], False
-            else:
-                value, fresh = torch.cat([tensors["q]"], tensors["k]"], tensors["v]"]]), True
-            scale = scales.get(name.rpartition(".")[0])
-            if scale is not None:
-                value, fresh = value * scale.reshape(-1, *[1] * (value.ndim - 1)), True
-        except KeyError as error:
-            problems.append(f"missing: the part [{error.args[0]} of ours: {name}")
+        if family == "jax":
+            tensors = {part: jax_to_torch(name, value) for part, value in tensors.items()}
+        lost = [part for part in ("q]", "k]", "v]") if part not in tensors and "" not in tensors]
+        problems += [f"missing: the part [{part} of ours: {name}" for part in lost]
+        if lost:
             continue
-        except RuntimeError:
-            shapes = ", ".join(f"{k}{tuple(v.shape)}" for k, v in tensors.items())
+        stacked = (tensors[""],) if "" in tensors else tuple(tensors[p] for p in ("q]", "k]", "v]"))
+        scale = parts.get(name.rpartition(".")[0], {}).get("scale]")
+        kinds = {t.shape for t in stacked}
+        if len(kinds) > 1 or (scale is not None and scale.shape != stacked[0].shape[:1]):
+            shapes = [tuple(t.shape) for t in (*stacked, *([] if scale is None else [scale]))]
             problems.append(f"{name}: theirs cannot be put together, shapes {shapes}")
             continue
-        made = value.detach().to(dtype or value.dtype).contiguous()
-        shared = made.data_ptr() == value.data_ptr() and not fresh
-        weights[name] = made.clone() if copy and shared else made
-    return weights
+        pieces[name] = Pieces(stacked, scale)
+    return pieces
 
 
 def _pair(size):
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _arguments(weights, names, filled, img_size, global_pool):
+def _arguments(pieces, names, filled, img_size, global_pool):
     """The constructor's arguments that the shapes tell. Completes `pos_embed` where it has rows for patches only."""
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
-    _require_no([f"missing: {_both(key, names)}" for key in needed if key not in weights])
-    projection = weights["patch_embed.proj.weight"]
-    if projection.ndim != 4 or projection.shape[2] != projection.shape[3]:
+    _require_no([f"missing: {_both(key, names)}" for key in needed if key not in pieces])
+    projection = pieces["patch_embed.proj.weight"]
+    if len(projection.shape) != 4 or projection.shape[2] != projection.shape[3]:
         raise WeightsError(
             f"{_both('patch_embed.proj.weight', names)}: expected shape (D, C, P, P), got {tuple(projection.shape)}."
         )
     D, C, P, _ = projection.shape
-    hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
+    hidden = pieces["blocks.0.mlp.fc1.weight"].shape[0]
     ratio = hidden / D if int(D * (hidden / D)) == hidden else math.nextafter(hidden / D, math.inf)
-    head = weights.get("head.weight")
+    head = pieces.get("head.weight")
     arguments = {
         "img_size": None,
         "patch_size": P,
         "in_chans": C,
-        "num_classes": len(head) if head is not None else 0,
+        "num_classes": head.shape[0] if head is not None else 0,
         "embed_dim": D,
-        "depth": 1 + max(int(k.split(".")[1]) for k in weights if k.startswith("blocks.")),
+        "depth": 1 + max(int(k.split(".")[1]) for k in pieces if k.startswith("blocks.")),
         "mlp_ratio": ratio,
     }
-    token, registers = "cls_token" in weights, weights.get("reg_token")
-    pool = global_pool or ("token" if token and "fc_norm.weight" not in weights else "avg")
+    token, registers = "cls_token" in pieces, pieces.get("reg_token")
+    pool = global_pool or ("token" if token and "fc_norm.weight" not in pieces else "avg")
     arguments["global_pool"] = pool
     extras = {
         "class_token": None if token == (pool == "token") else token,
-        "dist_token": "dist_token" in weights,
-        "dist_head": "head_dist.weight" in weights,
+        "dist_token": "dist_token" in pieces,
+        "dist_head": "head_dist.weight" in pieces,
         "registers": 0 if registers is None else registers.shape[1],
-        "fc_norm": "fc_norm.weight" in weights,
+        "fc_norm": "fc_norm.weight" in pieces,
     }
     if extras != EXTRAS:
         arguments |= extras | {"class_token": token}
 
     in_front = token + extras["dist_token"]
-    positions = weights["pos_embed"].shape[1]
+    positions = pieces["pos_embed"].shape[1]
     if img_size is not None:
         height, width = _pair(img_size)
         patches = (height // P) * (width // P)
@@ -346,8 +412,8 @@ def _arguments(weights, names, filled, img_size, global_pool):
         height = width = math.isqrt(patches) * P
     arguments["img_size"] = (height, width)
     if positions == patches and in_front:
-        nothing = weights["pos_embed"].new_zeros(1, in_front, D)
-        weights["pos_embed"] = torch.cat([nothing, weights["pos_embed"]], dim=1)
+        (theirs,) = pieces["pos_embed"].tensors
+        pieces["pos_embed"] = Pieces((theirs.new_zeros(1, in_front, D), theirs), dim=1)
         filled["pos_embed"] = f"zeros for the {in_front} tokens in front: theirs have no position"
     elif positions != patches + in_front:
         raise WeightsError(

@@ -12,6 +12,7 @@ Ours are timm's names (see `models.vit`, and `models.variants` for tokens and he
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 NUMBER = re.compile(r"(blocks\.|encoder_layer_|layers?\.|encoderblock_)(\d+)")
 
@@ -33,6 +34,14 @@ def table(text):
     return rows
 
 
+def numbered(key):
+    """A name -> (the name with {i} for the number of the block, that number as a text, "" where there is none)."""
+    found = NUMBER.search(key)
+    if not found:
+        return key, ""
+    return f"{key[: found.start(2)]}{{i}}{key[found.end(2) :]}", found.group(2)
+
+
 @dataclass(frozen=True)
 class Family:
     """Names of one source of weights. names: {theirs: ours}. ignored: {theirs, a regular expression: the reason}.
@@ -47,15 +56,18 @@ class Family:
     norm_eps: float = 1e-6
     gelu: str = "none"
 
+    @cached_property
+    def known(self):
+        """The table with every prefix in front of every name."""
+        return {
+            p + theirs: ours for p in ("", *self.prefixes) for theirs, ours in self.names.items()
+        }
+
     def ours(self, key):
         """Our name for one of theirs, [part] included; None where the table has none."""
-        for prefix in ("", *self.prefixes):
-            number = NUMBER.search(key, len(prefix))
-            if key.startswith(prefix):
-                pattern = NUMBER.sub(r"\g<1>{i}", key[len(prefix) :], count=1)
-                if pattern in self.names:
-                    return self.names[pattern].replace("{i}", number.group(2) if number else "")
-        return None
+        pattern, number = numbered(key)
+        ours = self.known.get(pattern)
+        return ours and ours.replace("{i}", number)
 
     def reason_to_ignore(self, key):
         """Why a tensor of theirs has no place in our model; "" where it should have one."""
@@ -223,9 +235,8 @@ FAMILIES = {
 
 def recognise(keys):
     """The name of the family that knows most of the keys. Raises WeightsError where none knows any."""
-    found = {
-        name: sum(family.ours(k) is not None for k in keys) for name, family in FAMILIES.items()
-    }
+    patterns = [numbered(key)[0] for key in keys]
+    found = {name: sum(p in f.known for p in patterns) for name, f in FAMILIES.items()}
     best = max(found, key=found.get)
     if not found[best]:
         examples = "; ".join(f"{n}: {next(iter(f.names))}" for n, f in FAMILIES.items())
