@@ -21,7 +21,7 @@ from vit_edu import pretrained
 from vit_edu.models import ViT
 from vit_edu.models.variants import PublishedViT
 from vit_edu.pretrained import loading, names
-from vit_edu.pretrained.conversion import settings_of
+from vit_edu.pretrained.settings import settings_of
 
 TOLERANCE = 1e-5
 
@@ -155,6 +155,20 @@ def test_same_function_as_the_original(family, variant, record_property):
     assert cfg["mapped"].keys() | cfg["ignored"].keys() == theirs.state_dict().keys()
     filled = {ours_name.partition("[")[0] for ours_name in cfg["mapped"].values()}
     assert {k for k in ours.state_dict() if k not in filled} == cfg["filled"].keys() - filled
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"])
+def test_published_weights_where_they_are_here(name, monkeypatch, record_property):
+    monkeypatch.setenv("VIT_EDU_FAST", "1")  # from a cache, never from the network
+    try:
+        ours = pretrained.load(f"torchvision/{name}")
+    except pretrained.WeightsError as error:
+        pytest.skip(f"not in a cache: {str(error)[:60]}")
+    theirs, published, _ = pretrained.torchvision_vit(name)
+    assert published
+    result = pretrained.parity(ours, theirs, images(ours))
+    record(record_property, "torchvision", f"{name}, published weights", ours, result)
+    assert result.equal, str(result)
 
 
 def test_plain_models_are_plain():

@@ -13,6 +13,7 @@ from vit_edu.models.vit import ViT
 from vit_edu.pretrained import preprocessing
 from vit_edu.pretrained.names import FAMILIES, PRE_LOGITS, WeightsError, jax_to_torch, recognise
 from vit_edu.pretrained.resolution import resize_pos_embed
+from vit_edu.pretrained.settings import settings_of
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # widths whose heads are not 64 wide: So, H, g, G
@@ -256,7 +257,7 @@ def from_model(theirs, img_size=None, num_classes=None, copy=True):
     """Our model with the weights of somebody else's `nn.Module`, in eval mode: the two compute the same.
 
     theirs: a ViT of torchvision, timm or transformers, DINO's or DINOv2's own, or one of ours. Number of heads, image size,
-    epsilon, GELU and pooling are read from it. The other arguments are those of `Converted.model` and `convert`.
+    epsilon, GELU and pooling are read from it. LayerScale is multiplied into the layer before it. The other arguments are those of `Converted.model` and `convert`.
     Raises WeightsError for an architecture that ours is not.
     """
     settings = settings_of(theirs)
@@ -438,63 +439,3 @@ def _guess_heads(state_dict, family, width):
 
 def _build(arguments):
     return (PublishedViT if "registers" in arguments else ViT)(**arguments)
-
-
-# ---------------------------------------------------------------- what no state dict says
-
-
-def settings_of(theirs):
-    """Arguments of `convert` that a model of torchvision, timm, transformers, DINO or ours shows in its attributes."""
-    eps = {m.eps for m in theirs.modules() if isinstance(m, nn.LayerNorm)}
-    if len(eps) > 1:
-        raise WeightsError(f"their layer norms have {len(eps)} epsilons ({eps}), ours one.")
-    found = {"norm_eps": eps.pop()} if eps else {}
-    if hasattr(theirs, "config"):  # transformers
-        settings = config_settings(theirs.config.to_dict())
-        del settings["classes"]
-        return settings | found
-    if hasattr(theirs, "hidden_dim"):  # torchvision
-        block = theirs.encoder.layers[0]
-        heads, act, size, pool = block.num_heads, block.mlp[1], theirs.image_size, None
-    elif hasattr(theirs, "blocks"):
-        kinds = {type(b).__name__ for b in theirs.blocks}
-        if not kinds <= {"Block", "NestedTensorBlock"}:
-            raise WeightsError(
-                f"their blocks are {', '.join(sorted(kinds))}, another architecture than our pre-norm Block."
-            )
-        block = theirs.blocks[0]
-        heads, act, size = block.attn.num_heads, block.mlp.act, theirs.patch_embed.img_size
-        pool = getattr(theirs, "global_pool", None)
-        if getattr(theirs, "pool_include_prefix", False):
-            raise WeightsError("they pool over all tokens; ours pools over the patches only.")
-    else:
-        raise WeightsError(
-            f"no ViT that we know: {type(theirs).__module__}.{type(theirs).__name__}. Expected one of torchvision, timm or "
-            "transformers. convert(theirs.state_dict()) looks at the names alone."
-        )
-    kind = type(act).__name__
-    gelu = {"GELU": getattr(act, "approximate", "none"), "GELUTanh": "tanh"}.get(kind)
-    if gelu is None:
-        raise WeightsError(f"their activation is {kind}, ours is GELU.")
-    return found | {"num_heads": heads, "img_size": size, "gelu": gelu, "global_pool": pool or None}
-
-
-def config_settings(config):
-    """Arguments of `convert`, and "classes", from the config of a transformers model."""
-    kinds = ("vit", "deit", "dinov2", "dinov2_with_registers")
-    if config.get("model_type") not in kinds:
-        raise WeightsError(
-            f"transformers calls this model {config.get('model_type')!r}; ours is one of {', '.join(kinds)}."
-        )
-    act = config.get("hidden_act", "gelu")
-    gelu = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}.get(act)
-    if gelu is None or config.get("use_swiglu_ffn"):
-        raise WeightsError(f"their MLP uses {'SwiGLU' if gelu else act}, ours GELU.")
-    labels = {int(k): v for k, v in (config.get("id2label") or {}).items()}
-    return {
-        "num_heads": config["num_attention_heads"],
-        "img_size": config["image_size"],
-        "norm_eps": config["layer_norm_eps"],
-        "gelu": gelu,
-        "classes": tuple(labels[i] for i in sorted(labels)),
-    }

@@ -8,8 +8,9 @@ import torch
 
 from vit_edu import data, training
 from vit_edu.pretrained import files, preprocessing
-from vit_edu.pretrained.conversion import config_settings, convert, from_model, settings_of
+from vit_edu.pretrained.conversion import convert, from_model
 from vit_edu.pretrained.names import WeightsError
+from vit_edu.pretrained.settings import config_settings, settings_of
 from vit_edu.pretrained.shipping import SHIPPED, about_data, read_weights
 
 HUB = "https://huggingface.co"
