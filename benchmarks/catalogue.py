@@ -124,6 +124,10 @@ EXPLAINED = {
     ): "F.interpolate takes a tuple or a list as it is",
     (
         "resize_pos_embed",
+        "grid.reshape(1, rows, cols, -1) -> grid.reshape(1, cols, rows, -1)",
+    ): "the exercise starts from square grids only",
+    (
+        "resize_pos_embed",
         "grid.flatten(2).transpose(1, 2) -> grid.flatten(2).transpose(2, 1)",
     ): "the same exchange of two axes",
     (

@@ -1,0 +1,163 @@
+"""What a conversion costs: a ViT-B/16 of torchvision, timm and transformers into ours, against their own load_state_dict.
+
+python benchmarks/conversion.py [--rounds 9]
+
+Both sides get a state dict in memory. Time: "into a model" copies into a model that exists, on both sides; ours includes
+`convert`. "a new model": ours is `convert(...).model()`, theirs builds a model with random weights, then loads. The two
+take turns; the fastest round of each counts. Memory: the largest resident size of a fresh process that holds the state dict,
+converts it and has the model, less that of the same process before the state dict, as a multiple of the weights' bytes.
+Prints Markdown.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("torchvision", "timm", "transformers")
+
+
+def make(library):
+    """A ViT-B/16 as the library builds it."""
+    if library == "torchvision":
+        from torchvision.models import vit_b_16
+
+        return vit_b_16()
+    if library == "timm":
+        import timm
+
+        return timm.create_model("vit_base_patch16_224")
+    import transformers
+
+    return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000))
+
+
+def seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def times(library, rounds):
+    """Seconds {"into a model": (theirs, ours), "a new model": (theirs, ours)}, the fastest of `rounds`."""
+    from vit_edu import pretrained
+
+    theirs = make(library)
+    state = {k: v.clone() for k, v in theirs.state_dict().items()}
+    ours = pretrained.from_model(theirs)
+
+    def into_ours():
+        pretrained.convert(state).load_into(ours)
+
+    def new_theirs():
+        make(library).load_state_dict(state)
+
+    pairs = {
+        "into a model": (lambda: theirs.load_state_dict(state), into_ours),
+        "a new model": (new_theirs, lambda: pretrained.convert(state).model()),
+    }
+    found = {}
+    for name, pair in pairs.items():
+        turns = [[seconds(work) for work in pair] for _ in range(rounds)]
+        found[name] = tuple(min(column) for column in zip(*turns, strict=True))
+    return found
+
+
+def resident():
+    """Bytes of this process in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def write(library, path):
+    """Random weights by the library's names, in a file; in a process of its own."""
+    from safetensors.torch import save_file
+
+    with torch.device("meta"):
+        names = {k: v.shape for k, v in make(library).state_dict().items()}
+    save_file({k: torch.rand(shape) for k, shape in names.items()}, path)
+
+
+def peak(library, kind):
+    """Prints the peak memory over the weights' bytes, for `main`. kind: "state dict" or "file"."""
+    from vit_edu import pretrained
+    from vit_edu.models import ViT
+
+    with torch.device(
+        "meta"
+    ):  # imports the library; no numbers, so that no freed memory is used again below
+        names = {k: v.shape for k, v in make(library).state_dict().items()}
+    size = sum(4 * shape.numel() for shape in names.values())
+    highest, stop = [0], threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            highest[0] = max(highest[0], resident())
+            time.sleep(0.001)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        if kind == "file":
+            code = "import sys; from benchmarks.conversion import write; write(*sys.argv[1:])"
+            subprocess.run([sys.executable, "-c", code, library, path], check=True, cwd=ROOT)
+        pretrained.convert(
+            ViT(embed_dim=64, num_heads=1).state_dict()
+        ).model()  # what is imported late
+        before = resident()
+        thread = threading.Thread(target=watch)
+        thread.start()
+        if kind == "file":
+            model = pretrained.load(path)
+        else:
+            state = {k: torch.rand(shape) for k, shape in names.items()}
+            model = pretrained.convert(state).model()
+        stop.set()
+        thread.join()
+    del model
+    print((highest[0] - before) / size)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        return peak(*args.peak)
+    import safetensors
+    import timm
+    import torchvision
+    import transformers
+
+    cpu = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
+    versions = (torch, torchvision, timm, transformers, safetensors)
+    print(
+        f"ViT-B/16, float32, {torch.get_num_threads()} thread of {os.cpu_count()} cores, {cpu}; "
+        + ", ".join(f"{m.__name__} {m.__version__}" for m in versions)
+        + f"; fastest of {args.rounds} rounds, taken in turn.\n"
+    )
+    print("| weights of | | theirs | ours | ours / theirs |\n|---|---|---|---|---|")
+    for library in LIBRARIES:
+        for name, (theirs, ours) in times(library, args.rounds).items():
+            print(f"| {library} | {name} | {theirs:.3f} s | {ours:.3f} s | {ours / theirs:.2f} |")
+    print("\n| weights of | from | peak memory / bytes of the weights |\n|---|---|---|")
+    for library in LIBRARIES:
+        for kind in ("state dict", "file"):
+            command = [sys.executable, __file__, "--peak", library, kind]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            print(f"| {library} | {kind} | {float(said.split()[-1]):.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

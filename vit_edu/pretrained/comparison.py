@@ -1,0 +1,158 @@
+"""Are two models the same function? Both run on the same images, and are compared after every step."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row. difference: the largest absolute one; relative: divided by the largest number of theirs."""
+
+    name: str
+    shape: tuple
+    difference: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The result of `parity`; print it. steps: list of `Step`, in the order in which a model computes them."""
+
+    steps: list
+    tolerance: float
+
+    @property
+    def first(self):
+        """The name of the first step that differs by more than the tolerance; None where none does."""
+        return next((s.name for s in self.steps if not s.relative <= self.tolerance), None)
+
+    @property
+    def largest(self):
+        """The largest relative difference of all steps; nan where there is one."""
+        return max((s.relative for s in self.steps), key=lambda r: float("inf") if r != r else r)
+
+    @property
+    def equal(self):
+        """True where no step differs by more than the tolerance."""
+        return self.first is None
+
+    def __str__(self):
+        rows = [("step", "shape", "largest difference", "relative", "")]
+        for s in self.steps:
+            bad = not s.relative <= self.tolerance
+            mark = "differs" if bad else "equal"
+            mark += "  <- the first" if s.name == self.first else ""
+            rows.append((s.name, str(s.shape), f"{s.difference:.1e}", f"{s.relative:.1e}", mark))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [
+            f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {e}".rstrip()
+            for a, b, c, d, e in rows
+        ]
+        end = f"equal within {self.tolerance:g}" if self.equal else f"differ from {self.first} on"
+        return "\n".join(
+            [*lines, f"The two {end}; largest relative difference {self.largest:.1e}."]
+        )
+
+    __repr__ = __str__
+
+
+def parity(ours, theirs, images, dtype=None, tolerance=None):
+    """Run two ViTs on the same images and compare after the embedding, after both halves of every block, and at the end.
+
+    ours, theirs: modules of any library whose blocks stand in one nn.Sequential or nn.ModuleList; or what `steps` returned.
+    images: (B, C, H, W). dtype: torch.float64 computes in double, on copies. tolerance: relative, 1e-5 by default, 1e-10
+    in float64. Returns a `Parity`: print it for the table; `.first` names the step at which the two part.
+    Raises ValueError where the two do not have the same steps.
+    """
+    a, b = (m if isinstance(m, dict) else steps(m, images, dtype) for m in (ours, theirs))
+    common = [name for name in b if name in a]
+    blocks = [[n for n in x if n.startswith("block ") and "attention" not in n] for x in (a, b)]
+    if len(blocks[0]) != len(blocks[1]):
+        raise ValueError(
+            f"ours has {len(blocks[0])} blocks and theirs {len(blocks[1])}: no two of the same architecture."
+        )
+    rows = []
+    for name in common:
+        x, y = a[name].double(), b[name].double()
+        if x.shape == y.shape:
+            difference = (x - y).abs().max().item()
+            relative = difference / max(y.abs().max().item(), 1e-30)
+        else:
+            difference = relative = float("inf")
+        shape = tuple(x.shape) if x.shape == y.shape else f"{tuple(x.shape)} and {tuple(y.shape)}"
+        rows.append(Step(name, shape, difference, relative))
+    return Parity(rows, tolerance or TOLERANCE.get(dtype, 1e-5))
+
+
+@torch.no_grad()
+def steps(model, images, dtype=None):
+    """What a ViT computes on the way: {"embedding", "block 0 attention", "block 0", ..., "output": tensor}.
+
+    "block i attention" is what enters the second layer norm of block i: the tokens after the attention was added to them.
+    model: see `parity`; it runs in eval mode and is left as it was. Raises ValueError where no blocks are found.
+    """
+    if dtype is not None:
+        model, images = copy.deepcopy(model).to(dtype), images.to(dtype)
+    blocks, found, hooks = _blocks(model), {}, []
+
+    def entering(name):
+        def keep(module, args, kwargs):
+            found[name] = (args[0] if args else kwargs["hidden_states"]).clone()
+
+        return keep
+
+    def leaving(name):
+        def keep(module, args, result):
+            found[name] = (result if isinstance(result, torch.Tensor) else result[0]).clone()
+
+        return keep
+
+    training = model.training
+    try:
+        hooks.append(blocks[0].register_forward_pre_hook(entering("embedding"), with_kwargs=True))
+        for i, block in enumerate(blocks):
+            norms = [m for m in block.modules() if isinstance(m, nn.LayerNorm)]
+            if len(norms) == 2:
+                hook = entering(f"block {i} attention")
+                hooks.append(norms[1].register_forward_pre_hook(hook, with_kwargs=True))
+            hooks.append(block.register_forward_hook(leaving(f"block {i}")))
+        found["output"] = _output(model.eval()(images))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    found["output"] = found.pop("output")  # last, whatever came first
+    return found
+
+
+def _blocks(model):
+    """The longest list of modules of one kind that hold a layer norm."""
+    lists = [
+        list(m)
+        for m in model.modules()
+        if isinstance(m, (nn.Sequential, nn.ModuleList))
+        and len(m)
+        and len({type(c) for c in m}) == 1
+        and any(isinstance(c, nn.LayerNorm) for c in m[0].modules())
+    ]
+    if not lists:
+        raise ValueError(
+            f"no list of blocks was found in {type(model).__name__}: expected an nn.Sequential or nn.ModuleList of equal "
+            "modules with layer norms."
+        )
+    return max(lists, key=len)
+
+
+def _output(result):
+    """Logits, or where a model has no head its class token: (B, ...)."""
+    if isinstance(result, torch.Tensor):
+        return result
+    logits = getattr(result, "logits", None)
+    if logits is not None:
+        return logits
+    return result.last_hidden_state[:, 0]

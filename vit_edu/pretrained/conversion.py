@@ -1,0 +1,441 @@
+"""Published weights -> our model: every tensor of theirs is used or ignored with a reason, every one of ours is filled."""
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from vit_edu.models.variants import PublishedViT
+from vit_edu.models.vit import ViT
+from vit_edu.pretrained import preprocessing
+from vit_edu.pretrained.names import FAMILIES, PRE_LOGITS, WeightsError, jax_to_torch, recognise
+from vit_edu.pretrained.resolution import resize_pos_embed
+from vit_edu.pretrained.settings import settings_of
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # widths whose heads are not 64 wide: So, H, g, G
+
+# What only a `PublishedViT` has, and the value that a plain `ViT` has instead.
+EXTRAS = {
+    "class_token": None,
+    "dist_token": False,
+    "dist_head": False,
+    "registers": 0,
+    "fc_norm": False,
+}
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What one tensor of ours is made of, before anything is copied.
+
+    tensors: joined along `dim`: one, or queries, keys and values. scale: a factor for each output, or None.
+    """
+
+    tensors: tuple
+    scale: torch.Tensor | None = None
+    dim: int = 0
+
+    @property
+    def shape(self):
+        shape = list(self.tensors[0].shape)
+        if shape:
+            shape[self.dim] = sum(t.shape[self.dim] for t in self.tensors)
+        return torch.Size(shape)
+
+    def make(self, dtype, copy):
+        """A new tensor; theirs itself where nothing has to be done and `copy` is false."""
+        whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors, self.dim)
+        if self.scale is not None:
+            whole = whole * self._factor()
+        made = whole.detach().to(dtype or whole.dtype).contiguous()
+        theirs = self.scale is None and made.data_ptr() == self.tensors[0].data_ptr()
+        return made.clone() if copy and theirs else made
+
+    def write(self, ours):
+        """Copy into a tensor of ours."""
+        places = ours.split([t.shape[self.dim] for t in self.tensors], self.dim)
+        for place, tensor in zip(places, self.tensors, strict=True):
+            place.copy_(tensor)
+        if self.scale is not None:
+            ours.mul_(self._factor())
+
+    def _factor(self):
+        return self.scale.reshape(-1, *[1] * (self.tensors[0].ndim - 1))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Their weights as ours: all names and shapes fit, nothing is copied yet.
+
+    arguments: of our `ViT` (or `PublishedViT`). pieces: {ours: what it is made of}; `weights` makes the tensors.
+    mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, where they have none and an
+    equal value exists. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
+    """
+
+    family: str
+    arguments: dict
+    pieces: dict
+    mapped: dict
+    ignored: dict
+    filled: dict
+    norm_eps: float
+    gelu: str
+    dtype: torch.dtype | None
+    copy: bool
+
+    @cached_property
+    def weights(self):
+        """{ours: tensor}: a state dict of our model."""
+        return {name: piece.make(self.dtype, self.copy) for name, piece in self.pieces.items()}
+
+    def __str__(self):
+        lines = [f"{self.family}: {len(self.mapped)} tensors -> {len(self.pieces)} of ours"]
+        lines += [f"  ignored {key}: {why}" for key, why in self.ignored.items()]
+        lines += [f"  filled {key}: {what}" for key, what in self.filled.items()]
+        return "\n".join(lines)
+
+    def model(self, img_size=None, num_classes=None):
+        """Our model with these weights, in eval mode. It takes the tensors over: call it once.
+
+        img_size: pixels, an int or (H, W), where it is another one than the weights were trained for: positions are resized.
+        num_classes: where it is another number, the head is replaced by zeros (paper, section 3.2); 0 leaves it out.
+        What was changed is printed and stands in `model.pretrained_cfg["notes"]`. Raises WeightsError, or ValueError for
+        sizes that do not fit.
+        """
+        arguments, weights, notes = dict(self.arguments), dict(self.weights), []
+        if img_size is not None and _pair(img_size) != arguments["img_size"]:
+            patch = arguments["patch_size"]
+            old, new = arguments["img_size"], _pair(img_size)
+            in_front = weights["pos_embed"].shape[1] - old[0] // patch * (old[1] // patch)
+            arguments["img_size"] = new
+            grids = [(height // patch, width // patch) for height, width in (old, new)]
+            weights["pos_embed"] = resize_pos_embed(
+                weights["pos_embed"], grids[1], in_front, old_grid=grids[0]
+            )
+            notes.append(
+                f"positions: resized from {grids[0][0]} x {grids[0][1]} to {grids[1][0]} x {grids[1][1]} patches."
+            )
+        there = arguments["num_classes"]
+        if num_classes is not None and num_classes != there:
+            heads = ["head", "head_dist"] if arguments.get("dist_head") else ["head"]
+            for head in heads:
+                for kind, *shape in (("weight", arguments["embed_dim"]), ("bias",)):
+                    weights.pop(f"{head}.{kind}", None)
+                    if num_classes:
+                        weights[f"{head}.{kind}"] = torch.zeros(num_classes, *shape)
+            arguments["num_classes"] = num_classes
+            before = f"the weights know {there:,} classes" if there else "the weights have no head"
+            notes.append(
+                f"head: {before}, {num_classes:,} were asked for. "
+                + (
+                    "The new head is all zeros: train it before you use it."
+                    if num_classes
+                    else "It is left out."
+                )
+            )
+        with torch.device("meta"):
+            model = _build(arguments)
+        self._settle(model)
+        load_by_name(model, weights, assign=True)
+        model.pretrained_cfg = {
+            "family": self.family,
+            "mapped": self.mapped,
+            "ignored": self.ignored,
+            "filled": self.filled,
+            "notes": notes,
+        }
+        for note in notes:
+            print(note)
+        return model.eval()
+
+    def load_into(self, model):
+        """Copy their weights into a model of ours that exists, such as one that you wrote; returns it.
+
+        Its tensors are changed only when every name and every shape fits; raises WeightsError where one does not. Epsilon and
+        GELU of its layers become theirs.
+        """
+        mine = model.state_dict()
+        _require_fit(
+            {k: v.shape for k, v in mine.items()}, {k: p.shape for k, p in self.pieces.items()}
+        )
+        with torch.no_grad():
+            for name, piece in self.pieces.items():
+                piece.write(mine[name])
+        self._settle(model)
+        return model
+
+    def _settle(self, model):
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = self.norm_eps
+            elif isinstance(module, nn.GELU):
+                module.approximate = self.gelu
+
+
+def convert(
+    state_dict,
+    family=None,
+    *,
+    num_heads=None,
+    img_size=None,
+    global_pool=None,
+    norm_eps=None,
+    gelu=None,
+    dtype=torch.float32,
+    copy=True,
+):
+    """A state dict of any family -> `Converted`.
+
+    family: a key of `FAMILIES`; recognised by the names where it is not given. What no state dict says, and what is
+    taken where it is not given: num_heads (D / 64, and 16 for the widths in HEADS), img_size (a square), global_pool
+    ("token" where there is a class token and no fc_norm, else "avg"), norm_eps and gelu (the family's).
+    dtype: of our tensors; None leaves theirs. copy=False lets ours share memory with theirs where nothing had to be done.
+    Raises WeightsError: unknown, missing or misshapen tensors, listed with both names; tensors that are no floats.
+    """
+    _require_tensors(state_dict)
+    family = family or recognise(state_dict)
+    if family not in FAMILIES:
+        raise WeightsError(f"no family is called {family!r}; there are: {', '.join(FAMILIES)}.")
+    _require_floats(state_dict)
+    names, problems = FAMILIES[family], []
+    mapped, ignored, parts = {}, {}, {}
+    for key, value in state_dict.items():
+        ours, reason = names.ours(key), names.reason_to_ignore(key)
+        if reason:
+            ignored[key] = reason
+        elif ours is None:
+            problems.append(f"no place for theirs: {key}, shape {tuple(value.shape)}")
+        else:
+            name, _, part = ours.partition("[")
+            if part in parts.setdefault(name, {}):
+                problems.append(f"two tensors for ours: {name}; the second is theirs: {key}")
+            mapped[key], parts[name][part] = ours, value
+    if PRE_LOGITS in ignored.values():
+        for key in [k for k, ours in mapped.items() if ours.startswith("head")]:
+            parts.pop(mapped.pop(key))
+            ignored[key] = PRE_LOGITS
+    pieces, filled = _assemble(parts, family, problems), {}
+    if not any(key.endswith("attn.qkv.bias") for key in pieces):
+        for key in [k for k in pieces if k.endswith("attn.qkv.weight")]:
+            bias = key.replace("weight", "bias")
+            pieces[bias] = Pieces((pieces[key].tensors[0].new_zeros(pieces[key].shape[0]),))
+            filled[bias] = "zeros: theirs has no bias here"
+    _require_no(problems)
+    arguments = _arguments(pieces, names, filled, img_size, global_pool)
+    arguments["num_heads"] = num_heads or _guess_heads(state_dict, family, arguments["embed_dim"])
+    with torch.device("meta"):
+        expected = {k: v.shape for k, v in _build(arguments).state_dict().items()}
+    for key in sorted(expected.keys() | pieces.keys()):
+        if key not in pieces:
+            problems.append(f"missing: {_both(key, names)}, shape {tuple(expected[key])}")
+        elif key not in expected:
+            problems.append(f"not expected: {_both(key, names)}, shape {tuple(pieces[key].shape)}")
+        elif pieces[key].shape != expected[key]:
+            problems.append(
+                f"{_both(key, names)}: ours has shape {tuple(expected[key])}, theirs {tuple(pieces[key].shape)}"
+            )
+    _require_no(problems)
+    return Converted(
+        family,
+        arguments,
+        pieces,
+        mapped,
+        ignored,
+        filled,
+        names.norm_eps if norm_eps is None else norm_eps,
+        gelu or names.gelu,
+        dtype,
+        copy,
+    )
+
+
+def from_model(theirs, img_size=None, num_classes=None, copy=True):
+    """Our model with the weights of somebody else's `nn.Module`, in eval mode: the two compute the same.
+
+    theirs: a ViT of torchvision, timm or transformers, DINO's or DINOv2's own, or one of ours. Number of heads, image size,
+    epsilon, GELU and pooling are read from it. LayerScale is multiplied into the layer before it. The other arguments are those of `Converted.model` and `convert`.
+    Raises WeightsError for an architecture that ours is not.
+    """
+    settings = settings_of(theirs)
+    model = convert(theirs.state_dict(), copy=copy, **settings).model(img_size, num_classes)
+    cfg = getattr(theirs, "pretrained_cfg", None) or {}
+    if cfg.get("mean") is not None:  # timm's, or ours
+        cfg = cfg if isinstance(cfg["mean"], torch.Tensor) else preprocessing.from_timm(cfg)
+        model.pretrained_cfg |= preprocessing.at_size(cfg, model.patch_embed.img_size)
+    return model
+
+
+def from_torchvision(theirs):
+    """Our `ViT` with the weights of a torchvision `VisionTransformer`, in eval mode; the two give equal logits."""
+    return from_model(theirs)
+
+
+def load_by_name(model, weights, assign=False):
+    """Load a state dict that has our names; the model is changed only when every key and every shape fits.
+
+    assign=True makes the tensors themselves the model's, instead of copying their numbers into it.
+    Raises WeightsError that lists what is missing, what is not expected and which shapes differ.
+    """
+    mine = model.state_dict()
+    _require_fit({k: v.shape for k, v in mine.items()}, {k: v.shape for k, v in weights.items()})
+    model.load_state_dict(weights, assign=assign)
+
+
+# ---------------------------------------------------------------- the steps of `convert`
+
+
+def _require_no(problems):
+    if problems:
+        more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise WeightsError(
+            "the weights do not fit the model:\n  " + "\n  ".join(problems[:8]) + more
+        )
+
+
+def _require_fit(mine, weights):
+    """Two dicts {name: shape}, of a model and of weights for it."""
+    problems = [f"missing: {k}, shape {tuple(mine[k])}" for k in mine if k not in weights]
+    problems += [
+        f"not expected: {k}, shape {tuple(v)}" for k, v in weights.items() if k not in mine
+    ]
+    problems += [
+        f"{k}: the model has shape {tuple(mine[k])}, the weights have {tuple(v)}"
+        for k, v in weights.items()
+        if k in mine and v != mine[k]
+    ]
+    _require_no(problems)
+
+
+def _require_tensors(state_dict):
+    if not isinstance(state_dict, dict) or not state_dict:
+        raise WeightsError(
+            f"expected a state dict, {{name: tensor}}, got {type(state_dict).__name__} of length "
+            f"{len(state_dict) if hasattr(state_dict, '__len__') else 'none'}."
+        )
+    for key, value in state_dict.items():
+        if not isinstance(value, torch.Tensor):
+            raise WeightsError(
+                f"expected a tensor for {key!r}, got {type(value).__name__}. Give the state dict itself, not what holds it."
+            )
+
+
+def _require_floats(state_dict):
+    for key, value in state_dict.items():
+        if value.dtype not in FLOATS:
+            raise WeightsError(
+                f"{key!r} is {value.dtype}; expected {', '.join(map(str, FLOATS))}. Quantised weights must be turned back "
+                "into floats by the library that made them."
+            )
+
+
+def _both(ours, names):
+    """Our name, with theirs in brackets where the table has one."""
+    number = re.search(r"blocks\.(\d+)", ours)
+    pattern = ours.replace(number.group(), "blocks.{i}") if number else ours
+    theirs = [t for t, o in names.names.items() if o.partition("[")[0] == pattern]
+    shown = " or ".join(t.replace("{i}", number.group(1)) if number else t for t in theirs)
+    return f"{ours} (theirs: {shown or 'no such name'})"
+
+
+def _assemble(parts, family, problems):
+    """{ours: {part: tensor}} -> {ours: Pieces}: queries, keys and values in this order, with LayerScale's factors."""
+    pieces = {}
+    for name, tensors in parts.items():
+        if "scale]" in tensors:
+            continue
+        if family == "jax":
+            tensors = {part: jax_to_torch(name, value) for part, value in tensors.items()}
+        lost = [part for part in ("q]", "k]", "v]") if part not in tensors and "" not in tensors]
+        problems += [f"missing: the part [{part} of ours: {name}" for part in lost]
+        if lost:
+            continue
+        stacked = (tensors[""],) if "" in tensors else tuple(tensors[p] for p in ("q]", "k]", "v]"))
+        scale = parts.get(name.rpartition(".")[0], {}).get("scale]")
+        kinds = {t.shape for t in stacked}
+        if len(kinds) > 1 or (scale is not None and scale.shape != stacked[0].shape[:1]):
+            shapes = [tuple(t.shape) for t in (*stacked, *([] if scale is None else [scale]))]
+            problems.append(f"{name}: theirs cannot be put together, shapes {shapes}")
+            continue
+        pieces[name] = Pieces(stacked, scale)
+    return pieces
+
+
+def _pair(size):
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _arguments(pieces, names, filled, img_size, global_pool):
+    """The constructor's arguments that the shapes tell. Completes `pos_embed` where it has rows for patches only."""
+    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
+    _require_no([f"missing: {_both(key, names)}" for key in needed if key not in pieces])
+    projection = pieces["patch_embed.proj.weight"]
+    if len(projection.shape) != 4 or projection.shape[2] != projection.shape[3]:
+        raise WeightsError(
+            f"{_both('patch_embed.proj.weight', names)}: expected shape (D, C, P, P), got {tuple(projection.shape)}."
+        )
+    D, C, P, _ = projection.shape
+    hidden = pieces["blocks.0.mlp.fc1.weight"].shape[0]
+    ratio = hidden / D if int(D * (hidden / D)) == hidden else math.nextafter(hidden / D, math.inf)
+    head = pieces.get("head.weight")
+    arguments = {
+        "img_size": None,
+        "patch_size": P,
+        "in_chans": C,
+        "num_classes": head.shape[0] if head is not None else 0,
+        "embed_dim": D,
+        "depth": 1 + max(int(k.split(".")[1]) for k in pieces if k.startswith("blocks.")),
+        "mlp_ratio": ratio,
+    }
+    token, registers = "cls_token" in pieces, pieces.get("reg_token")
+    pool = global_pool or ("token" if token and "fc_norm.weight" not in pieces else "avg")
+    arguments["global_pool"] = pool
+    extras = {
+        "class_token": None if token == (pool == "token") else token,
+        "dist_token": "dist_token" in pieces,
+        "dist_head": "head_dist.weight" in pieces,
+        "registers": 0 if registers is None else registers.shape[1],
+        "fc_norm": "fc_norm.weight" in pieces,
+    }
+    if extras != EXTRAS:
+        arguments |= extras | {"class_token": token}
+
+    in_front = token + extras["dist_token"]
+    positions = pieces["pos_embed"].shape[1]
+    if img_size is not None:
+        height, width = _pair(img_size)
+        patches = (height // P) * (width // P)
+    else:
+        patches = next((n for n in (positions - in_front, positions) if math.isqrt(n) ** 2 == n), 0)
+        height = width = math.isqrt(patches) * P
+    arguments["img_size"] = (height, width)
+    if positions == patches and in_front:
+        (theirs,) = pieces["pos_embed"].tensors
+        pieces["pos_embed"] = Pieces((theirs.new_zeros(1, in_front, D), theirs), dim=1)
+        filled["pos_embed"] = f"zeros for the {in_front} tokens in front: theirs have no position"
+    elif positions != patches + in_front:
+        raise WeightsError(
+            f"{_both('pos_embed', names)} has {positions} rows: {in_front} for tokens in front, the others no "
+            f"{'square grid' if img_size is None else f'grid for {height} x {width} pixels'} of patches. Give img_size=(H, W), "
+            "the size in pixels that these weights were trained for."
+        )
+    return arguments
+
+
+def _guess_heads(state_dict, family, width):
+    if family == "jax":  # (D, heads, d)
+        key = next(k for k in state_dict if k.endswith("query/kernel"))
+        return state_dict[key].shape[1]
+    heads = HEADS.get(width, width // 64)
+    if width not in HEADS and width % 64:
+        raise WeightsError(
+            f"the number of heads stands in no state dict, and a width of {width} does not tell it: give num_heads=."
+        )
+    return heads
+
+
+def _build(arguments):
+    return (PublishedViT if "registers" in arguments else ViT)(**arguments)

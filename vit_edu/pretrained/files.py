@@ -1,0 +1,219 @@
+"""Weights from a file and from the network: verified, whole or not at all, and nothing in them is executed."""
+
+import hashlib
+import http.client
+import os
+import pickle
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from vit_edu import data
+from vit_edu.pretrained.names import WeightsError
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+CHUNK = 2**20  # bytes
+
+
+# ---------------------------------------------------------------- from a file
+
+
+def read(path):
+    """The tensors of a file of any family, {name: tensor} on the CPU, as they are there. No code in it is run.
+
+    path: ends in one of SUFFIXES. A .pt, .pth or .bin is read with weights_only=True, an .npz with allow_pickle=False. Where
+    the tensors stand under "model" or "state_dict", that is taken. A file FILE.sha256 beside it is compared with.
+    Raises WeightsError for a file that is missing, cut off, altered, or holds code.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"{path} has no name of weights; expected an ending of {', '.join(SUFFIXES)}."
+        )
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path}.")
+    require_digest(path)
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:  # checks the CRC of each array
+                found = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+        else:
+            found = _read_torch(path)
+    except (OSError, EOFError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # numpy refuses objects; torch has no tensor of such a kind
+        raise WeightsError(
+            f"{path} does not hold plain numbers alone ({error}). It may hold code, which was not run. Get the weights from "
+            "their publisher, as .safetensors where there is one."
+        ) from error
+    for name in ("model", "state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+    return found
+
+
+def _read_torch(path):
+    if zipfile.is_zipfile(path):  # torch.load does not compare the checksums that the file holds
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad:
+            raise OSError(f"the checksum of {bad} is wrong")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        said = [
+            line for line in str(error).splitlines() if "GLOBAL" in line or "nsupported" in line
+        ]
+        raise WeightsError(
+            f"{path} was not loaded: it is cut off, or more than tensors and plain containers are in it, such as code that "
+            f"would run while loading. Nothing of it was run. {said[0].strip() if said else ''} Get the weights from their "
+            "publisher, as .safetensors where there is one."
+        ) from error
+    except (
+        RuntimeError,
+        AttributeError,
+        IndexError,
+    ) as error:  # what torch raises for files that are cut off
+        raise OSError(str(error).splitlines()[0]) from error
+
+
+def _damaged(path, error):
+    return WeightsError(
+        f"{path} is cut off, altered or no weights ({error or type(error).__name__}). Remove it and get it again."
+    )
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_digest(path, digest=None):
+    """FILE.sha256, as the command sha256sum writes and checks it."""
+    path.with_name(path.name + ".sha256").write_text(f"{digest or _digest(path)}  {path.name}\n")
+
+
+def require_digest(path, expected=""):
+    """WeightsError unless the file has this SHA-256, or one that begins so; by default what FILE.sha256 says, where it is."""
+    beside = path.with_name(path.name + ".sha256")
+    if not expected and beside.exists():
+        expected = beside.read_text().split()[0]
+    if expected and not (found := _digest(path)).startswith(expected):
+        raise WeightsError(
+            f"{path} was altered or cut off: expected SHA-256 {expected[:16]}..., got {found[:16]}.... Remove it and get it "
+            "again."
+        )
+
+
+def is_ours(path):
+    """Whether a file was written by `ship`, and so says what its model is."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "vit_edu" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+# ---------------------------------------------------------------- from the network
+
+
+def cache_dir():
+    """The one folder for weights that were fetched: "weights" in `data.cache_dir()`."""
+    return data.cache_dir() / "weights"
+
+
+def fetch(url, path, sha256="", otherwise=""):
+    """Download `url` to `path`, whole and verified or not at all. Returns `path`; nothing is done where it is there.
+
+    sha256: the digest that it must have, or its beginning. What has come stays in `path`.part when the network dies, and the
+    next call goes on from there. Its digest is written to `path`.sha256. otherwise: what else a person can do, for errors.
+    Raises WeightsError for a network that is dead or stops, a full disk, another content.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    from filelock import FileLock, Timeout  # torch needs it, too
+
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=0):
+            _download(url, part, otherwise)
+            found = _digest(part)
+            if not found.startswith(sha256):
+                part.unlink()
+                raise WeightsError(
+                    f"{url} sent other content than published: expected SHA-256 {sha256[:16]}..., got {found[:16]}.... It was "
+                    "thrown away. Try again; a network that asks for a login sends its own page instead."
+                )
+            write_digest(path, found)
+            os.replace(part, path)
+    except Timeout:
+        raise WeightsError(
+            f"another program is downloading {path} just now. Wait for it, and load again."
+        ) from None
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be written ({error.strerror or error}). Free some space, or set VIT_EDU_CACHE to another folder."
+        ) from error
+    return path
+
+
+def _download(url, part, otherwise):
+    """Append what is missing to `part`. Raises WeightsError."""
+    from tqdm.auto import tqdm
+
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "vit_edu"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=data.STALL_SECONDS
+        )
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is missing: the digest decides
+            return
+        raise WeightsError(f"{url} answers {error.code} {error.reason}.{otherwise}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise WeightsError(f"{url} cannot be reached ({reason}).{otherwise}") from error
+    with answer, open(part, "ab") as file:
+        if answer.status != 206:  # the whole, from its beginning
+            file.truncate(0)
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        free = shutil.disk_usage(part.parent).free
+        if total and free < total - have:
+            raise WeightsError(
+                f"{part.parent} has {free // 2**20:,} MB free, {(total - have) // 2**20 + 1:,} MB are to come. Free some space, "
+                "or set VIT_EDU_CACHE to a folder on another disk."
+            )
+        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem)
+        reason = "the connection was closed"
+        with bar:
+            try:
+                while chunk := answer.read1(CHUNK):  # what is there, not a whole chunk
+                    file.write(chunk)
+                    have += len(chunk)
+                    bar.update(len(chunk))
+            except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
+                reason = str(error) or type(error).__name__
+        file.flush()
+        os.fsync(file.fileno())
+    if total is not None and have < total:
+        raise WeightsError(
+            f"the download of {url} broke off at {have:,} of {total:,} bytes ({reason}). What came is kept: load again, and it "
+            f"goes on from there.{otherwise}"
+        )

@@ -1,0 +1,266 @@
+"""`load`: a trained model by its name, from the package, a file, the cache or the network."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from vit_edu import data, training
+from vit_edu.pretrained import files, preprocessing
+from vit_edu.pretrained.conversion import convert, from_model
+from vit_edu.pretrained.names import WeightsError
+from vit_edu.pretrained.settings import config_settings, settings_of
+from vit_edu.pretrained.shipping import SHIPPED, about_data, read_weights
+
+HUB = "https://huggingface.co"
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order
+
+
+def load(name="vit-cifar10", img_size=None, num_classes=None):
+    """A trained model in eval mode, in float32, on the CPU.
+
+    name, one of
+        "vit-cifar10"                           weights that come with the course; no network is needed
+        "torchvision/vit_b_16"                  torchvision's enum, its default; or "torchvision/vit_b_16/NAME"
+        "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "facebook/deit-tiny-patch16-224"     a repository of the
+                                                Hugging Face Hub with a ViT of timm or transformers
+        "folder/weights.npz"                    a file (.safetensors, .pt, .pth, .bin, .npz) of any family
+        "runs/first"                            a run of `training.fit`
+    img_size, num_classes: as for `Converted.model`.
+
+    What is fetched is verified and kept in `files.cache_dir()`, from where it comes the next time; copies in torch's and the
+    Hub's own caches are used, too. `model.pretrained_cfg` says what belongs to the weights: what `preprocess` needs ("mean",
+    "std", (C, 1, 1), and more), "classes", names in the order of the logits; "card", a text; "notes", what was changed.
+    Raises WeightsError: an unknown name, which lists the known ones; a damaged file; weights that are not here and cannot be
+    had, with what to download and where to put it.
+    """
+    path, cfg, settings = Path(name).expanduser(), {}, {}
+    if (SHIPPED / f"{name}.safetensors").exists():
+        return _changed(read_weights(SHIPPED / f"{name}.safetensors"), img_size, num_classes)
+    if path.is_dir() or path.name == "checkpoint.pt":
+        return _changed(_run(path), img_size, num_classes)
+    if path.suffix in files.SUFFIXES:
+        if files.is_ours(path):
+            return _changed(read_weights(path), img_size, num_classes)
+        weights = files.read(path)
+    elif str(name).startswith("torchvision/"):
+        path, cfg = _torchvision(name)
+        weights = files.read(path)
+    elif str(name).count("/") == 1:
+        path, cfg, settings = _hub(name)
+        weights = files.read(path)
+    else:
+        known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+        raise WeightsError(
+            f"no weights of the name {name!r} come with the course; there are: {known}. Others are named like "
+            "torchvision/vit_b_16, timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k or folder/weights.safetensors."
+        )
+    # Tensors of a .safetensors lie in the file itself until they are copied
+    converted = convert(weights, copy=path.suffix == ".safetensors", **settings)
+    del weights
+    if converted.family == "jax":
+        cfg = preprocessing.of_jax(*converted.arguments["img_size"])
+    model = converted.model(img_size, num_classes)
+    return _with(model, cfg | {"source": str(path)}, img_size, num_classes)
+
+
+def _with(model, cfg, img_size, num_classes):
+    """Add to the model what is known about its weights."""
+    cfg = {"classes": (), "card": "", "mean": None, "std": None} | cfg
+    if num_classes not in (None, len(cfg["classes"])):
+        cfg["classes"] = ()
+    if img_size is not None:
+        cfg = preprocessing.at_size(cfg, img_size)
+    model.pretrained_cfg = model.pretrained_cfg | cfg
+    return model
+
+
+def _changed(model, img_size, num_classes):
+    """A model of the course for other images or classes."""
+    if img_size is None and num_classes is None:
+        return model
+    cfg = model.pretrained_cfg
+    if "stem" in cfg.get("model", ()):
+        raise WeightsError("a HybridViT is loaded as it is: leave out img_size and num_classes.")
+    return _with(from_model(model, img_size, num_classes, copy=False), cfg, img_size, num_classes)
+
+
+def _run(path):
+    try:
+        model, state = training.load_run(path)
+    except training.CheckpointError as error:
+        raise WeightsError(str(error)) from error
+    model.pretrained_cfg = about_data(state["data"]) | {"model": state["recipe"]["model"]}
+    return model
+
+
+# ---------------------------------------------------------------- torchvision
+
+
+def _torchvision(name):
+    """torchvision/MODEL or torchvision/MODEL/WEIGHTS -> (file, entries of `pretrained_cfg`)."""
+    from torchvision import models
+
+    _, which, *member = name.split("/")
+    known = models.list_models(include="vit_*")
+    if which not in known:
+        raise WeightsError(f"torchvision has no ViT {which!r}; there are: {', '.join(known)}.")
+    weights = models.get_model_weights(which)
+    if member and member[0] not in weights.__members__:
+        raise WeightsError(
+            f"torchvision has no weights {member[0]!r} for {which}; there are: {', '.join(weights.__members__)}."
+        )
+    weights = weights[member[0]] if member else weights.DEFAULT
+    cfg = preprocessing.from_torchvision_weights(weights)
+    return _torchvision_file(weights), cfg | {"classes": tuple(weights.meta["categories"])}
+
+
+def _torchvision_file(weights):
+    """The file of a member of torchvision's enum, fetched where it is not here. Its name ends in its SHA-256's beginning."""
+    filename = weights.url.rsplit("/", 1)[-1]
+    digest = Path(filename).stem.rpartition("-")[2]
+    target = files.cache_dir() / "torchvision" / filename
+    theirs = Path(torch.hub.get_dir()) / "checkpoints" / filename
+    if theirs.exists() and not target.exists():
+        files.require_digest(theirs, digest)
+        return theirs
+    size = weights.meta.get("_file_size", 0)
+    return _fetched(weights.url, target, digest, f"{size:,.0f} MB")
+
+
+def _fetched(url, target, digest, size=""):
+    """`files.fetch`, with a network that answers, or a WeightsError that says how to do without."""
+    otherwise = f" Without a network here: download {url}{f' ({size})' if size else ''} elsewhere and put it at {target}."
+    if not target.exists():
+        _require_network(url, otherwise)
+    return files.fetch(url, target, digest, otherwise)
+
+
+def _require_network(url, otherwise):
+    if data.fast():
+        raise WeightsError(f"VIT_EDU_FAST=1 asks for no download.{otherwise}")
+    try:
+        data.require_network(url)
+    except data.DataError as error:
+        data._unreachable.pop(url, None)  # asked for by name: the next call tries again
+        raise WeightsError(f"{error}{otherwise}") from error
+
+
+def torchvision_vit(name="vit_b_16"):
+    """A torchvision ViT in eval mode, and in words where its weights come from.
+
+    Published ImageNet weights where they are in a cache or can be downloaded (verified), else random ones: the mapping of
+    names can be shown with either. Nothing is downloaded under VIT_EDU_FAST=1. Returns (model, has published weights,
+    reason).
+    """
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    try:
+        path = _torchvision_file(weights)
+        model = models.get_model(name, weights=None, image_size=weights.transforms().crop_size[0])
+        model.load_state_dict(files.read(path))
+        return model.eval(), True, f"{weights}, from {path.parent}."
+    except (WeightsError, KeyboardInterrupt) as error:
+        torch.manual_seed(0)
+        model = models.get_model(name, weights=None)
+        with torch.no_grad():  # torchvision starts the head at zero: then all logits would be equal
+            model.heads.head.weight.normal_(std=0.02)
+        why = str(error) or "the download was interrupted."
+        return model.eval(), False, f"random weights, because {weights} could not be had: {why}"
+
+
+# ---------------------------------------------------------------- Hugging Face Hub
+
+
+def _hub(repo):
+    """A repository, owner/name -> (file of weights, entries of `pretrained_cfg`, arguments of `convert`)."""
+    config = json.loads(_hub_file(repo, "config.json").read_text())
+    if "architecture" in config:  # timm
+        about = config.get("pretrained_cfg", config)
+        settings = {"family": "timm", "img_size": about["input_size"][1:]} | _timm_settings(config)
+        cfg = preprocessing.from_timm(about)
+        classes = about.get("label_names") or ()
+    else:
+        settings = config_settings(config)
+        classes = settings.pop("classes")
+        said = _preprocessor(repo)
+        cfg = preprocessing.from_transformers(json.loads(said.read_text())) if said else {}
+    weights = next((p for name in HUB_WEIGHTS if (p := _cached(repo, name))), None)
+    weights = weights or _hub_file(repo, HUB_WEIGHTS[0], optional=True)
+    return weights or _hub_file(repo, HUB_WEIGHTS[1]), cfg | {"classes": tuple(classes)}, settings
+
+
+def _preprocessor(repo):
+    """preprocessor_config.json; None where there is none, or where only the weights are here and no network."""
+    try:
+        return _hub_file(repo, "preprocessor_config.json", optional=True)
+    except WeightsError:
+        if any(_cached(repo, name) for name in HUB_WEIGHTS):
+            return None
+        raise
+
+
+# timm's architectures that are what their state dict says: 64 numbers a head, exact GELU, epsilon 1e-6
+TIMM_PLAIN = (
+    r"(vit|deit3?)_(tiny|small|medium|base|large|huge)(_distilled)?_patch\d+(_reg4)?_(\d+|dinov2)"
+)
+
+
+def _timm_settings(config):
+    """What no state dict says, from timm where it is installed; without it for the plain architectures only."""
+    name = config["architecture"]
+    try:
+        import timm
+    except ImportError:
+        if re.fullmatch(TIMM_PLAIN, name):
+            return {"global_pool": config.get("global_pool") or None}
+        raise WeightsError(
+            f"only timm knows how {name} computes: pip install timm, and load again."
+        ) from None
+    with torch.device("meta"):  # its shape only, no numbers
+        said = {k: config[k] for k in ("num_classes", "global_pool") if config.get(k) is not None}
+        theirs = timm.create_model(name, **said | config.get("model_args", {}))
+    return settings_of(theirs)
+
+
+def _cached(repo, filename):
+    """A file of a repository in our cache or in the Hub's own; None where it is in neither."""
+    target = files.cache_dir() / "hub" / repo.replace("/", "--") / filename
+    if target.exists():
+        return target
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    theirs = try_to_load_from_cache(repo, filename)
+    return Path(theirs) if isinstance(theirs, str) else None
+
+
+def _hub_file(repo, filename, optional=False):
+    """One file of a repository on the Hub. None where it has none of that name and `optional`."""
+    if found := _cached(repo, filename):
+        return found
+    target = files.cache_dir() / "hub" / repo.replace("/", "--") / filename
+    by_hand = f" Without a network here: download {HUB}/{repo}/resolve/main/{filename} elsewhere and put it at {target}."
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        raise WeightsError(
+            f"{repo} is a repository of the Hugging Face Hub: pip install huggingface_hub, and load again.{by_hand}"
+        ) from None
+    _require_network(hub.constants.ENDPOINT, by_hand)
+    try:
+        about = hub.get_hf_file_metadata(hub.hf_hub_url(repo, filename), timeout=data.PROBE_SECONDS)
+    except hub.errors.EntryNotFoundError:
+        if optional:
+            return None
+        raise WeightsError(f"the repository {repo} has no {filename}.") from None
+    except hub.errors.RepositoryNotFoundError:
+        raise WeightsError(f"the Hub has no public repository {repo}. Check the name.") from None
+    except Exception as error:  # its HTTP library has errors of its own
+        raise WeightsError(f"{repo} cannot be asked for on the Hub ({error}).{by_hand}") from error
+    # Large files are named by their SHA-256; the others by git's kind of digest, and are read as JSON at once
+    digest = about.etag if about.etag and len(about.etag) == 64 else ""
+    return _fetched(about.location, target, digest)

@@ -1,0 +1,44 @@
+"""Another resolution, another patch size: the two tensors that know about pixels, resized."""
+
+import torch
+import torch.nn.functional as F
+
+
+def resize_pos_embed(pos_embed, new_grid, num_prefix_tokens=1, old_grid=None):
+    """Position embeddings for another grid of patches, by bicubic interpolation (paper, section 3.2).
+
+    pos_embed: (1, prefix + N, D). new_grid: (rows, cols). The prefix tokens (the class token) have no place on the grid
+    and stay as they are. old_grid: (rows, cols) that they were learned on; a square where it is not given.
+    Returns (1, prefix + rows*cols, D). Raises ValueError when the old grid does not have N places. Same as timm's
+    `resample_abs_pos_embed`.
+    """
+    prefix, grid = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
+    n = int(grid.shape[1] ** 0.5 + 0.5)
+    rows, cols = old_grid or (n, n)
+    if rows * cols != grid.shape[1]:
+        raise ValueError(
+            f"{grid.shape[1]} positions are not a {'square grid' if old_grid is None else f'grid of {rows} x {cols}'}; "
+            f"with {num_prefix_tokens} prefix tokens of {pos_embed.shape[1]}. Is num_prefix_tokens right?"
+        )
+    grid = grid.reshape(1, rows, cols, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
+    grid = F.interpolate(
+        grid, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False
+    )
+    return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)  # (1, prefix + rows*cols, D)
+
+
+def resize_patch_embed(weight, patch_size):
+    """The patch projection for another patch size, by the pseudo-inverse of resizing.
+
+    weight: (D, C, P, P), of `patch_embed.proj`. patch_size: Q. Returns (D, C, Q, Q), chosen so that a patch which was
+    enlarged from P to Q pixels gives the same token as before (least squares where Q < P). Resizing the weight like an
+    image would not: the sum over more pixels grows.
+    Source: FlexiViT, Beyer et al. 2022, arXiv:2212.08013, section 3.4. Same as timm's `resample_patch_embed`.
+    """
+    old = weight.shape[-1]
+    eye = torch.eye(old * old, dtype=weight.dtype).reshape(
+        -1, 1, old, old
+    )  # one pixel of a patch at a time
+    resized = F.interpolate(eye, size=(patch_size, patch_size), mode="bicubic", antialias=True)
+    matrix = resized.flatten(1)  # (P*P, Q*Q): flat patch @ matrix = flat resized patch
+    return (weight.flatten(2) @ torch.linalg.pinv(matrix).mT).unflatten(2, (patch_size, patch_size))
