@@ -131,6 +131,7 @@ _LAPTOP = {
     "optimizer": "muon",
     "schedule": "linear",
     "zero_init": True,
+    "crop": 2,
     "label_smoothing": 0.1,
     "validation": 0.04,
 }
