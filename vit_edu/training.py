@@ -175,15 +175,29 @@ RECIPES = {
     "laptop-hybrid": Recipe(
         minutes=5,
         model={
-            "stem": ((32, 2), (64, 2), (64, 1)),
+            "stem": ((32, 2), (64, 2), (64, 1), (64, 1)),
             "patch_size": 8,
             "embed_dim": 96,
-            "depth": 3,
+            "depth": 2,
             "num_heads": 2,
             "mlp_ratio": 2,
             "global_pool": "avg",
         },
         **_LAPTOP,
+    ),
+    # Two hours on two CPU cores. Not measured yet.
+    "long": Recipe(
+        minutes=120,
+        model={
+            "stem": ((64, 2), (64, 1), (128, 2), (128, 1), (128, 1)),
+            "patch_size": 8,
+            "embed_dim": 192,
+            "depth": 4,
+            "num_heads": 3,
+            "mlp_ratio": 2,
+            "global_pool": "avg",
+        },
+        **_LAPTOP | {"learning_rate": 4e-3, "crop": 4},
     ),
     # For one CUDA device, in bf16: many passes over the images, so each must look new. Not measured yet.
     "gpu": Recipe(minutes=4.8, model=_GPU_MODEL, **_GPU),
