@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks import disk_to_step, measure, peers, scaling
+from benchmarks import disk_to_step, measure, peers, pieces, scaling, time_to_accuracy
+from vit_edu import training
 
 
 def rows(file):
@@ -199,3 +200,53 @@ def test_scaling(tmp_path, monkeypatch):
     assert float(more) > 2 * float(less) > 0
     assert "GB**, under 2 GB" in file.read_text()
     conditions(file, "python benchmarks/scaling.py --rounds 1")
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+def test_every_target_has_a_recipe_and_one_command_runs_them(tmp_path, monkeypatch, capsys):
+    """The command that is meant for a GPU, end to end, in toy size, on whatever is here."""
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "logs", "out")]
+    time_to_accuracy.main(["--gpu", "laptop", "--toy", "--seeds", "3", "--copy=drawn", *folders])
+    found = rows(tmp_path / "out" / "time_to_accuracy.md")
+    assert set(found) == {"recipe", "---", "laptop", "gpu", "gpu-long", "gpu-hybrid"}
+    assert found["gpu-hybrid"][2].startswith("convolutional stem")
+    assert "- laptop: drawn." in (tmp_path / "out" / "time_to_accuracy.md").read_text()
+    first, history, last = training.read_log(tmp_path / "logs" / "gpu-3.jsonl")
+    assert (first["recipe"], first["seed"], first["settings"]["cutmix"]) == ("gpu", 3, 1.0)
+    assert history[-1]["seconds"] <= last["wall_seconds"]
+    assert f"{100 * last['test_accuracy']:.2f}" == found["gpu"][4]
+    monkeypatch.setattr(training, "LOGS", tmp_path / "logs")
+    assert training.logged_runs("gpu", first["classes"]) == [history]
+    assert training.logged_runs("gpu", ("cat", "dog")) == []
+    assert set(time_to_accuracy.TARGETS) <= set(training.RECIPES)
+
+
+def test_an_unknown_recipe_is_named(capsys):
+    with pytest.raises(SystemExit):
+        time_to_accuracy.main(["desktop"])
+    assert "no target for desktop" in capsys.readouterr().err
+
+
+def test_pieces_are_taken_out_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    asked = ["the recipe, whole", "no positions"]
+    arguments = ["--minutes=0.01", "--seeds=0", "--jobs=2", f"--out={tmp_path}"]
+    arguments += [f"--logs={tmp_path / 'logs'}", "--pieces", *asked]
+    pieces.main(arguments)
+    assert list(rows(tmp_path / "pieces.md")) == ["what is changed", "---", *asked]
+    before = (tmp_path / "pieces.md").read_text()
+    pieces.main(arguments)  # the logs are there: nothing is run again
+    assert before.split("\n|")[1:4] == (tmp_path / "pieces.md").read_text().split("\n|")[1:4]
+
+
+def test_the_logs_that_ship_are_whole():
+    for path in training.LOGS.glob("*.jsonl"):
+        first, history, last = training.read_log(path)
+        recipe = training.Recipe(**first["settings"])
+        assert path.stem == f"{first['recipe']}-{recipe.seed}"
+        assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
+        assert history[-1]["seconds"] >= 60 * recipe.minutes
+        assert 0.1 < last["test_accuracy"] < 1
