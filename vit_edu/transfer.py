@@ -15,6 +15,15 @@ from vit_edu.models import make_model
 from vit_edu.models.vit import scaled_dot_product_attention, split_heads
 from vit_edu.pretrained.preprocessing import at_size as preprocessing_at_size
 
+# ---------------------------------------------------------------- another layout
+
+
+def pack_qkv(query, key, value):
+    """Kernels of the authors' files, input first, to the weight of our `attn.qkv`. 3 x (D, h, d) -> (3 * h * d, D)."""
+    kernels = [kernel.flatten(1) for kernel in (query, key, value)]  # 3 x (D, h * d)
+    return torch.cat([kernel.mT for kernel in kernels])
+
+
 # ---------------------------------------------------------------- looking at a model
 
 
