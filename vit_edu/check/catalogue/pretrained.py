@@ -51,7 +51,7 @@ rename_key = Exercise(
     Case("every name of a model with two blocks", _all_names),
     hints=(
         "Put one of their names next to ours, part by part. Which parts change, and which stay as they are?",
-        "A chain of replacements is enough: the table of the exercise, row by row. A replacement makes a new string. Mind "
+        "A chain of replacements is enough, one for each part that changes. A replacement makes a new string. Mind "
         "what one row leaves behind for the next, and the one place where `_` becomes a dot.",
         '`for old, new in (("class_token", "cls_token"), ..., ("heads.head", "head")):`\n`    key = key.replace(...)`\n'
         "`return key`",
