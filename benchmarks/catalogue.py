@@ -131,6 +131,16 @@ EXPLAINED = {
         "grid.flatten(2).transpose(1, 2) -> grid.flatten(2).transpose(2, 1)",
     ): "the same exchange of two axes",
     (
+        "knn_predict",
+        "F.normalize(queries, dim=1) -> queries",
+    ): "the length of a query scales its whole row and changes no order",
+    ("knn_predict", "F.normalize(queries, dim=1) -> without dim"): "axis 1 is the default",
+    ("knn_predict", "F.normalize(features, dim=1) -> without dim"): "axis 1 is the default",
+    (
+        "knn_predict",
+        "similar.topk(k, dim=1) -> without dim",
+    ): "the last axis is the default, and the last of two",
+    (
         "random_flip",
         "torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5 -> torch.rand(len(images), 1, 1, 1, device=images.device) <= 0.5",
     ): "exactly 0.5 is hardly ever drawn",

@@ -43,7 +43,7 @@ def test_hints_come_one_by_one_and_end(monkeypatch):
 
 
 def test_answers_are_counted(file, capsys):
-    assert "0 of 34 exercises right" in check.progress().text
+    assert "0 of 37 exercises right" in check.progress().text
     answer(lambda height, width, patch_size: 1)
     assert "✗" in check.progress().text
     answer(right)
@@ -52,7 +52,7 @@ def test_answers_are_counted(file, capsys):
     assert kept["tries"] == 3
     assert kept["right"]
     shown = check.progress()
-    assert shown.headline == "1 of 34 exercises right"
+    assert shown.headline == "1 of 37 exercises right"
     page = shown._repr_mimebundle_()["text/html"]
     assert "<svg role='img' aria-label=" in page
     assert "count_patches: right" in page

@@ -119,6 +119,39 @@ def images(pictures, titles=None, columns=8, title="", scale=1.1):
     return fig
 
 
+def attended(pictures, maps, titles=None, title=""):
+    """Pictures, and below each the same picture as bright as it is looked at.
+
+    pictures: (B, C, H, W), bytes or 0..1. maps: (B, rows, cols), how much each patch is looked at. titles: one text a picture.
+    """
+    count = len(pictures)
+    line = 0.2 * (1 + max((t.count("\n") for t in titles), default=0)) if titles else 0
+    fig, axes = plt.subplots(
+        2, count, figsize=(count * 1.45, 3.3 + line), squeeze=False, layout="constrained"
+    )
+    told = []
+    for i, (picture, looked) in enumerate(zip(pictures, maps.detach(), strict=True)):
+        shown = _picture(picture)
+        shown = np.repeat(shown[..., None], 3, axis=2) if shown.ndim == 2 else shown
+        bright = torch.nn.functional.interpolate(looked[None, None], shown.shape[:2])[0, 0]
+        bright = 0.12 + 0.88 * (bright / bright.max())[..., None].numpy()
+        for ax, each in zip(axes[:, i], (shown, shown * bright), strict=True):
+            ax.imshow(each)
+            _bare(ax)
+        if titles:
+            axes[0, i].set_title(titles[i], fontsize=8)
+        row, col = divmod(looked.argmax().item(), looked.shape[1])
+        told.append(
+            f"{(titles[i] if titles else f'picture {i + 1}').replace(chr(10), ', ')}: most on row {row + 1}, column {col + 1}"
+        )
+    axes[0, 0].set_ylabel("picture", fontsize=9)
+    axes[1, 0].set_ylabel("bright where\nit looks", fontsize=9)
+    fig.suptitle(title, fontsize=11)
+    grid = " by ".join(map(str, maps.shape[1:]))
+    fig.alt = f"{title}. {count} pictures, and below them the same, darkened where little is looked at, {grid} patches. {'; '.join(told)}."
+    return fig
+
+
 def patch_grid(patches, rows, cols, patch_size, title="", order=None):
     """Patches, (N, P*P*C), drawn apart from each other in rows and columns. order: a number to write on each."""
     pictures = patches.reshape(rows * cols, patch_size, patch_size, -1).permute(0, 3, 1, 2)
@@ -262,6 +295,67 @@ def lines(x, series, title, xlabel, ylabel, log="", marks=True):
         f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in series.items()
     )
     fig.alt = f"{title}. {ylabel} against {xlabel}, {x[0]:g} to {x[-1]:g}: {told}."
+    return fig
+
+
+def spread(x, series, title, xlabel, ylabel, log="", mark=None):
+    """Curves with bars from the lowest to the highest of several runs; the curve goes through their means.
+
+    x: (n,) numbers. series: {name: one list of n values for each run}. log: see `lines`. mark: (x, text), a dotted line.
+    """
+    fig, ax = _axes(6.4, 3.9, title, xlabel, ylabel)
+    told = []
+    for i, (name, runs) in enumerate(series.items()):
+        values = np.array(runs, dtype=float)  # (runs, n)
+        mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+        ax.errorbar(
+            x,
+            mean,
+            (mean - low, high - mean),
+            label=name,
+            color=COLOURS[i % 6],
+            linestyle=DASHES[i % 6],
+            marker=MARKERS[i % 6],
+            markersize=5,
+            capsize=3,
+        )
+        told.append(f"{name} from {mean[0]:.3g} to {mean[-1]:.3g}")
+    if mark:
+        ax.axvline(mark[0], color="0.5", linestyle=":")
+        ax.annotate(
+            mark[1],
+            (mark[0], 0.02),
+            (4, 0),
+            ("data", "axes fraction"),
+            textcoords="offset points",
+            fontsize=8,
+            color="0.35",
+        )
+    if "x" in log:
+        ax.set_xscale("log", base=2)
+    ax.set_xticks(list(x), [f"{v:g}" for v in x])
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=9)
+    runs = max(len(r) for r in series.values())
+    bars = f" Bars: lowest and highest of {runs} runs." if runs > 1 else ""
+    fig.alt = f"{title}. {ylabel} against {xlabel}, {x[0]:g} to {x[-1]:g}: {'; '.join(told)}.{bars}"
+    return fig
+
+
+def bars(values, title, xlabel, digits=0):
+    """One horizontal bar for each name, with its number. values: {name: number}."""
+    fig, ax = _axes(6, 0.42 * len(values) + 1.1, title, xlabel, "")
+    places = range(len(values))
+    ax.barh(places, list(values.values()), color=COLOURS[0], height=0.6)
+    for place, value in zip(places, values.values(), strict=True):
+        ax.text(value, place, f" {value:.{digits}f}", va="center", fontsize=9)
+    ax.set_yticks(places, list(values))
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.grid(axis="x", alpha=0.3)
+    told = ", ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
+    fig.alt = f"{title}. {xlabel}: {told}."
     return fig
 
 

@@ -1,4 +1,4 @@
-"""Lesson 12: names of published weights, positions for another resolution."""
+"""Lesson 12: names of published weights, their layout, positions for another resolution, neighbours, rates of layers."""
 
 import re
 
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from vit_edu import pretrained
-from vit_edu.check.cases import Case, call, drawn, not_contiguous
+from vit_edu import pretrained, transfer
+from vit_edu.check.cases import Case, call, drawn, in_double, not_contiguous
 from vit_edu.check.engine import Exercise
 
 # ---------------------------------------------------------------- names
@@ -51,7 +51,7 @@ rename_key = Exercise(
     Case("every name of a model with two blocks", _all_names),
     hints=(
         "Put one of their names next to ours, part by part. Which parts change, and which stay as they are?",
-        "A chain of replacements is enough: the table of the exercise, row by row. A replacement makes a new string. Mind "
+        "A chain of replacements is enough, one for each part that changes. A replacement makes a new string. Mind "
         "what one row leaves behind for the next, and the one place where `_` becomes a dot.",
         '`for old, new in (("class_token", "cls_token"), ..., ("heads.head", "head")):`\n`    key = key.replace(...)`\n'
         "`return key`",
@@ -302,6 +302,165 @@ def mlp_exchanged(key):
 )
 def ending_lost(key):
     return re.sub(r"\.(weight|bias)$", "", pretrained.rename_key(key))
+
+
+# ---------------------------------------------------------------- queries, keys and values
+
+
+def _pack_qkv(query, key, value):
+    return torch.cat([kernel.flatten(1).mT for kernel in (query, key, value)])
+
+
+def _three(*shape):
+    return [drawn(*shape, seed=seed) for seed in range(3)]
+
+
+pack_qkv = Exercise(
+    transfer.pack_qkv,
+    call(
+        "the example: D = 2, one head",
+        *((n + 1) * torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]]) for n in range(3)),
+        hint="A Linear holds (outputs, inputs): row 0 of its weight makes output 0.",
+    ),
+    call("two heads of three numbers, D = 6", *_three(6, 2, 3)),
+    call("four heads of two numbers, D = 8", *_three(8, 4, 2)),
+    call(
+        "heads that together are narrower than D: D = 6, 2 x 2",
+        *_three(6, 2, 2),
+        hint="Each kernel becomes (h * d, D), whatever D is.",
+    ),
+    call("a block of ViT-Ti: D = 192, 3 heads of 64", *_three(192, 3, 64)),
+    Case(
+        "numbers in float16 stay in float16",
+        lambda candidate: candidate(*(t.half() for t in _three(4, 2, 2))),
+        hint="Take the dtype from the input instead of fixing it.",
+        kind="property",
+    ),
+    not_contiguous(*_three(6, 2, 3)),
+    hints=(
+        "Write down the shape of one kernel, and the shape that its third of `qkv.weight` must have. Which axis has to go "
+        "where?",
+        "Flax writes x @ kernel, so inputs are the first axis. PyTorch's Linear writes x @ weight.T. The two axes of the "
+        "heads belong together and keep their order: they are the outputs. `Attention` chunks its outputs into q, k, v.",
+        "for each of the three: `kernel.flatten(...)` to (D, h * d), then the transpose, (h * d, D);\n"
+        "then `torch.cat([...])` along the outputs",
+    ),
+)
+
+
+@pack_qkv.alternative
+def by_einops(query, key, value):
+    return rearrange([query, key, value], "three i h d -> (three h d) i")
+
+
+@pack_qkv.alternative
+def reshaped_first(query, key, value):
+    D = len(query)
+    return torch.cat([kernel.reshape(D, -1).T for kernel in (query, key, value)], dim=0)
+
+
+@pack_qkv.alternative
+def joined_first(query, key, value):
+    return torch.cat([query.flatten(1), key.flatten(1), value.flatten(1)], dim=1).T
+
+
+@pack_qkv.alternative
+def permuted_first(query, key, value):
+    return torch.stack([query, key, value]).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+@pack_qkv.alternative
+def row_by_row(query, key, value):
+    rows = []
+    for kernel in (query, key, value):
+        for head in range(kernel.shape[1]):
+            rows += [kernel[:, head, i] for i in range(kernel.shape[2])]
+    return torch.stack(rows)
+
+
+@pack_qkv.mistake(
+    "Queries and keys are exchanged. Every shape fits, nothing complains, and every score q·k is computed the wrong way "
+    "round: our `Attention` takes queries, keys, values in this order.",
+    talk="Ask what softmax over the rows of a transposed matrix of scores gives, and which check of a loader would notice.",
+)
+def k_q_v(query, key, value):
+    return _pack_qkv(key, query, value)
+
+
+@pack_qkv.mistake(
+    "Keys and values are exchanged: the shapes are the same, the meaning is not. The order is queries, keys, values.",
+    talk="Ask what the attention would then mix: what tokens *offer*, or what they are *found by*?",
+)
+def q_v_k(query, key, value):
+    return _pack_qkv(query, value, key)
+
+
+@pack_qkv.mistake(
+    "The order is values, keys, queries here. `Attention` chunks its outputs into queries, keys, values.",
+    talk="Let the class find the line of `Attention.forward` that fixes the order.",
+)
+def v_k_q(query, key, value):
+    return _pack_qkv(value, key, query)
+
+
+@pack_qkv.mistake(
+    "The order is keys, values, queries here. `Attention` chunks its outputs into queries, keys, values.",
+    talk="Ask for all orders of three things: how many of the six would load without an error?",
+)
+def k_v_q(query, key, value):
+    return _pack_qkv(key, value, query)
+
+
+@pack_qkv.mistake(
+    "The kernels were not transposed. Where h * d = D a kernel is square, so the shape is right and the numbers are not: "
+    "Flax holds (inputs, outputs), a Linear (outputs, inputs).",
+    talk="Ask what x @ W and x @ W.T have in common when W is square, and what not.",
+)
+def not_transposed(query, key, value):
+    return torch.cat([kernel.reshape(len(kernel), -1) for kernel in (query, key, value)])
+
+
+@pack_qkv.mistake(
+    "The numbers of one head are no longer side by side: h and d changed places. `permute(2, 1, 0)` turns all three axes "
+    "round; heads must come before the numbers in them.",
+    talk="Ask which rows of `qkv.weight` make head 0, and look at `split_heads` of lesson 03.",
+)
+def heads_inside(query, key, value):
+    return torch.cat([kernel.permute(2, 1, 0).flatten(0, 1) for kernel in (query, key, value)])
+
+
+@pack_qkv.mistake(
+    "Queries, keys and values alternate head by head. Some libraries pack them like this; our `Attention` wants all "
+    "queries first, then all keys, then all values.",
+    talk="Ask what `chunk(3)` would call queries in a weight that is packed head by head.",
+)
+def head_by_head(query, key, value):
+    return rearrange([query, key, value], "three i h d -> (h three d) i")
+
+
+@pack_qkv.mistake(
+    "The three stand side by side along the *inputs*, (h * d, 3 D). A product with one token has to give 3 * h * d outputs: "
+    "join them along the first axis.",
+    talk="Ask for the shape of `nn.Linear(64, 192).weight`.",
+)
+def joined_along_inputs(query, key, value):
+    return torch.cat([kernel.flatten(1).mT for kernel in (query, key, value)], dim=1)
+
+
+@pack_qkv.mistake(
+    "The result is the transpose of what is wanted: (D, 3 * h * d), as Flax would hold it. A Linear holds outputs first.",
+    talk="Ask which of the two axes of a Linear's weight its bias is as long as.",
+)
+def whole_not_transposed(query, key, value):
+    return torch.cat([kernel.flatten(1) for kernel in (query, key, value)], dim=1)
+
+
+@pack_qkv.mistake(
+    "They are stacked on a new axis, (3, h * d, D). Our weight is one matrix: the three lie below each other.",
+    talk="Ask for the difference between `torch.stack` and `torch.cat` of three matrices, in shapes.",
+)
+def stacked(query, key, value):
+    return torch.stack([kernel.flatten(1).mT for kernel in (query, key, value)])
 
 
 # ---------------------------------------------------------------- positions
@@ -595,4 +754,464 @@ def always_float32(pos_embed, new_grid, num_prefix_tokens=1):
     return _resize(pos_embed, new_grid, num_prefix_tokens).float()
 
 
-EXERCISES = [rename_key, resize_pos_embed]
+# ---------------------------------------------------------------- neighbours
+
+
+def _scaled(rows, dim, seed):
+    """Vectors of very different lengths."""
+    return drawn(rows, dim, seed=seed) * torch.logspace(-1, 1, rows)[:, None]
+
+
+def _labels(rows, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, classes, (rows,), generator=generator)
+
+
+_corner = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0], [8.0, 1.0]])
+_ties = torch.tensor([[1.0, 0.0], [1.0, 0.2], [1.0, 0.4], [1.0, 0.6]])
+
+knn_predict = Exercise(
+    transfer.knn_predict,
+    call(
+        "the example: four labelled images, three queries, k = 1",
+        _corner,
+        torch.tensor([0, 1, 1, 2]),
+        torch.tensor([[2.0, 0.1], [1.0, 1.0], [0.1, 0.9]]),
+        1,
+    ),
+    call(
+        "20 labelled images, 30 queries, k = 1",
+        _scaled(20, 6, 0),
+        _labels(20, 4, 1),
+        drawn(30, 6, seed=2),
+        1,
+    ),
+    call(
+        "20 labelled images, 30 queries, k = 5",
+        _scaled(20, 6, 0),
+        _labels(20, 4, 1),
+        _scaled(30, 6, 2),
+        5,
+    ),
+    call(
+        "fewer queries than features", _scaled(40, 8, 3), _labels(40, 3, 4), drawn(4, 8, seed=5), 3
+    ),
+    call("a single query", _scaled(12, 5, 6), _labels(12, 3, 7), drawn(1, 5, seed=8), 3),
+    call(
+        "k = all: the commonest class wins everywhere",
+        drawn(9, 3, seed=9),
+        torch.tensor([2, 5, 5, 2, 5, 0, 5, 2, 2]),
+        drawn(6, 3, seed=10),
+        9,
+    ),
+    call(
+        "two classes with as many votes",
+        _ties,
+        torch.tensor([3, 1, 1, 3]),
+        torch.tensor([[1.0, 0.0], [1.0, 0.7]]),
+        4,
+        hint="The smaller class number wins, whoever is nearer.",
+    ),
+    call(
+        "labels with gaps: 0, 4 and 9",
+        _scaled(15, 4, 11),
+        _labels(15, 3, 12).mul(9).div(2, rounding_mode="floor"),
+        drawn(20, 4, seed=13),
+        3,
+    ),
+    call(
+        "one long vector among short ones",
+        torch.tensor([[100.0, 90.0], [0.1, 0.0], [0.0, 0.2]]),
+        torch.tensor([2, 0, 1]),
+        torch.tensor([[1.0, 0.1], [0.1, 1.0]]),
+        1,
+        hint="By cosine, length does not count: divide each vector by its length.",
+    ),
+    in_double(_scaled(20, 6, 14), _labels(20, 4, 15), drawn(10, 6, seed=16), 3),
+    not_contiguous(_scaled(20, 6, 17), _labels(20, 4, 18), drawn(10, 6, seed=19), 3),
+    hints=(
+        "Three steps: how near is each query to each labelled image, which k are nearest, what do these say?",
+        "With every vector divided by its length, all cosines are one matrix product, (N, M). `topk` gives the places of "
+        "the k largest in each row; `labels[places]` their labels, (N, k). What is left is a count.",
+        "`similar = F.normalize(...) @ F.normalize(...).mT`\n`nearest = similar.topk(...).indices`\n"
+        "`votes = F.one_hot(labels[nearest])...`, summed over the neighbours; then the class with most",
+    ),
+)
+
+
+@knn_predict.alternative
+def one_query_at_a_time(features, labels, queries, k):
+    answers = []
+    for query in queries:
+        near = F.cosine_similarity(query[None], features, dim=1)
+        best = near.argsort(descending=True)[:k]
+        answers.append(torch.bincount(labels[best]).argmax())
+    return torch.stack(answers)
+
+
+@knn_predict.alternative
+def by_distance_on_the_sphere(features, labels, queries, k):
+    distance = torch.cdist(F.normalize(queries, dim=1), F.normalize(features, dim=1))
+    return labels[distance.topk(k, largest=False).indices].mode(dim=1).values
+
+
+@knn_predict.alternative
+def by_a_vote_matrix(features, labels, queries, k):
+    features = features / features.norm(dim=1, keepdim=True)
+    nearest = (queries @ features.T).argsort(dim=1, descending=True)[
+        :, :k
+    ]  # a query's own length changes no order
+    votes = torch.zeros(len(queries), int(labels.max()) + 1)
+    votes.scatter_add_(1, labels[nearest], torch.ones(nearest.shape))
+    return votes.argmax(dim=1)
+
+
+@knn_predict.alternative
+def in_plain_python(features, labels, queries, k):
+    unit = [f / f.norm() for f in features]
+    answers = []
+    for query in queries:
+        near = sorted(range(len(unit)), key=lambda i: -float(query @ unit[i]))[:k]
+        said = [int(labels[i]) for i in near]
+        answers.append(min(set(said), key=lambda c: (-said.count(c), c)))
+    return torch.tensor(answers)
+
+
+def _vote(similar, labels, k, largest=True):
+    return (
+        F.one_hot(labels[similar.topk(k, dim=1, largest=largest).indices]).sum(dim=1).argmax(dim=1)
+    )
+
+
+def _cosines(queries, features):
+    return F.normalize(queries, dim=1) @ F.normalize(features, dim=1).mT
+
+
+@knn_predict.mistake(
+    "These are dot products, not cosines: a labelled image with a long vector is near to everybody. Divide each vector by "
+    "its length first.",
+    talk="Ask which of (1, 0) and (100, 90) is nearer to (1, 0.1), by dot product and by angle.",
+)
+def dot_products(features, labels, queries, k):
+    return _vote(queries @ features.mT, labels, k)
+
+
+@knn_predict.mistake(
+    "These are distances between vectors of different lengths. By cosine only the direction counts: normalise both sides "
+    "first, then distances do as well.",
+    talk="Ask where (1, 0) and (100, 0) lie: far apart, or in the same direction?",
+)
+def plain_distances(features, labels, queries, k):
+    return _vote(-torch.cdist(queries, features), labels, k)
+
+
+@knn_predict.mistake(
+    "`F.normalize` went over axis 0: each *feature* was divided by its length over all images. A vector is a row: dim=1.",
+    talk="Normalise [[3, 4], [6, 8]] over both axes on the board.",
+)
+def normalised_over_images(features, labels, queries, k):
+    return _vote(F.normalize(queries, dim=0) @ F.normalize(features, dim=0).mT, labels, k)
+
+
+@knn_predict.mistake(
+    "These are the k images that are *farthest* away. A cosine is large where two are near; a distance is small.",
+    talk="Ask for the cosine of two vectors of the same direction, and of opposite ones.",
+)
+def farthest(features, labels, queries, k):
+    return _vote(_cosines(queries, features), labels, k, largest=False)
+
+
+@knn_predict.mistake(
+    "Only the nearest one is asked, whatever k is. Let the k nearest vote.",
+    talk="Ask what a single mislabelled training image does to its surroundings with k = 1, and with k = 5.",
+)
+def nearest_only(features, labels, queries, k):
+    return labels[_cosines(queries, features).argmax(dim=1)]
+
+
+@knn_predict.mistake(
+    "The answer is the *place* of a neighbour, not its label. `labels[nearest]` turns places into classes.",
+    talk="Ask for the largest number that a right answer can hold when there are 4 classes and 20 images.",
+)
+def places_not_labels(features, labels, queries, k):
+    return _cosines(queries, features).topk(k, dim=1).indices.mode(dim=1).values
+
+
+@knn_predict.mistake(
+    "The labels of the neighbours were averaged. Class numbers are names: between a cat, 3, and a dog, 5, there is no deer, 4.",
+    talk="Ask for the mean of two cats and one truck.",
+)
+def mean_of_labels(features, labels, queries, k):
+    nearest = _cosines(queries, features).topk(k, dim=1).indices
+    return labels[nearest].double().mean(dim=1).round().long()
+
+
+@knn_predict.mistake(
+    "The two sides are exchanged: an answer for each labelled image instead of one for each query. The similarities must be "
+    "(N, M), queries in rows.",
+    talk="Ask for the shape of the answer before anybody writes a line.",
+)
+def sides_exchanged(features, labels, queries, k):
+    similar = _cosines(features, queries)  # (M, N)
+    return (
+        labels[similar.topk(min(k, similar.shape[1]), dim=1).indices % len(labels)]
+        .mode(dim=1)
+        .values
+    )
+
+
+@knn_predict.mistake(
+    "Votes are weighted by similarity. DINO does something like it; this exercise counts heads: one neighbour, one vote.",
+    talk="Construct three neighbours with which the two rules disagree.",
+)
+def weighted_votes(features, labels, queries, k):
+    near = _cosines(queries, features).topk(k, dim=1)
+    votes = torch.zeros(len(queries), int(labels.max()) + 1, dtype=near.values.dtype)
+    votes.scatter_add_(1, labels[near.indices], near.values)
+    return votes.argmax(dim=1)
+
+
+@knn_predict.mistake(
+    "Of two classes with as many votes this takes the larger number. The text asks for the smaller.",
+    talk="Ask why an exercise has to say this at all: how often does k = 4 end in a draw?",
+)
+def ties_to_the_larger(features, labels, queries, k):
+    nearest = _cosines(queries, features).topk(k, dim=1).indices
+    votes = F.one_hot(labels[nearest]).sum(dim=1)  # (N, K)
+    return votes.shape[1] - 1 - votes.flip(1).argmax(dim=1)
+
+
+@knn_predict.mistake(
+    "Of two classes with as many votes this takes that of the nearest image. A fair rule, but the text asks for the smaller "
+    "number.",
+    talk="Ask whether this rule can be computed from the counts alone.",
+)
+def ties_to_the_nearest(features, labels, queries, k):
+    nearest = labels[_cosines(queries, features).topk(k, dim=1).indices]  # (N, k), nearest first
+    votes = F.one_hot(nearest).sum(dim=1)
+    mine = votes.gather(1, nearest)  # (N, k), the votes of each neighbour's class
+    return nearest.gather(
+        1, (mine == mine.max(dim=1, keepdim=True).values).int().argmax(dim=1, keepdim=True)
+    )[:, 0]
+
+
+# ---------------------------------------------------------------- rates of layers
+
+_PARAMETERS = (
+    "pos_embed",
+    "cls_token",
+    "patch_embed.proj.weight",
+    "patch_embed.proj.bias",
+    *(
+        f"blocks.{i}.{part}"
+        for i in range(3)
+        for part in (
+            "norm1.weight",
+            "attn.qkv.weight",
+            "attn.proj.bias",
+            "norm2.bias",
+            "mlp.fc1.weight",
+        )
+    ),
+    "norm.weight",
+    "norm.bias",
+    "head.weight",
+    "head.bias",
+)
+
+layer_rate = Exercise(
+    transfer.layer_rate,
+    call("the example: block 2 of 4, decay 0.5", "blocks.2.mlp.fc1.weight", 4, 1.0, 0.5),
+    call("the head", "head.weight", 4, 0.002, 0.5),
+    call(
+        "the last norm",
+        "norm.bias",
+        4,
+        0.002,
+        0.5,
+        hint="The norm between the last block and the head goes with the head.",
+    ),
+    call(
+        "the last block",
+        "blocks.3.attn.qkv.weight",
+        4,
+        1.0,
+        0.5,
+        hint="One step below the head: once the decay.",
+    ),
+    call("the first block", "blocks.0.attn.proj.bias", 4, 1.0, 0.5),
+    call(
+        "a norm inside a block",
+        "blocks.1.norm2.weight",
+        4,
+        1.0,
+        0.5,
+        hint="It goes with its block.",
+    ),
+    call("block 11 of 12", "blocks.11.mlp.fc2.bias", 12, 1.0, 0.75),
+    call("block 10 of 12", "blocks.10.norm1.bias", 12, 1.0, 0.75),
+    call(
+        "the positions",
+        "pos_embed",
+        4,
+        1.0,
+        0.5,
+        hint="Below the first block: one step more than block 0.",
+    ),
+    call("the patch projection", "patch_embed.proj.weight", 4, 1.0, 0.5),
+    call("the class token", "cls_token", 12, 0.001, 0.65),
+    Case(
+        "decay 1: everything at the peak", lambda c: [c(name, 3, 0.01, 1.0) for name in _PARAMETERS]
+    ),
+    Case(
+        "decay 0: only head and last norm move",
+        lambda c: [c(name, 3, 0.01, 0.0) for name in _PARAMETERS],
+    ),
+    Case(
+        "every parameter of a model with three blocks",
+        lambda c: [c(name, 3, 0.01, 0.8) for name in _PARAMETERS],
+    ),
+    hints=(
+        "How many layers stand between this parameter and the head? That many times the decay.",
+        "Three kinds of names: head and last norm, blocks, everything before them. The number of a block stands between the "
+        "first and the second dot, and may have two digits. Block depth - 1 is one step below the head.",
+        '`if name.startswith("blocks."):`\n    `i = int(name.split(".")[1])`\n    `steps = ...`\n'
+        "`elif ...:` the head and the last norm\n`else:` the embeddings\n`return peak * decay ** steps`",
+    ),
+)
+
+
+def _steps(name, depth):
+    if name.startswith("blocks."):
+        return depth - int(name.split(".")[1])
+    return 0 if name.startswith(("head.", "norm.")) else depth + 1
+
+
+@layer_rate.alternative
+def by_layer_number(name, depth, peak, decay):
+    """As in BEiT: number the layers from 0 for the embeddings to depth + 1 for the head."""
+    if name in ("cls_token", "pos_embed") or name.startswith("patch_embed"):
+        layer = 0
+    elif name.startswith("blocks"):
+        layer = int(name.split(".")[1]) + 1
+    else:
+        layer = depth + 1
+    return peak * decay ** (depth + 1 - layer)
+
+
+@layer_rate.alternative
+def by_a_pattern(name, depth, peak, decay):
+    found = re.match(r"blocks\.(\d+)\.", name)
+    if found:
+        return peak * decay ** (depth - int(found.group(1)))
+    return peak if re.match(r"(norm|head)\.", name) else peak * decay ** (depth + 1)
+
+
+@layer_rate.alternative
+def step_by_step(name, depth, peak, decay):
+    order = ["head", *(f"blocks.{i}" for i in reversed(range(depth))), "embeddings"]
+    kind, *rest = name.split(".")
+    if kind == "blocks":
+        kind = f"blocks.{rest[0]}"
+    elif kind in ("norm", "head"):
+        kind = "head"
+    else:
+        kind = "embeddings"
+    rate = peak
+    for layer in order:
+        if layer == kind:
+            return rate
+        rate = rate * decay
+    raise KeyError(name)
+
+
+@layer_rate.mistake(
+    "The rates fall the wrong way: the first block is the fastest. The early layers have learned what serves every task, and "
+    "are to change least.",
+    talk="Ask which layers of a model for photographs are useful for drawings as they are: the early or the late ones?",
+)
+def upside_down(name, depth, peak, decay):
+    if name.startswith("blocks."):
+        return peak * decay ** (int(name.split(".")[1]) + 1)
+    return peak if name.startswith(("head.", "norm.")) else peak * decay ** (depth + 1)
+
+
+@layer_rate.mistake(
+    "The last block has the rate of the head, and everything below is one step too fast. Block depth - 1 is one step below "
+    "the head: depth - i, not depth - 1 - i.",
+    talk="Write head, block 3, block 2, block 1, block 0, embeddings below each other and let the class number them.",
+)
+def one_step_too_fast(name, depth, peak, decay):
+    return peak * decay ** max(0, _steps(name, depth) - 1)
+
+
+@layer_rate.mistake(
+    "The embeddings have the rate of block 0. They stand before it: one step more, depth + 1.",
+    talk="Ask how many steps there are from the head of a model with four blocks down to the pixels.",
+)
+def embeddings_like_block_0(name, depth, peak, decay):
+    return peak * decay ** min(depth, _steps(name, depth))
+
+
+@layer_rate.mistake(
+    "Positions, class token and patch projection have the full rate. They stand below all blocks, and are to move least.",
+    talk="Ask what happens to every block when the tokens that come in change quickly.",
+)
+def embeddings_at_the_peak(name, depth, peak, decay):
+    return peak * decay ** (_steps(name, depth) if name.startswith("blocks.") else 0)
+
+
+@layer_rate.mistake(
+    "The last norm was taken for a part of the embeddings. It stands between the last block and the head, and goes with the "
+    "head.",
+    talk="Ask where in `ViT.forward` the norm is applied.",
+)
+def last_norm_slow(name, depth, peak, decay):
+    return peak * decay ** (depth + 1 if name.startswith("norm.") else _steps(name, depth))
+
+
+@layer_rate.mistake(
+    'The norms *inside* the blocks have the full rate: `"norm" in name` finds norm1 and norm2, too. Look at the beginning of '
+    "the name.",
+    talk="Print all names of a model with one block that contain the word norm.",
+)
+def every_norm_at_the_peak(name, depth, peak, decay):
+    return peak * decay ** (0 if "norm" in name else _steps(name, depth))
+
+
+@layer_rate.mistake(
+    "Only one digit of the block's number is read: block 11 is treated like block 1. Split the name at its dots.",
+    talk='Ask what `"blocks.11.norm1.bias"[7]` is.',
+)
+def one_digit_of_the_block(name, depth, peak, decay):
+    steps = depth - int(name[7]) if name.startswith("blocks.") else _steps(name, depth)
+    return peak * decay**steps
+
+
+@layer_rate.mistake(
+    "The rate is multiplied by the number of steps instead of taking the decay once for each: a power is meant, "
+    "decay ** steps.",
+    talk="Ask for the rate of block 0 of 12 at decay 0.5, in both ways.",
+)
+def times_steps(name, depth, peak, decay):
+    steps = _steps(name, depth)
+    return peak * decay * steps if steps else peak
+
+
+@layer_rate.mistake(
+    "The decay is subtracted from 1 first: with a decay of 0.8, a layer below has 0.8 of the rate above it, not 0.2.",
+    talk="Ask what decay 1 should mean, and what this code does with it.",
+)
+def decay_as_loss(name, depth, peak, decay):
+    return peak * (1 - decay) ** _steps(name, depth)
+
+
+@layer_rate.mistake(
+    "The head is slowed down, too. It is new and starts from nothing: it needs the full rate, the last block one step less.",
+    talk="Ask which layer of a model for fine-tuning knows least.",
+)
+def head_slowed(name, depth, peak, decay):
+    return peak * decay ** (_steps(name, depth) + 1)
+
+
+EXERCISES = [rename_key, pack_qkv, resize_pos_embed, knn_predict, layer_rate]

@@ -1,0 +1,159 @@
+"""Other tasks and sizes with weights that exist: features are what the head reads, what is frozen stays, a probe is a head."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vit_edu import data, pretrained, training, transfer
+from vit_edu.models import ViT
+
+SHAPES = data.shapes(train=200, test=40)
+
+
+@pytest.fixture(params=["avg", "token"])
+def model(request):
+    torch.manual_seed(0)
+    arguments = {
+        "patch_size": 8,
+        "embed_dim": 16,
+        "depth": 2,
+        "num_heads": 2,
+        "global_pool": request.param,
+    }
+    made = ViT(img_size=32, **arguments).eval()
+    made.pretrained_cfg = {
+        "model": arguments,
+        "classes": SHAPES.classes,
+        "mean": SHAPES.mean,
+        "std": SHAPES.std,
+        "input_size": (3, 32, 32),
+        "resize": 32,
+    }
+    return made  # fmt: skip
+
+
+def test_features_are_what_the_head_reads(model):
+    found = transfer.features(model, SHAPES.test.images)
+    assert found.shape == (40, 16)
+    with torch.no_grad():
+        logits = model(data.normalize(SHAPES.test.images, SHAPES.mean, SHAPES.std))
+        torch.testing.assert_close(model.head(found), logits)
+    torch.testing.assert_close(transfer.in_batches(model, SHAPES.test.images, 7), logits)
+    share = (logits.argmax(dim=1) == SHAPES.test.labels).float().mean().item()
+    assert transfer.share_right(model, SHAPES.test) == pytest.approx(share)
+
+
+def test_attention_that_patches_receive(model):
+    batch = pretrained.preprocess(SHAPES.test.images[:5], model)
+    maps = transfer.attended(model, batch)
+    assert maps.shape == (5, 4, 4)
+    torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(5))
+    # By hand, from the tokens that enter the last block
+    with torch.no_grad():
+        block = model.blocks[1]
+        tokens = block.norm1(model.blocks[0](super(ViT, model).forward(batch)))  # (B, T, D)
+        q, k, _ = block.attn.qkv(tokens).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.mT / 8**0.5).softmax(dim=-1).mean(dim=1)  # (B, T, T)
+        token = model.global_pool == "token"
+        wanted = weights[:, 0, 1:] if token else weights.mean(dim=1)
+    wanted = wanted / wanted.sum(dim=1, keepdim=True)
+    torch.testing.assert_close(maps.flatten(1), wanted)
+
+
+def test_another_size_is_what_loading_at_that_size_gives():
+    trained = pretrained.load("vit-cifar10")
+    ours, theirs = transfer.at_size(trained, 48), pretrained.load("vit-cifar10", img_size=48)
+    same = transfer.in_batches(ours, SHAPES.test.images[:4])
+    torch.testing.assert_close(same, transfer.in_batches(theirs, SHAPES.test.images[:4]))
+    assert trained.pretrained_cfg["input_size"] == (3, 32, 32)
+    assert transfer.in_batches(trained, SHAPES.test.images[:1]).shape == (1, 10)
+
+
+def test_few_are_as_many_of_each_class():
+    some = transfer.few(SHAPES.train, 3)
+    assert some.labels.bincount().tolist() == [3] * 10
+    assert torch.equal(some.images, transfer.few(SHAPES.train, 3).images)
+    assert not torch.equal(some.images, transfer.few(SHAPES.train, 3, seed=1).images)
+    with pytest.raises(ValueError, match=r"30 images of each class .* class 0 has 20"):
+        transfer.few(SHAPES.train, 30)
+
+
+def test_a_probe_separates_what_a_line_can_separate():
+    torch.manual_seed(0)
+    labels = torch.arange(90) % 3
+    centres = torch.tensor([[0.0, 9.0, 5.0], [9.0, 0.0, 5.0], [9.0, 9.0, 5.0]])
+    features = centres[labels] + torch.randn(90, 3) * torch.tensor(
+        [1.0, 1.0, 0.0]
+    )  # one is constant
+    head = transfer.linear_probe(features, labels, 3)
+    assert training.accuracy(head(features), labels) > 0.97
+    assert head.weight.shape == (3, 3)
+
+
+def test_a_new_head_knows_nothing_and_disturbs_nothing(model):
+    new = transfer.new_head(model, 7)
+    x = pretrained.preprocess(SHAPES.test.images, model)
+    loss = F.cross_entropy(new(x), SHAPES.test.labels % 7)
+    assert loss.item() == pytest.approx(torch.tensor(7.0).log().item())
+    loss.backward()
+    for name, value in new.named_parameters():
+        assert value.grad.any() == name.startswith("head."), name
+    assert model.head.out_features == 10
+
+
+def test_from_scratch_is_the_same_architecture(model):
+    fresh = transfer.from_scratch(model, 7)
+    shapes = {name: value.shape for name, value in transfer.new_head(model, 7).state_dict().items()}
+    assert {name: value.shape for name, value in fresh.state_dict().items()} == shapes
+    assert not torch.equal(fresh.blocks[0].attn.qkv.weight, model.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5, 0.0])
+def test_what_is_frozen_stays_and_the_rest_moves(model, decay):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    tuned = transfer.fine_tune(model, SHAPES.train, 3, 1e-2, decay)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not tuned.training
+    for name, value in tuned.state_dict().items():
+        moves = decay > 0 or name.startswith(("norm.", "head."))
+        assert torch.equal(value, before[name]) != moves, name
+        assert torch.equal(model.state_dict()[name], before[name])
+    again = transfer.fine_tune(model, SHAPES.train, 3, 1e-2, decay)
+    assert all(
+        torch.equal(value, again.state_dict()[name]) for name, value in tuned.state_dict().items()
+    )
+
+
+def test_early_layers_move_less(model):
+    def moved(decay):
+        tuned = transfer.fine_tune(model, SHAPES.train, 1, 1e-3, decay)
+        return [
+            (a.attn.qkv.weight - b.attn.qkv.weight).abs().max().item()
+            for a, b in zip(tuned.blocks, model.blocks, strict=True)
+        ]
+
+    first, last = moved(0.1)
+    assert first == pytest.approx(last / 10, rel=0.1)
+    first, last = moved(1.0)
+    assert first == pytest.approx(last, rel=0.1)
+
+
+def test_fine_tuning_learns():
+    recipe = dataclasses.replace(training.RECIPES["fast"], seed=1)
+    model = training.build_model(recipe, SHAPES)
+    model.pretrained_cfg = {
+        "mean": SHAPES.mean,
+        "std": SHAPES.std,
+        "input_size": (3, 32, 32),
+        "resize": 32,
+    }
+    batch = transfer.few(SHAPES.train, 1)
+    x = pretrained.preprocess(batch.images, model)
+    tuned = transfer.fine_tune(model, batch, 30, 3e-3)
+    with torch.no_grad():
+        assert (
+            F.cross_entropy(tuned(x), batch.labels) < F.cross_entropy(model(x), batch.labels) - 0.5
+        )

@@ -1,0 +1,214 @@
+"""Another task, another resolution with weights that exist: features, neighbours, a probe, fine-tuning; where a model looks.
+
+Models are those of `pretrained.load`: their `pretrained_cfg` says what images must look like. Images are uint8, (N, C, H, W).
+Letters of shapes as in `models.vit`; M labelled images, K classes.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vit_edu import data, pretrained, training
+from vit_edu.models import make_model
+from vit_edu.models.vit import scaled_dot_product_attention, split_heads
+from vit_edu.pretrained.preprocessing import at_size as preprocessing_at_size
+
+# ---------------------------------------------------------------- another layout
+
+
+def pack_qkv(query, key, value):
+    """Kernels of the authors' files, input first, to the weight of our `attn.qkv`. 3 x (D, h, d) -> (3 * h * d, D)."""
+    kernels = [kernel.flatten(1) for kernel in (query, key, value)]  # 3 x (D, h * d)
+    return torch.cat([kernel.mT for kernel in kernels])
+
+
+# ---------------------------------------------------------------- looking at a model
+
+
+@torch.no_grad()
+def in_batches(model, images, batch_size=256):
+    """What the model gives for preprocessed images, in eval mode: (N, ...). The model is left in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    found = [model(pretrained.preprocess(chunk, model)) for chunk in images.split(batch_size)]
+    model.train(was_training)
+    return torch.cat(found)
+
+
+def share_right(model, split):
+    """Share of a `Split` for which the model names the right class, 0..1."""
+    return training.accuracy(in_batches(model, split.images), split.labels)
+
+
+def features(model, images):
+    """What the head reads of each image, (N, D)."""
+    found = []
+    hook = model.head.register_forward_pre_hook(lambda head, inputs: found.append(inputs[0]))
+    try:
+        in_batches(model, images)
+    finally:
+        hook.remove()
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def attended(model, batch):
+    """Where the last block looks: the share of its attention that each patch receives, (B, rows, cols); they sum to 1.
+
+    batch: preprocessed, (B, C, H, W). A mean over heads, and over the tokens that look; where the model reads a class token,
+    only that one looks.
+    """
+    attn, found = model.blocks[-1].attn, []
+    hook = attn.qkv.register_forward_hook(lambda layer, inputs, output: found.append(output))
+    try:
+        model(batch)
+    finally:
+        hook.remove()
+    q, k, v = (split_heads(y, attn.num_heads) for y in found[0].chunk(3, dim=-1))
+    weights = scaled_dot_product_attention(q, k, v)[1]  # (B, h, T, T)
+    looks = weights[:, :, :1] if model.global_pool == "token" else weights
+    N = model.patch_embed.num_patches
+    received = looks.mean(dim=(1, 2))[:, -N:]  # (B, N)
+    received = received / received.sum(dim=1, keepdim=True)
+    return received.unflatten(1, model.patch_embed.grid_size)
+
+
+# ---------------------------------------------------------------- another resolution
+
+
+def at_size(model, img_size, resize=pretrained.resize_pos_embed):
+    """A copy of the model for img_size x img_size pixels. resize: makes its positions fit, see `resize_pos_embed`."""
+    model = copy.deepcopy(model)
+    patches = model.patch_embed
+    patch_size = patches.img_size[0] // patches.grid_size[0]
+    grid = (img_size // patch_size, img_size // patch_size)
+    prefix = model.pos_embed.shape[1] - patches.num_patches
+    model.pos_embed = nn.Parameter(resize(model.pos_embed.detach(), grid, prefix))
+    patches.img_size, patches.grid_size = (img_size, img_size), grid
+    patches.num_patches = grid[0] * grid[1]
+    model.pretrained_cfg = preprocessing_at_size(model.pretrained_cfg, img_size)
+    return model
+
+
+# ---------------------------------------------------------------- few labels
+
+
+def few(split, per_class, seed=0):
+    """A `Split` with so many images of each class, the same for the same seed. Raises ValueError where there are fewer."""
+    generator = torch.Generator().manual_seed(seed)
+    picked = []
+    for label in split.labels.unique():
+        mine = (split.labels == label).nonzero()[:, 0]
+        if len(mine) < per_class:
+            raise ValueError(
+                f"{per_class} images of each class were asked for; class {label.item()} has {len(mine)}."
+            )
+        picked.append(mine[torch.randperm(len(mine), generator=generator)[:per_class]])
+    picked = torch.cat(picked)
+    return data.Split(split.images[picked], split.labels[picked])
+
+
+def knn_predict(features, labels, queries, k):
+    """The class that most of the k nearest labelled images have; by cosine, and of two with as many votes the smaller number.
+
+    features: (M, D). labels: (M,). queries: (N, D). Returns (N,).
+    """
+    similar = F.normalize(queries, dim=1) @ F.normalize(features, dim=1).mT  # (N, M)
+    nearest = similar.topk(k, dim=1).indices  # (N, k)
+    votes = F.one_hot(labels[nearest]).sum(dim=1)  # (N, K)
+    return votes.argmax(dim=1)
+
+
+def linear_probe(features, labels, num_classes):
+    """Logistic regression on features that stay as they are: an nn.Linear(D, K) that reads them.
+
+    features: (M, D). labels: (M,). Each feature is brought to mean 0 and deviation 1 first, which the layer then does itself;
+    the weights are kept small by an L2 penalty of one half (scikit-learn's LogisticRegression, C=1).
+    """
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
+    x, head = (features - mean) / std, nn.Linear(features.shape[1], num_classes)
+    _zero(head)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(head(x), labels) + head.weight.square().sum() / (2 * len(labels))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        head.weight /= std
+        head.bias -= head.weight @ mean
+    return head
+
+
+# ---------------------------------------------------------------- fine-tuning
+
+
+def _zero(layer):
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def new_head(model, num_classes):
+    """A copy of the model whose head is new and all zeros, as in the paper, section 3.2."""
+    model = copy.deepcopy(model)
+    model.head = nn.Linear(model.head.in_features, num_classes)
+    _zero(model.head)
+    return model
+
+
+def from_scratch(model, num_classes, seed=0):
+    """The same architecture with weights that have seen nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        cfg = model.pretrained_cfg
+        fresh = make_model(cfg["model"], cfg["input_size"], num_classes)
+    fresh.pretrained_cfg = cfg
+    return fresh
+
+
+def layer_rate(name, depth, peak, decay):
+    """The learning rate of a parameter by its name: `peak` for head and last norm, `decay` times less for each layer below.
+
+    depth: number of blocks. The last block has peak * decay, the first peak * decay**depth, what stands before the blocks
+    peak * decay**(depth + 1). Same as in BEiT and MAE.
+    """
+    if name.startswith("blocks."):
+        block = int(name.split(".")[1])
+        return peak * decay ** (depth - block)
+    if name.startswith(("norm.", "head.")):
+        return peak
+    return peak * decay ** (depth + 1)
+
+
+def fine_tune(model, split, steps, peak, decay=1.0, rate_of=layer_rate, batch_size=32, seed=0):
+    """A copy of the model, trained on a `Split`, flipped and shifted; in eval mode.
+
+    steps: of AdamW, warm-up over a tenth of them, then half a cosine. peak, decay: see `layer_rate`, which `rate_of` may
+    replace; what has rate 0 is frozen. Random numbers elsewhere are not touched.
+    """
+    model, groups = copy.deepcopy(model).train(), {}
+    for name, value in model.named_parameters():
+        rate = rate_of(name, len(model.blocks), peak, decay)
+        value.requires_grad_(rate > 0)
+        if rate > 0:
+            groups.setdefault(rate, []).append(value)
+    optimizer = torch.optim.AdamW({"params": v, "peak": rate} for rate, v in groups.items())
+    batch_size = min(batch_size, len(split))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        epochs = -(-steps * batch_size // len(split))
+        order = torch.cat([torch.randperm(len(split)) for _ in range(epochs)])
+        for step, chunk in enumerate(order.split(batch_size)[:steps]):
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate(
+                    step, steps, max(1, steps // 10), group["peak"]
+                )
+            images = data.random_crop(data.random_flip(split.images[chunk]))
+            batch = pretrained.preprocess(images, model)
+            training.train_step(model, optimizer, batch, split.labels[chunk])
+    return model.eval()
