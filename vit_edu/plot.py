@@ -380,12 +380,12 @@ def learning_curves(history, recipe, classes, others=()):
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     x = place(history)
     if others:
-        style = {"color": "0.85", "label": f"{len(others)} runs of ours"}
+        style = {"color": "0.8", "label": f"{len(others)} runs of ours"}
         where, low, high = band("loss")
         left.fill_between(where, low, high, **style)
         where, low, high = band("val_accuracy")
         right.fill_between(where, 100 * low, 100 * high, **style)
-        right.legend(loc="lower center", fontsize=8)
+        right.legend(loc="center right", fontsize=8)
     left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
     left.set(title="Training loss", xlabel=unit, ylabel="cross-entropy, nats")
     right.plot(
