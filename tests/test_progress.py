@@ -76,13 +76,13 @@ def test_a_damaged_file_is_set_aside(file, text, capsys):
     file.parent.mkdir()
     file.write_text(text, encoding="latin-1")
     answer(right)
-    assert "1 of 34" in check.progress().text
+    assert "1 of 37" in check.progress().text
     aside = file.with_name("progress.damaged-1.json")
     assert aside.read_text(encoding="latin-1") == text
     file.write_text(text, encoding="latin-1")
     shown = check.progress()
     assert "damaged" in shown.remark
-    assert "0 of 34" in shown.text
+    assert "0 of 37" in shown.text
     assert file.with_name("progress.damaged-2.json").exists()
 
 
@@ -90,7 +90,7 @@ def test_no_place_for_the_file_is_no_problem(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("VIT_EDU_PROGRESS", str(tmp_path / "file" / "progress.json"))
     assert answer(right) is right
-    assert "0 of 34" in check.progress().text
+    assert "0 of 37" in check.progress().text
     monkeypatch.setenv("VIT_EDU_PROGRESS", "off")
     assert record.path() is None
     answer(right)
