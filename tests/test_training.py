@@ -237,15 +237,18 @@ run(data.shapes(train=100, test=40), sys.argv[1])
         torch.testing.assert_close(a, b)
 
 
-def test_a_budget_in_minutes_ends_with_a_finished_schedule(images, tmp_path, monkeypatch):
+def test_a_budget_in_minutes_ends_with_a_finished_schedule(images, tmp_path):
     ticks = itertools.count()
-    monkeypatch.setattr(training.time, "perf_counter", lambda: next(ticks) / 100)
     recipe = dataclasses.replace(TINY, epochs=None, minutes=0.1)  # 600 looks at this clock
-    _, history = run(images, tmp_path, recipe=recipe)
+
+    def train():
+        model = training.build_model(recipe, images)
+        return training.fit(model, images, recipe, tmp_path, clock=lambda: next(ticks) / 100)
+
+    history = train()
     assert history[-1]["seconds"] == pytest.approx(6, abs=0.2)
     assert history[-1]["learning_rate"] < 0.01 * recipe.learning_rate
-    _, again = run(images, tmp_path, recipe=recipe)  # nothing is left of the budget
-    assert again == history
+    assert train() == history  # nothing is left of the budget
 
 
 def test_the_average_is_one(images):

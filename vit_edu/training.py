@@ -592,6 +592,12 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
         """The share of the run that is over."""
         return step / total if total else min(1.0, seconds() / (60 * recipe.minutes))
 
+    def over():
+        """As the history has it, so that a finished run, taken up again, is finished."""
+        if total:
+            return step >= total
+        return bool(history) and history[-1]["seconds"] >= 60 * recipe.minutes
+
     def check(loss):
         if not math.isfinite(loss):
             raise Diverged(
@@ -606,7 +612,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
         bar_format="{desc} {percentage:3.0f}%|{bar}|",
     )
     try:
-        while progress() < 1:
+        while not over():
             losses, epoch_started, shown, rate = [], seconds(), 0.0, 0.0
             for images, labels in vit_data.batches(
                 train,
