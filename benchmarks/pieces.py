@@ -41,14 +41,15 @@ PIECES = {
 
 
 def run(job):
-    """One run, in a process of its own. job: (piece, recipe). Returns (piece, seed, held-out accuracy, epochs)."""
+    """One run, in a process of its own. job: (piece, recipe, folder of the logs). Returns (piece, seed, held-out accuracy, epochs)."""
     piece, recipe, folder = job
-    torch.set_num_threads(1)
-    model = training.build_model(recipe, images := data.load())
     log = folder / f"{piece.replace(' ', '_')}-{recipe.seed}.jsonl"
     if log.exists():
         history = [json.loads(line) for line in log.read_text().splitlines()]
     else:
+        torch.set_num_threads(1)
+        images = data.load()
+        model = training.build_model(recipe, images)
         history = training.fit(model, images, recipe, clock=time.process_time)
         write_whole(log, "".join(json.dumps(entry) + "\n" for entry in history))
     return piece, recipe.seed, history[-1]["val_accuracy"], len(history)
@@ -69,6 +70,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.data:
         os.environ["VIT_EDU_DATA"] = args.data
+    # Logs of another recipe or of other minutes are not taken for these
+    logs = args.logs / f"{args.recipe}-{args.minutes:g}"
     conditions = measure.conditions("pieces", argv, "cpu")
     whole = dataclasses.replace(training.RECIPES[args.recipe], minutes=args.minutes, epochs=None)
     jobs = []
@@ -76,8 +79,8 @@ def main(argv=None):
         for piece in args.pieces:
             changes = dict(PIECES[piece])
             changes["model"] = whole.model | changes.get("model", {})
-            jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), args.logs))
-    args.logs.mkdir(parents=True, exist_ok=True)
+            jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), logs))
+    logs.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
         found = list(pool.imap_unordered(run, jobs))
     rows = []

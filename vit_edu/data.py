@@ -130,9 +130,8 @@ def random_crop(images, padding=4):
     """
     B, _, H, W = images.shape
     padded = torch.nn.functional.pad(images, [padding] * 4)  # (B, C, H + 2p, W + 2p)
-    windows = padded.unfold(2, H, 1).unfold(
-        3, W, 1
-    )  # (B, C, 2p + 1, 2p + 1, H, W), nothing is copied
+    # A view of all windows, (B, C, 2p + 1, 2p + 1, H, W): nothing is copied
+    windows = padded.unfold(2, H, 1).unfold(3, W, 1)
     top, left = torch.randint(0, 2 * padding + 1, (2, B), device=images.device)  # 2 x (B,)
     return windows[torch.arange(B, device=images.device), :, top, left]  # (B, C, H, W)
 
@@ -141,7 +140,8 @@ def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, f
     """Go once over a split in batches of normalised float32 images.
 
     train=True shuffles, flips (with flip=True), crops (by up to `crop` pixels; 0: not), and leaves out the last, smaller
-    batch. generator: a CPU generator for the order. Yields (images (B, C, H, W), labels (B,)) on the split's device. Raises ValueError for an empty split.
+    batch. generator: a CPU generator for the order. Yields (images (B, C, H, W), labels (B,)) on the split's device.
+    Raises ValueError for an empty split.
     """
     if len(split) == 0:
         raise ValueError("there is no image to make batches of: the split is empty.")

@@ -40,7 +40,7 @@ class Recipe:
 
     epochs, minutes: how long; one of the two. With minutes, the schedule follows the clock: the run ends when they are over.
     model: arguments of `ViT`, without num_classes and img_size, which the data decide; with "stem", those of `HybridViT`.
-    learning_rate: the peak. schedule: how it falls to zero after the warm-up, "cosine" or "linear", or "constant".
+    learning_rate: the peak. schedule: how it falls to zero after the warm-up, "cosine" or "linear"; "constant" does not fall.
     tokens: pairs (until, share): up to this share of the run, the blocks see only this share of the tokens (`TokenDropout`).
     zero_init: the last matrix of every branch starts at zero, so that each block begins as the identity.
     optimizer: "adamw", or "muon" for the matrices of blocks and patches and AdamW for the rest. warmup: share of the run

@@ -257,7 +257,8 @@ def from_model(theirs, img_size=None, num_classes=None, copy=True):
     """Our model with the weights of somebody else's `nn.Module`, in eval mode: the two compute the same.
 
     theirs: a ViT of torchvision, timm or transformers, DINO's or DINOv2's own, or one of ours. Number of heads, image size,
-    epsilon, GELU and pooling are read from it. LayerScale is multiplied into the layer before it. The other arguments are those of `Converted.model` and `convert`.
+    epsilon, GELU and pooling are read from it. LayerScale is multiplied into the layer before it. The other arguments are
+    those of `Converted.model` and `convert`.
     Raises WeightsError for an architecture that ours is not.
     """
     settings = settings_of(theirs)

@@ -14,9 +14,8 @@ from vit_edu.pretrained import files
 from vit_edu.pretrained.conversion import load_by_name
 from vit_edu.pretrained.names import WeightsError
 
-SHIPPED = (
-    Path(__file__).parents[1] / "weights"
-)  # NAME.safetensors, its digest and NAME.md, its card
+# NAME.safetensors, its digest and NAME.md, its card
+SHIPPED = Path(__file__).parents[1] / "weights"
 
 
 def read_weights(path):
