@@ -1,8 +1,9 @@
 """What each piece of a recipe is worth: `python benchmarks/pieces.py [--recipe laptop] [--minutes 4] --data ...`.
 
-Trains the recipe whole, and again with one piece taken out or exchanged, several seeds each, and writes the accuracy on held-out
-training images to benchmarks/results/pieces.md. The test images are not used. Every run has the same minutes, on one thread,
-counted by the processor's clock: so they may go side by side, and a piece that costs time must earn it.
+Trains the recipe whole, and again with one piece taken out or exchanged, several seeds each. The accuracy on held-out training
+images goes to vit_edu/logs/pieces.jsonl (conditions first, then an entry a run), from which lesson 06 draws it, and as a table to
+benchmarks/results/pieces.md. The test images are not used. Every run has the same minutes, on one thread, counted by the
+processor's clock: so they may go side by side, and a piece that costs time must earn it.
 """
 
 import argparse
@@ -31,9 +32,10 @@ PIECES = {
     "AdamW alone, learning rate 2e-3": {"optimizer": "adamw", "learning_rate": 2e-3},
     "AdamW alone, learning rate 4e-3": {"optimizer": "adamw", "learning_rate": 4e-3},
     "branches that start at random": {"zero_init": False},
+    "half a cosine down": {"schedule": "cosine"},
     "constant learning rate": {"schedule": "constant"},
-    "no warm-up": {"warmup": 0.0},
     "no flips, no crops": {"flip": False, "crop": 0},
+    "CutMix as well": {"cutmix": 1.0},
     "class token instead of the mean": {"model": {"global_pool": "token"}},
     "sine-cosine positions": {"model": {"pos_embed": "sincos"}},
     "no positions": {"model": {"pos_embed": "none"}},
@@ -41,22 +43,21 @@ PIECES = {
 
 
 def run(job):
-    """One run, in a process of its own. job: (piece, recipe, folder of the logs). Returns (piece, seed, held-out accuracy, epochs)."""
+    """One run, in a process of its own. job: (piece, recipe, folder of the logs). Returns its entry in pieces.jsonl."""
     piece, recipe, folder = job
-    log = folder / f"{piece.replace(' ', '_')}-{recipe.seed}.jsonl"
-    if log.exists():
-        history = [json.loads(line) for line in log.read_text().splitlines()]
-    else:
+    log = folder / f"{piece.replace(' ', '_')}-{recipe.seed}.json"
+    if not log.exists():
         torch.set_num_threads(1)
         images = data.load()
         model = training.build_model(recipe, images)
         history = training.fit(model, images, recipe, clock=time.process_time)
-        write_whole(log, "".join(json.dumps(entry) + "\n" for entry in history))
-    return piece, recipe.seed, history[-1]["val_accuracy"], len(history)
+        entry = {"piece": piece, "seed": recipe.seed, "epochs": len(history)}
+        write_whole(log, json.dumps(entry | {"val_accuracy": history[-1]["val_accuracy"]}))
+    return json.loads(log.read_text())
 
 
 def main(argv=None):
-    """Run all pieces, two at a time, and write the table. Runs whose log is there are not run again."""
+    """Run all pieces, two at a time, and write the table. Runs that are there are not run again."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="laptop")
     parser.add_argument("--minutes", type=float, default=4.0)
@@ -65,13 +66,14 @@ def main(argv=None):
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--data", help="folder of the images; without it, what data.load() finds")
     parser.add_argument("--copy", default="", help="which copy of the data, for the table")
-    parser.add_argument("--logs", type=Path, default=Path("runs/pieces"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/pieces"))
+    parser.add_argument("--log", type=Path, default=training.LOGS / "pieces.jsonl")
     parser.add_argument("--out", type=Path, default=measure.RESULTS)
     args = parser.parse_args(argv)
     if args.data:
         os.environ["VIT_EDU_DATA"] = args.data
-    # Logs of another recipe or of other minutes are not taken for these
-    logs = args.logs / f"{args.recipe}-{args.minutes:g}"
+    # Runs of another recipe or of other minutes are not taken for these
+    runs = args.runs / f"{args.recipe}-{args.minutes:g}"
     conditions = measure.conditions("pieces", argv, "cpu")
     whole = dataclasses.replace(training.RECIPES[args.recipe], minutes=args.minutes, epochs=None)
     jobs = []
@@ -79,18 +81,26 @@ def main(argv=None):
         for piece in args.pieces:
             changes = dict(PIECES[piece])
             changes["model"] = whole.model | changes.get("model", {})
-            jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), logs))
-    logs.mkdir(parents=True, exist_ok=True)
+            jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), runs))
+    runs.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        found = list(pool.imap_unordered(run, jobs))
+        found = pool.map(run, jobs, chunksize=1)
+    first = {
+        "recipe": args.recipe,
+        "copy": args.copy or f"data: {args.data or 'what data.load() finds'}",
+        "conditions": conditions,
+        "settings": dataclasses.asdict(whole),
+    }
+    write_whole(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *found)))
     rows = []
     for piece in args.pieces:
-        values = [100 * accuracy for name, _, accuracy, _ in found if name == piece]
-        epochs = statistics.mean(n for name, _, _, n in found if name == piece)
+        runs = [entry for entry in found if entry["piece"] == piece]
+        values = [100 * entry["val_accuracy"] for entry in runs]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        epochs = statistics.mean(entry["epochs"] for entry in runs)
         rows.append((piece, f"{statistics.mean(values):.1f}{spread}", f"{epochs:.1f}"))
     text = (
-        f"# What each piece is worth\n\n{args.copy or 'Data: ' + (args.data or 'what data.load() finds')}. {whole}\n\n"
+        f"# What each piece is worth\n\n{first['copy']}. {whole}\n\n"
         f"Held-out accuracy after {args.minutes:g} minutes of one thread; mean and standard deviation over "
         f"{len(args.seeds)} seeds.\n\n"
         f"{measure.table(('what is changed', 'held-out accuracy, %', 'epochs'), rows)}\n\n{conditions}\n"

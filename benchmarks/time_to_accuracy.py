@@ -1,7 +1,8 @@
 """Accuracy within so many minutes, for the recipes that have a target: `python benchmarks/time_to_accuracy.py laptop --data ...`.
 
-Each run is `training.fit`, as in lesson 06 and in `vit-edu train`, followed by one look at the test images. Its log goes to vit_edu/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table
-over all logs goes to benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again.
+Each run is `training.fit`, as in lesson 06 and in `vit-edu train`, followed by one look at the test images. Its log goes to
+vit_edu/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table over all logs goes to
+benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again.
 
 `--gpu` takes the three recipes for a GPU. `--toy` shrinks every run to seconds, to try the command itself.
 """
@@ -26,9 +27,9 @@ except ImportError:  # run as a program, with this folder on the path
 
 # recipe -> (where, test accuracy to be reached)
 TARGETS = {
-    "laptop": ("two CPU cores", 0.78),
-    "laptop-hybrid": ("two CPU cores", 0.81),
-    "long": ("two CPU cores", 0.89),
+    "laptop": ("2 CPU cores", 0.78),
+    "laptop-hybrid": ("2 CPU cores", 0.81),
+    "long": ("2 CPU cores", 0.89),
     "gpu": ("one GPU", 0.935),
     "gpu-long": ("one GPU", 0.95),
     "gpu-hybrid": ("one GPU", 0.96),
@@ -89,6 +90,7 @@ def run(name, seed, args):
             "seed": seed,
             "parameters": sum(p.numel() for p in model.parameters()),
             "classes": images.classes,
+            "where": where(device),
             "copy": args.copy,
             "conditions": conditions,
             "settings": dataclasses.asdict(recipe),
@@ -101,10 +103,18 @@ def run(name, seed, args):
     return accuracy
 
 
+def where(device):
+    """What computes, in two words or three."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{threads} CPU core{'s' * (threads > 1)}"
+
+
 def summary(folder):
     """The table over all logs of a folder, with the conditions of each recipe below."""
     rows, notes = [], []
-    for name, (where, target) in TARGETS.items():
+    for name, (place, target) in TARGETS.items():
         logs = [training.read_log(path) for path in sorted(folder.glob(f"{name}-[0-9]*.jsonl"))]
         if not logs:
             continue
@@ -116,7 +126,7 @@ def summary(folder):
         rows.append(
             (
                 name,
-                where,
+                first.get("where", place),
                 f"{minutes:.1f}",
                 f"{kind}, {first['parameters']:,}",
                 f"{len(found)}",

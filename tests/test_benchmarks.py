@@ -234,16 +234,22 @@ def test_pieces_are_taken_out_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_EDU_DATA", "shapes")
     asked = ["the recipe, whole", "no positions"]
     arguments = ["--minutes=0.01", "--seeds=0", "--jobs=2", f"--out={tmp_path}"]
-    arguments += [f"--logs={tmp_path / 'logs'}", "--pieces", *asked]
+    arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'pieces.jsonl'}"]
+    arguments += ["--pieces", *asked]
     pieces.main(arguments)
     assert list(rows(tmp_path / "pieces.md")) == ["what is changed", "---", *asked]
     before = (tmp_path / "pieces.md").read_text()
     pieces.main(arguments)  # the logs are there: nothing is run again
     assert before.split("\n|")[1:4] == (tmp_path / "pieces.md").read_text().split("\n|")[1:4]
+    monkeypatch.setattr(training, "LOGS", tmp_path)
+    first, found = training.logged_pieces()
+    assert first["settings"]["minutes"] == 0.01
+    for piece, values in found.items():
+        assert f"{100 * values[0]:.1f}" == rows(tmp_path / "pieces.md")[piece][0]
 
 
 def test_the_logs_that_ship_are_whole():
-    for path in training.LOGS.glob("*.jsonl"):
+    for path in training.LOGS.glob("*-[0-9]*.jsonl"):
         first, history, last = training.read_log(path)
         recipe = training.Recipe(**first["settings"])
         assert path.stem == f"{first['recipe']}-{recipe.seed}"

@@ -100,6 +100,12 @@ def test_divergence_stops_with_advice(images):
         training.fit(Broken(), images, TINY)
 
 
+def test_a_loss_far_above_guessing_stops_too(images):
+    recipe = dataclasses.replace(TINY, learning_rate=1e3, optimizer="muon")
+    with pytest.raises(training.Diverged, match=r"the loss became \d.* guessing has 2\.30"):
+        training.fit(training.build_model(recipe, images), images, recipe)
+
+
 def test_the_test_images_are_not_touched(images):
     model = training.build_model(TINY, images)
     moved = dataclasses.replace(

@@ -359,6 +359,34 @@ def bars(values, title, xlabel, digits=0):
     return fig
 
 
+def dots(runs, title, xlabel, digits=1):
+    """A row for each name: a dot for each run, a line at their mean, and the mean in numbers. runs: {name: [numbers]}.
+
+    The first name is what the others are compared with: a dotted line goes through its mean.
+    """
+    fig, ax = _axes(6.4, 0.34 * len(runs) + 1.1, title, xlabel, "")
+    means = {name: float(np.mean(values)) for name, values in runs.items()}
+    ax.axvline(next(iter(means.values())), color="0.5", linestyle=":", linewidth=1)
+    for place, (name, values) in enumerate(runs.items()):
+        ax.plot(values, [place] * len(values), "o", color=COLOURS[0], alpha=0.6, markersize=5)
+        ax.plot(means[name], place, "|", color="black", markersize=14, markeredgewidth=1.5)
+        ax.annotate(
+            f"{means[name]:.{digits}f}",
+            (1, place),
+            (6, 0),
+            ("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
+    ax.set_yticks(range(len(runs)), list(runs))
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.3)
+    told = ", ".join(f"{name} {mean:.{digits}f}" for name, mean in means.items())
+    fig.alt = f"{title}. {xlabel}, a dot for each run; means: {told}."
+    return fig
+
+
 def learning_curves(history, recipe, classes, others=()):
     """Loss and held-out accuracy of a run, from the history of `training.fit`; empty axes before the first epoch.
 

@@ -27,7 +27,7 @@ from vit_edu.models import make_model
 
 
 class Diverged(Exception):
-    """The loss is no number any more; the text says at which step and what to try."""
+    """The loss is no number any more, or far above that of guessing; the text says at which step and what to try."""
 
 
 class CheckpointError(Exception):
@@ -216,7 +216,9 @@ RECIPES = {
 }
 
 
-LOGS = Path(__file__).parent / "logs"  # RECIPE-SEED.jsonl: runs of ours, to compare with
+LOGS = (
+    Path(__file__).parent / "logs"
+)  # RECIPE-SEED.jsonl: runs of ours, to compare with; pieces.jsonl
 
 
 def read_log(path):
@@ -229,6 +231,18 @@ def logged_runs(recipe_name, classes):
     """Histories of our own runs of a recipe on data with these classes, one a seed; [] where there is none."""
     logs = [read_log(path) for path in sorted(LOGS.glob(f"{recipe_name}-[0-9]*.jsonl"))]
     return [history for first, history, _ in logs if first["classes"] == list(classes)]
+
+
+def logged_pieces():
+    """What each piece of a recipe was worth in our own runs (`benchmarks/pieces.py`).
+
+    Returns (conditions, a dict; {what was changed: [held-out accuracy, 0..1, one a seed]}).
+    """
+    first, *runs = map(json.loads, (LOGS / "pieces.jsonl").read_text().splitlines())
+    found = {}
+    for entry in runs:
+        found.setdefault(entry["piece"], []).append(entry["val_accuracy"])
+    return first, found
 
 
 def pick_device():
@@ -598,11 +612,13 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
             return step >= total
         return bool(history) and history[-1]["seconds"] >= 60 * recipe.minutes
 
+    guessing = math.log(max(2, len(data.classes)))  # the loss of a model that knows nothing
+
     def check(loss):
-        if not math.isfinite(loss):
+        if not loss < 5 * guessing:  # NaN is not smaller either
             raise Diverged(
-                f"the loss became {loss} at step {step}, with learning rate {rate:.2g}. Most often the "
-                "learning rate is too high: try a third of it, or a longer warm-up."
+                f"the loss became {loss:.3g} at step {step}, with learning rate {rate:.2g}; guessing has {guessing:.2f}. "
+                "Most often the learning rate is too high: try a third of it, or a longer warm-up."
             )
 
     bar = tqdm(

@@ -6,6 +6,7 @@ Source: "Early Convolutions Help Transformers See Better", Xiao et al. 2021, arX
 
 import math
 
+import torch
 from torch import nn
 
 from vit_edu.models.vit import PatchEmbed, ViT
@@ -35,7 +36,8 @@ class ConvStem(PatchEmbed):
             ]
             before = width
         last = nn.Conv2d(before, embed_dim, 3, patch_size // strides, padding=1)
-        self.proj = nn.Sequential(*layers, last)
+        # Channels of a pixel side by side in memory: what convolutions are fastest with
+        self.proj = nn.Sequential(*layers, last).to(memory_format=torch.channels_last)
         self.proj.in_channels = in_chans  # what PatchEmbed.forward compares with
 
 

@@ -71,7 +71,10 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
         predicted = training.predict_test(model, about, images).argmax(dim=1)
         return (predicted == truth).float().mean().item(), predicted
 
-    whole = {key: value.clone() for key, value in model.state_dict().items()}
+    whole = {
+        key: value.clone(memory_format=torch.contiguous_format)
+        for key, value in model.state_dict().items()
+    }
     half = {k: v.half() if v.is_floating_point() else v for k, v in whole.items()}
     accuracy, predicted = measure(whole)
     accuracy_half, _ = measure(half)
