@@ -30,14 +30,12 @@ PIECES = {
     "the recipe, whole": {},
     "all tokens from the first step": {"tokens": ()},
     "AdamW alone, learning rate 2e-3": {"optimizer": "adamw", "learning_rate": 2e-3},
-    "AdamW alone, learning rate 4e-3": {"optimizer": "adamw", "learning_rate": 4e-3},
     "branches that start at random": {"zero_init": False},
     "half a cosine down": {"schedule": "cosine"},
-    "constant learning rate": {"schedule": "constant"},
+    "no label smoothing": {"label_smoothing": 0.0},
     "no flips, no crops": {"flip": False, "crop": 0},
     "CutMix as well": {"cutmix": 1.0},
     "class token instead of the mean": {"model": {"global_pool": "token"}},
-    "sine-cosine positions": {"model": {"pos_embed": "sincos"}},
     "no positions": {"model": {"pos_embed": "none"}},
 }
 

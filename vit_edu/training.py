@@ -197,7 +197,7 @@ RECIPES = {
             "mlp_ratio": 2,
             "global_pool": "avg",
         },
-        **_LAPTOP | {"learning_rate": 4e-3, "crop": 4},
+        **_LAPTOP | {"batch_size": 256, "crop": 4, "cutout": 8},
     ),
     # For one CUDA device, in bf16: many passes over the images, so each must look new. Not measured yet.
     "gpu": Recipe(minutes=4.8, model=_GPU_MODEL, **_GPU),
