@@ -1,17 +1,13 @@
-"""What a conversion costs: a ViT-B/16 of torchvision, timm and transformers into ours, against their own load_state_dict.
+"""What a conversion costs, against the original's own load_state_dict: `python benchmarks/conversion.py`.
 
-python benchmarks/conversion.py [--rounds 9]
-
-Both sides get a state dict in memory. Time: "into a model" copies into a model that exists, on both sides; ours includes
+A ViT-B/16 of torchvision, timm and transformers into ours. Both sides get a state dict in memory. Time: "into a model" copies into a model that exists, on both sides; ours includes
 `convert`. "a new model": ours is `convert(...).model()`, theirs builds a model with random weights, then loads. The two
 take turns; the fastest round of each counts. Memory: the largest resident size of a fresh process that holds the state dict,
 converts it and has the model, less that of the same process before the state dict, as a multiple of the weights' bytes.
-Prints Markdown.
 """
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,6 +16,11 @@ import time
 from pathlib import Path
 
 import torch
+
+try:
+    from benchmarks import measure
+except ImportError:  # run as a program, with this folder on the path
+    import measure
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("torchvision", "timm", "transformers")
@@ -38,12 +39,6 @@ def make(library):
     import transformers
 
     return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000))
-
-
-def seconds(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def times(library, rounds):
@@ -66,8 +61,8 @@ def times(library, rounds):
     }
     found = {}
     for name, pair in pairs.items():
-        turns = [[seconds(work) for work in pair] for _ in range(rounds)]
-        found[name] = tuple(min(column) for column in zip(*turns, strict=True))
+        turns = measure.in_turn(dict(zip(("theirs", "ours"), pair, strict=True)), rounds)
+        found[name] = (min(turns["theirs"]), min(turns["ours"]))
     return found
 
 
@@ -124,38 +119,33 @@ def peak(library, kind):
     print((highest[0] - before) / size)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
+def main(argv=None):
+    parser = measure.parser(__doc__, rounds=9)
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.peak:
         return peak(*args.peak)
-    import safetensors
-    import timm
-    import torchvision
-    import transformers
-
-    cpu = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
-    versions = (torch, torchvision, timm, transformers, safetensors)
-    print(
-        f"ViT-B/16, float32, {torch.get_num_threads()} thread of {os.cpu_count()} cores, {cpu}; "
-        + ", ".join(f"{m.__name__} {m.__version__}" for m in versions)
-        + f"; fastest of {args.rounds} rounds, taken in turn.\n"
-    )
-    print("| weights of | | theirs | ours | ours / theirs |\n|---|---|---|---|---|")
-    for library in LIBRARIES:
+    packages = ("torchvision", "timm", "transformers", "safetensors")
+    line = measure.conditions("conversion", argv, "cpu", packages)
+    speed, memory = [], []
+    for library in args.libraries:
         for name, (theirs, ours) in times(library, args.rounds).items():
-            print(f"| {library} | {name} | {theirs:.3f} s | {ours:.3f} s | {ours / theirs:.2f} |")
-    print("\n| weights of | from | peak memory / bytes of the weights |\n|---|---|---|")
-    for library in LIBRARIES:
+            pair = (f"{1000 * theirs:.0f}", f"{1000 * ours:.0f}", f"**{ours / theirs:.2f}**")
+            speed.append((library, name, *pair))
+        peaks = []
         for kind in ("state dict", "file"):
             command = [sys.executable, __file__, "--peak", library, kind]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            print(f"| {library} | {kind} | {float(said.split()[-1]):.2f} |")
+            peaks.append(f"{float(said.split()[-1]):.2f}")
+        memory.append((library, *peaks))
+    head = ("weights of", "", "theirs, ms", "ours, ms", "ours / theirs")
+    text = (
+        f"{measure.table(head, speed)}\n\nPeak memory, as a multiple of the weights' bytes:\n\n"
+        f"{measure.table(('weights of', 'from a state dict', 'from a file'), memory)}\n\n"
+        f"The fastest of {args.rounds} rounds, taken in turn.\n\n{line}"
+    )
+    measure.write(args.out, "conversion", "ViT-B/16, float32", text)
     return 0
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks import disk_to_step, measure, peers, pieces, scaling, time_to_accuracy
+from benchmarks import conversion, disk_to_step, measure, peers, pieces, scaling, time_to_accuracy
 from vit_edu import training
 
 
@@ -200,6 +200,19 @@ def test_scaling(tmp_path, monkeypatch):
     assert float(more) > 2 * float(less) > 0
     assert "GB**, under 2 GB" in file.read_text()
     conditions(file, "python benchmarks/scaling.py --rounds 1")
+
+
+# ---------------------------------------------------------------- conversion.py
+
+
+def test_conversion(tmp_path):
+    conversion.main(["--libraries", "torchvision", "--rounds", "1", f"--out={tmp_path}"])
+    file = tmp_path / "conversion.md"
+    assert file.read_text().count("| torchvision | ") == 3
+    *_, from_state, from_file = (float(n) for n in rows(file)["torchvision"])
+    assert from_state > 1.9  # the state dict and the model
+    assert from_file > 0.9
+    conditions(file, "python benchmarks/conversion.py --libraries torchvision --rounds 1")
 
 
 # ---------------------------------------------------------------- accuracy

@@ -98,3 +98,20 @@ def test_marker_at_fault_is_an_error(source, says):
     notebook.cells.append(cell)
     with pytest.raises(RuntimeError, match=says):
         notebooks.derive(notebook)
+
+
+def test_course_makes_pages_with_folded_answers(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    cells = [
+        nbformat.v4.new_markdown_cell("<details><summary>Why?</summary>\n\nBecause.\n</details>"),
+        nbformat.v4.new_markdown_cell("Next: [01](01_patches.ipynb)"),
+        nbformat.v4.new_code_cell("1 + 1"),
+    ]
+    folder = tmp_path / "solutions"
+    folder.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "00_first.ipynb")
+    assert notebooks.course(tmp_path, tmp_path / "out") == 0
+    page = (tmp_path / "out" / "00_first.html").read_text()
+    assert re.search(r"<summary>Why\?</summary>\s*<p>Because\.</p>\s*</details>", page)
+    assert 'href="01_patches.html"' in page
+    assert ">2</pre>" in page

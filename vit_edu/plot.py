@@ -301,7 +301,7 @@ def lines(x, series, title, xlabel, ylabel, log="", marks=True):
 def spread(x, series, title, xlabel, ylabel, log="", mark=None):
     """Curves with bars from the lowest to the highest of several runs; the curve goes through their means.
 
-    x: (n,) numbers. series: {name: one list of n values for each run}. log: see `lines`. mark: (x, text), a dotted line.
+    x: (n,) numbers. series: {name: one list of n values for each run}. log: see `lines`. mark: (one of x, text), a dotted line.
     """
     fig, ax = _axes(6.4, 3.9, title, xlabel, ylabel)
     told = []
@@ -320,20 +320,13 @@ def spread(x, series, title, xlabel, ylabel, log="", mark=None):
             capsize=3,
         )
         told.append(f"{name} from {mean[0]:.3g} to {mean[-1]:.3g}")
-    if mark:
-        ax.axvline(mark[0], color="0.5", linestyle=":")
-        ax.annotate(
-            mark[1],
-            (mark[0], 0.02),
-            (4, 0),
-            ("data", "axes fraction"),
-            textcoords="offset points",
-            fontsize=8,
-            color="0.35",
-        )
     if "x" in log:
         ax.set_xscale("log", base=2)
-    ax.set_xticks(list(x), [f"{v:g}" for v in x])
+    names = [f"{v:g}" for v in x]
+    if mark:
+        ax.axvline(mark[0], color="0.5", linestyle=":")
+        names[list(x).index(mark[0])] += f"\n{mark[1]}"
+    ax.set_xticks(list(x), names)
     ax.minorticks_off()
     ax.grid(alpha=0.3)
     ax.legend(fontsize=9)

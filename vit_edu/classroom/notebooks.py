@@ -6,6 +6,7 @@ teachers with nbgrader expect; an unclosed or nested marker is an error.
 
 import asyncio
 import os
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -187,9 +188,9 @@ def course(root, out, only=()):
                 failed.append(path.name)
                 bar.write(f"{path.name} failed:\n{str(error)[-1500:]}")
             bar.update(before + len(notebook.cells) - bar.n)
-            page, _ = HTMLExporter(embed_images=True).from_notebook_node(
-                notebook, {"metadata": {"name": path.stem}}
-            )
+            # Not embed_images: it parses cell text piece by piece, and closes every <details> before its answer
+            page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+            page = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page)
             (out / f"{path.stem}.html").write_text(page, encoding="utf-8")
             rows.append((path.stem, time.perf_counter() - started))
     items = "".join(
