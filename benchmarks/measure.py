@@ -18,7 +18,7 @@ from unittest import mock
 import torch
 
 from vit_edu import data as vit_data
-from vit_edu.check.record import write_whole
+from vit_edu.whole import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from vit_edu import data, training
-from vit_edu.check.record import write_whole
+from vit_edu.whole import write_whole
 
 try:
     from benchmarks import measure

@@ -82,7 +82,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        training._write_whole(path, breaks)
+        training.write_whole(path, breaks)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -221,7 +221,7 @@ import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_training import TINY, data, run, training
 left = int(sys.argv[2])
-write = training._write_whole
+write = training.write_whole
 def dies(path, write_it):
     global left
     if left == 0:
@@ -230,7 +230,7 @@ def dies(path, write_it):
         os.kill(os.getpid(), 9)
     left -= 1
     write(path, write_it)
-training._write_whole = dies
+training.write_whole = dies
 run(data.shapes(train=100, test=40), sys.argv[1])
 """
     for left in (0, 1, 3, 9):

@@ -381,10 +381,10 @@ class _scratch_folder:
 _unreachable = {}  # url -> reason: one answer for a process, so that a dead network is waited for once
 
 
-def require_network(url, otherwise=""):
+def require_network(url, otherwise="", again=False):
     """DataError unless `url` answers within PROBE_SECONDS; name look-up included, which has no time limit itself.
 
-    otherwise: what else a person can do, for the error's text.
+    otherwise: what else a person can do, for the error's text. again: ask anew where it did not answer before.
     """
 
     def probe():
@@ -395,6 +395,8 @@ def require_network(url, otherwise=""):
         except (OSError, ValueError) as error:
             _unreachable[url] = str(getattr(error, "reason", error))
 
+    if again and _unreachable.get(url):
+        del _unreachable[url]
     if url not in _unreachable:
         thread = threading.Thread(target=probe, daemon=True)
         thread.start()

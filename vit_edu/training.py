@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from vit_edu import augment
 from vit_edu import data as vit_data
 from vit_edu.models import make_model
+from vit_edu.whole import write_whole
 
 
 class Diverged(Exception):
@@ -726,7 +726,6 @@ def _show(bar, history, loss, speed, seconds, progress):
 def save_checkpoint(out, recipe, data, model, optimizer, order, history, average=None):
     """Write `checkpoint.pt` and `history.jsonl` into the folder `out`, each whole or not at all."""
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     state = {
         "recipe": dataclasses.asdict(recipe),
         "data": {
@@ -746,21 +745,9 @@ def save_checkpoint(out, recipe, data, model, optimizer, order, history, average
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    _write_whole(out / "checkpoint.pt", lambda file: torch.save(state, file))
+    write_whole(out / "checkpoint.pt", lambda file: torch.save(state, file))
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
-    _write_whole(out / "history.jsonl", lambda file: file.write(lines.encode()))
-
-
-def _write_whole(path, write):
-    unfinished = path.with_suffix(path.suffix + ".unfinished")
-    try:
-        with open(unfinished, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(out / "history.jsonl", lines)
 
 
 def read_checkpoint(path):

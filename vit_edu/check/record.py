@@ -8,13 +8,13 @@ import datetime
 import html
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from vit_edu.check.report import RIGHT, frame
+from vit_edu.whole import write_whole
 
 MARKS = {RIGHT: "✓", "tried": "✗", "open": "○"}
 WORDS = {RIGHT: "right", "tried": "tried, not right yet", "open": "not attempted"}
@@ -67,19 +67,6 @@ def add(report):
         if report.passed and not entry["right"]:
             entry["right"] = datetime.date.today().isoformat()
         write_whole(path(), json.dumps({"version": 1, "exercises": entries}, indent=1))
-
-
-def write_whole(file, text):
-    """Write a text file, whole or not at all; its folder is made where there is none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        os.replace(scratch, file)
-    except BaseException:
-        os.unlink(scratch)
-        raise
 
 
 @dataclass

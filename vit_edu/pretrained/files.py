@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from vit_edu import data
 from vit_edu.pretrained.names import WeightsError
+from vit_edu.whole import write_whole
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 CHUNK = 2**20  # bytes
@@ -102,7 +103,8 @@ def _digest(path):
 
 def write_digest(path, digest=None):
     """FILE.sha256, as the command sha256sum writes and checks it."""
-    path.with_name(path.name + ".sha256").write_text(f"{digest or _digest(path)}  {path.name}\n")
+    beside = path.with_name(path.name + ".sha256")
+    write_whole(beside, f"{digest or _digest(path)}  {path.name}\n")
 
 
 def require_digest(path, expected=""):

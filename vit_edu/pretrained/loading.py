@@ -141,9 +141,8 @@ def _require_network(url, otherwise):
     if data.fast():
         raise WeightsError(f"VIT_EDU_FAST=1 asks for no download.{otherwise}")
     try:
-        data.require_network(url)
+        data.require_network(url, again=True)  # asked for by name: tried each time
     except data.DataError as error:
-        data._unreachable.pop(url, None)  # asked for by name: the next call tries again
         raise WeightsError(f"{error}{otherwise}") from error
 
 

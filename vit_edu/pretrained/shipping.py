@@ -1,18 +1,18 @@
 """Weights of our own: a run becomes a file that says what it is, with a card."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vit_edu import training
 from vit_edu.models import make_model
 from vit_edu.pretrained import files
 from vit_edu.pretrained.conversion import load_by_name
 from vit_edu.pretrained.names import WeightsError
+from vit_edu.whole import write_whole
 
 # NAME.safetensors, its digest and NAME.md, its card
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -82,11 +82,8 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
     meta = {"model": state["recipe"]["model"]} | {
         k: about[k] for k in ("classes", "shape", "mean", "std")
     }
-    folder.mkdir(exist_ok=True)
     path = folder / f"{name}.safetensors"
-    unfinished = path.with_suffix(".unfinished")
-    save_file(kept, unfinished, {"vit_edu": json.dumps(meta)})
-    os.replace(unfinished, path)
+    write_whole(path, save(kept, {"vit_edu": json.dumps(meta)}))
     files.write_digest(path)
 
     table = torch.zeros(len(about["classes"]), len(about["classes"]), dtype=torch.long)
@@ -116,5 +113,5 @@ Confusion matrix, true class in rows, answers in columns, both in the order of t
 {rows}
 ```
 """
-    path.with_suffix(".md").write_text(card)
+    write_whole(path.with_suffix(".md"), card)
     return card

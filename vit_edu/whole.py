@@ -1,0 +1,26 @@
+"""Files that are written whole or not at all."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path, content):
+    """Write a file so that whoever reads it sees the old content or the new, never a part; its folder is made where need be.
+
+    content: a text (UTF-8), bytes, or a function that writes bytes into the open file that it is given. The content is on the
+    disk before the file takes its name. On an error the old file stays, and nothing else is left.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
