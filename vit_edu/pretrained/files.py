@@ -74,8 +74,10 @@ def _read_torch(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        said = [
-            line for line in str(error).splitlines() if "GLOBAL" in line or "nsupported" in line
+        said = [  # what torch found, without its advice to allow it
+            line.split(" Please use")[0]
+            for line in str(error).splitlines()
+            if "GLOBAL" in line or "nsupported" in line
         ]
         raise WeightsError(
             f"{path} was not loaded: it is cut off, or more than tensors and plain containers are in it, such as code that "
