@@ -9,6 +9,7 @@ benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the 
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -66,6 +67,9 @@ def main(argv=None):
     print(text)
 
 
+load = functools.cache(data.load)  # once for all runs
+
+
 def run(name, seed, args):
     """One run from its first step, or from its checkpoint, to its log. Returns the test accuracy."""
     recipe = dataclasses.replace(training.RECIPES[name], seed=seed)
@@ -73,7 +77,7 @@ def run(name, seed, args):
         recipe = dataclasses.replace(recipe, **TOY, model=recipe.model | TOY_MODEL)
     device, out = training.pick_device(), args.runs / f"{name}-{seed}"
     conditions = measure.conditions("time_to_accuracy", [name, "--seeds", str(seed)], device)
-    images = data.load()
+    images = load()
     print(f"{name}, seed {seed}: {recipe}\n{conditions}", flush=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -80,16 +80,13 @@ def distort(images, strength):
     drawn evenly, for each image. Zeros, the mean, come in at the border. In the spirit of Cubuk et al. 2020, arXiv:1909.13719,
     whose operations come one after the other.
     """
-    B, device = len(images), images.device
-
-    def draw(reach):
-        return (2 * torch.rand(B, device=device) - 1) * reach * strength
-
-    angle, size = draw(torch.pi / 12), 1 + draw(0.2)
-    cos, sin, zero = angle.cos() * size, angle.sin() * size, torch.zeros(B, device=device)
-    rotation = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).reshape(B, 2, 3)
-    rotation[:, 0, 1] += draw(0.2)
+    B = len(images)
+    drawn = (2 * torch.rand(5, B, device=images.device) - 1) * strength
+    angle, size, shear, contrast, brightness = drawn  # 5 x (B,)
+    angle, size = torch.pi / 12 * angle, 1 + 0.2 * size
+    cos, sin, zero = angle.cos() * size, angle.sin() * size, torch.zeros_like(angle)
+    rotation = torch.stack([cos, 0.2 * shear - sin, zero, sin, cos, zero], dim=1).reshape(B, 2, 3)
     grid = F.affine_grid(rotation, images.shape, align_corners=False)  # (B, H, W, 2)
     images = F.grid_sample(images, grid, align_corners=False)
-    contrast, brightness = 1 + draw(0.4), draw(0.4)
+    contrast, brightness = 1 + 0.4 * contrast, 0.4 * brightness
     return images * contrast[:, None, None, None] + brightness[:, None, None, None]

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
@@ -163,6 +162,8 @@ def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, f
 
 def cache_dir():
     """The one folder that holds downloads: VIT_EDU_CACHE, else the platform's cache folder for vit_edu."""
+    import platformdirs  # here, so that a machine for training alone can do without
+
     return Path(
         os.environ.get("VIT_EDU_CACHE") or platformdirs.user_cache_dir("vit_edu")
     ).expanduser()
