@@ -26,8 +26,9 @@ except ImportError:  # run as a program, with this folder on the path
     import measure
 
 # What is changed -> the fields of the recipe that say so; those of "model" are its arguments.
+WHOLE = "the recipe, whole"
 PIECES = {
-    "the recipe, whole": {},
+    WHOLE: {},
     "all tokens from the first step": {"tokens": ()},
     "AdamW alone, learning rate 2e-3": {"optimizer": "adamw", "learning_rate": 2e-3},
     "branches that start at random": {"zero_init": False},
@@ -54,6 +55,11 @@ def run(job):
     return json.loads(log.read_text())
 
 
+def _mean(values, sign=""):
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.1f}{spread}"
+
+
 def main(argv=None):
     """Run all pieces, two at a time, and write the table. Runs that are there are not run again."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -68,6 +74,7 @@ def main(argv=None):
     parser.add_argument("--log", type=Path, default=training.LOGS / "pieces.jsonl")
     parser.add_argument("--out", type=Path, default=measure.RESULTS)
     args = parser.parse_args(argv)
+    args.pieces = [WHOLE, *(piece for piece in args.pieces if piece != WHOLE)]
     if args.data:
         os.environ["VIT_EDU_DATA"] = args.data
     # Runs of another recipe or of other minutes are not taken for these
@@ -90,18 +97,22 @@ def main(argv=None):
         "settings": dataclasses.asdict(whole),
     }
     write_whole(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *found)))
+    whole_share = {e["seed"]: e["val_accuracy"] for e in found if e["piece"] == WHOLE}
     rows = []
     for piece in args.pieces:
         runs = [entry for entry in found if entry["piece"] == piece]
-        values = [100 * entry["val_accuracy"] for entry in runs]
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        shares = [100 * e["val_accuracy"] for e in runs]
+        apart = [100 * (e["val_accuracy"] - whole_share[e["seed"]]) for e in runs]
         epochs = statistics.mean(entry["epochs"] for entry in runs)
-        rows.append((piece, f"{statistics.mean(values):.1f}{spread}", f"{epochs:.1f}"))
+        rows.append(
+            (piece, _mean(shares), _mean(apart, "+") if piece != WHOLE else "", f"{epochs:.1f}")
+        )
+    head = ("what is changed", "held-out accuracy, %", "difference, same seed", "epochs")
     text = (
         f"# What each piece is worth\n\n{first['copy']}. {whole}\n\n"
         f"Held-out accuracy after {args.minutes:g} minutes of one thread; mean and standard deviation over "
-        f"{len(args.seeds)} seeds.\n\n"
-        f"{measure.table(('what is changed', 'held-out accuracy, %', 'epochs'), rows)}\n\n{conditions}\n"
+        f"{len(args.seeds)} seeds. Runs with the same seed have the same held-out images.\n\n"
+        f"{measure.table(head, rows)}\n\n{conditions}\n"
     )
     write_whole(args.out / "pieces.md", text)
     print(text)

@@ -35,6 +35,7 @@ FIGURES = {
         (8, 16), {"a": [[1, 4], [3, 6]], "b": [[1, 1], [1, 1]]}, "S", "x", "y", log="x", mark=(8, "here")
     ),
     "share: one 1.5, two 2.0": lambda: plot.bars({"one": 1.5, "two": 2}, "B", "share", 1),
+    "means: more +1.5, less -2.0": lambda: plot.dots({"more": [1, 2], "less": [-2]}, "D", "points"),
     "16 patches": lambda: plot.overview(PICTURES[0]),
     "ln_1.weight is norm1.weight": lambda: plot.name_pairs([("ln_1.weight", "norm1.weight", (8,))]),
     "Pre-norm: norm1, attention": plot.block_diagram,

@@ -353,18 +353,19 @@ def bars(values, title, xlabel, digits=0):
 
 
 def dots(runs, title, xlabel, digits=1):
-    """A row for each name: a dot for each run, a line at their mean, and the mean in numbers. runs: {name: [numbers]}.
+    """A row for each name: a dot for each run, a line at their mean, and the mean in numbers; a dotted line at zero.
 
-    The first name is what the others are compared with: a dotted line goes through its mean.
+    runs: {name: [numbers]}, differences from something.
     """
     fig, ax = _axes(6.4, 0.34 * len(runs) + 1.1, title, xlabel, "")
-    means = {name: float(np.mean(values)) for name, values in runs.items()}
-    ax.axvline(next(iter(means.values())), color="0.5", linestyle=":", linewidth=1)
+    ax.axvline(0, color="0.4", linestyle=":")
+    told = []
     for place, (name, values) in enumerate(runs.items()):
+        mean = float(np.mean(values))
         ax.plot(values, [place] * len(values), "o", color=COLOURS[0], alpha=0.6, markersize=5)
-        ax.plot(means[name], place, "|", color="black", markersize=14, markeredgewidth=1.5)
+        ax.plot(mean, place, "|", color="black", markersize=14, markeredgewidth=1.5)
         ax.annotate(
-            f"{means[name]:.{digits}f}",
+            f"{mean:+.{digits}f}",
             (1, place),
             (6, 0),
             ("axes fraction", "data"),
@@ -372,11 +373,11 @@ def dots(runs, title, xlabel, digits=1):
             va="center",
             fontsize=9,
         )
+        told.append(f"{name} {mean:+.{digits}f}")
     ax.set_yticks(range(len(runs)), list(runs))
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
-    told = ", ".join(f"{name} {mean:.{digits}f}" for name, mean in means.items())
-    fig.alt = f"{title}. {xlabel}, a dot for each run; means: {told}."
+    fig.alt = f"{title}. {xlabel}, a dot for each run; means: {', '.join(told)}."
     return fig
 
 

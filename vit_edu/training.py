@@ -244,11 +244,12 @@ def logged_runs(recipe_name, classes):
 def logged_pieces():
     """What each piece of a recipe was worth in our own runs (`benchmarks/pieces.py`).
 
-    Returns (conditions, a dict; {what was changed: [held-out accuracy, 0..1, one a seed]}).
+    Returns (conditions, a dict; {what was changed: [held-out accuracy, 0..1, one a seed]}). The unchanged recipe comes first;
+    runs with the same seed have the same held-out images.
     """
     first, *runs = map(json.loads, (LOGS / "pieces.jsonl").read_text().splitlines())
     found = {}
-    for entry in runs:
+    for entry in sorted(runs, key=lambda entry: entry["seed"]):
         found.setdefault(entry["piece"], []).append(entry["val_accuracy"])
     return first, found
 
@@ -643,6 +644,10 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
                 "Most often the learning rate is too high: try a third of it, or a longer warm-up."
             )
 
+    watched = (
+        sys.stdout.isatty() or "ipykernel" in sys.modules
+    )  # else a log file: a line now and then
+    pause = 0.5 if watched else 30.0  # seconds
     bar = tqdm(
         total=100,
         file=sys.stdout,
@@ -675,7 +680,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
                 now = seconds()
                 if isinstance(losses[-1], float):
                     check(losses[-1])
-                if now - shown > 0.5:  # rarely: on CUDA, to look at the loss is to wait for it
+                if now - shown > pause:  # rarely: on CUDA, to look at the loss is to wait for it
                     check(float(losses[-1]))
                     speed = len(losses) * recipe.batch_size / (now - epoch_started)
                     _show(bar, history, float(losses[-1]), speed, now, progress())
