@@ -227,8 +227,7 @@ def convert(
     _require_no(problems)
     arguments = _arguments(pieces, names, filled, img_size, global_pool)
     arguments["num_heads"] = num_heads or _guess_heads(state_dict, family, arguments["embed_dim"])
-    with torch.device("meta"):
-        expected = {k: v.shape for k, v in _build(arguments).state_dict().items()}
+    expected = _shapes(arguments)
     for key in sorted(expected.keys() | pieces.keys()):
         if key not in pieces:
             problems.append(f"missing: {_both(key, names)}, shape {tuple(expected[key])}")
@@ -440,3 +439,14 @@ def _guess_heads(state_dict, family, width):
 
 def _build(arguments):
     return (PublishedViT if "registers" in arguments else ViT)(**arguments)
+
+
+def _shapes(arguments):
+    """{name: shape} of our model, from one block: all are alike, and to build them all would take longer than to convert."""
+    with torch.device("meta"):
+        one = _build(arguments | {"depth": min(1, arguments["depth"])}).state_dict()
+    blocks = {k: v.shape for k, v in one.items() if k.startswith("blocks.")}
+    shapes = {k: v.shape for k, v in one.items() if k not in blocks}
+    for i in range(arguments["depth"]):
+        shapes |= {k.replace("blocks.0.", f"blocks.{i}."): shape for k, shape in blocks.items()}
+    return shapes
