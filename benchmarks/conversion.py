@@ -1,9 +1,10 @@
 """What a conversion costs, against the original's own load_state_dict: `python benchmarks/conversion.py`.
 
-A ViT-B/16 of torchvision, timm and transformers into ours. Both sides get a state dict in memory. Time: "into a model" copies into a model that exists, on both sides; ours includes
-`convert`. "a new model": ours is `convert(...).model()`, theirs builds a model with random weights, then loads. The two
-take turns; the fastest round of each counts. Memory: the largest resident size of a fresh process that holds the state dict,
-converts it and has the model, less that of the same process before the state dict, as a multiple of the weights' bytes.
+A ViT-B/16 of torchvision, timm and transformers into ours. Both sides get a state dict in memory. Time: "into a model"
+copies into a model that exists, on both sides; ours includes `convert`. "a new model": ours is `convert(...).model()`,
+theirs builds a model with random weights, then loads. The two take turns; the fastest round of each counts. Memory: the
+largest resident size of a fresh process that holds the state dict, converts it and has the model, less that of the same
+process before the state dict, as a multiple of the weights' bytes.
 """
 
 import argparse

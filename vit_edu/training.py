@@ -224,9 +224,8 @@ RECIPES = {
 }
 
 
-LOGS = (
-    Path(__file__).parent / "logs"
-)  # RECIPE-SEED.jsonl: runs of ours, to compare with; pieces.jsonl
+# RECIPE-SEED.jsonl: runs of ours, to compare with; pieces.jsonl: see `logged_pieces`
+LOGS = Path(__file__).parent / "logs"
 
 
 def read_log(path):
@@ -437,10 +436,9 @@ def orthogonalize(matrices, steps=5):
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     for _ in range(steps):
         square = x @ x.mT  # (n, r, r), r the shorter side
+        # -4.7750 square + 2.0315 square square
         square = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
-        x = torch.baddbmm(
-            x, square, x, beta=3.4445
-        )  # 3.4445 x + (-4.775 x x^T + 2.0315 (x x^T)^2) x
+        x = torch.baddbmm(x, square, x, beta=3.4445)  # 3.4445 x + square x
     return x.mT.contiguous() if tall else x
 
 
@@ -584,12 +582,13 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
     learning_rate, images_per_second, seconds (since the start, pauses left out).
 
     out: a folder for `checkpoint.pt`, written whole after each epoch (on CUDA, where an epoch may take a second, every 30
-    seconds and at the end). A run that was killed goes on from there
-    with the same call, and ends with the same weights as one that was not. on_epoch(history): called after each
-    epoch, for live curves. The stop button (KeyboardInterrupt) ends the run with the weights so far.
+    seconds and at the end). A run that was killed goes on from there with the same call, and ends with the same weights as
+    one that was not. on_epoch(history): called after each epoch, for live curves. The stop button (KeyboardInterrupt) ends
+    the run with the weights so far.
     A recipe in minutes ends when they are over, in the middle of an epoch too; taken up again, it has the minutes that were
-    left. What CUDA takes to compile the first step counts, and the schedule begins after it. With `recipe.average`, the average is what is evaluated, and what `model` holds at the end. clock: what counts
-    the seconds; with `time.process_time` on one thread, other work on the machine does not count.
+    left. What CUDA takes to compile the first step counts, and the schedule begins after it. With `recipe.average`, the
+    average is what is evaluated, and what `model` holds at the end. clock: what counts the seconds; with
+    `time.process_time` on one thread, other work on the machine does not count.
     The test images are not touched. Raises Diverged, CheckpointError.
     """
     device = next(model.parameters()).device
@@ -644,9 +643,8 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
                 "Most often the learning rate is too high: try a third of it, or a longer warm-up."
             )
 
-    watched = (
-        sys.stdout.isatty() or "ipykernel" in sys.modules
-    )  # else a log file: a line now and then
+    # Nobody watches a log file: there a line now and then will do
+    watched = sys.stdout.isatty() or "ipykernel" in sys.modules
     pause = 0.5 if watched else 30.0  # seconds
     bar = tqdm(
         total=100,
