@@ -16,8 +16,11 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from vit_edu import data, training
+from vit_edu.models.vit import merge_heads, sincos_positions, split_heads
 from vit_edu.whole import write_whole
 
 try:
@@ -38,7 +41,74 @@ PIECES = {
     "CutMix as well": {"cutmix": 1.0},
     "class token instead of the mean": {"model": {"global_pool": "token"}},
     "no positions": {"model": {"pos_embed": "none"}},
+    "an average of the weights, 0.999": {"average": 0.999},
+    "mimetic initialisation": {},
+    "all tokens, 2-D rotary positions": {"tokens": (), "model": {"pos_embed": "none"}},
 }
+
+
+@torch.no_grad()
+def mimetic(model):
+    """Attention that begins as trained attention looks: W_q^T W_k near 0.7 I in every head, W_v^T W_proj^T near -0.4 I.
+
+    Positions begin as sines and cosines, and are learned from there. Needs a mean over the tokens, no class token.
+    Source: Trockman and Kolter 2023, arXiv:2305.09828, with their numbers for CIFAR-10.
+    """
+
+    def factors(dim, rank, noise, identity):
+        """Two matrices (rank, dim) whose product, the first transposed, is the best of this rank."""
+        wanted = noise * torch.randn(dim, dim) / dim**0.5 + identity * torch.eye(dim)
+        left, values, right = torch.linalg.svd(wanted)
+        root = values[:rank, None].sqrt()
+        return root * left.T[:rank], root * right[:rank]
+
+    for block in model.blocks:
+        attn, dim = block.attn, block.attn.proj.in_features
+        heads = [factors(dim, dim // attn.num_heads, 0.7, 0.7) for _ in range(attn.num_heads)]
+        value, proj = factors(dim, dim, 0.4, -0.4)
+        queries, keys = (torch.cat(part) for part in zip(*heads, strict=True))
+        attn.qkv.weight.copy_(torch.cat([queries, keys, value]))
+        attn.proj.weight.copy_(proj.T)
+    model.pos_embed.copy_(sincos_positions(*model.patch_embed.grid_size, model.pos_embed.shape[-1]))
+
+
+class RotaryAttention(nn.Module):
+    """`Attention` whose queries and keys are turned by the place of their token, so that scores know only differences of places.
+
+    Of the d numbers of a head, one half turns with the row and one with the column. (B, N, D) -> (B, N, D), no class token.
+    Source: axial 2-D rotary positions, Heo et al. 2024, arXiv:2403.13298, section 3.2, with their base of 100.
+    """
+
+    def __init__(self, attn, grid_size):
+        super().__init__()
+        self.qkv, self.proj, self.num_heads = attn.qkv, attn.proj, attn.num_heads
+        quarter = self.proj.in_features // self.num_heads // 4  # d / 4 frequencies for each axis
+        speeds = 100 ** -(torch.arange(quarter) / quarter)
+        rows, cols = torch.meshgrid(*map(torch.arange, grid_size), indexing="ij")
+        angles = [place.flatten()[:, None] * speeds for place in (rows, cols)]  # 2 x (N, d / 4)
+        angles = torch.cat(angles, dim=1)  # (N, d / 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def turn(self, x):
+        """(B, h, N, d): number i and number i + d / 2 are the two coordinates of a point that turns."""
+        a, b = x.chunk(2, dim=-1)  # 2 x (B, h, N, d / 2)
+        return torch.cat([a * self.cos - b * self.sin, a * self.sin + b * self.cos], dim=-1)
+
+    def forward(self, x):
+        q, k, v = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, dim=-1))
+        x = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)  # (B, h, N, d)
+        return self.proj(merge_heads(x))
+
+
+def rotary(model):
+    """Exchange the attention of every block for one with rotary positions."""
+    for block in model.blocks:
+        block.attn = RotaryAttention(block.attn, model.patch_embed.grid_size)
+
+
+# What is changed in the model after it is built.
+CHANGES = {"mimetic initialisation": mimetic, "all tokens, 2-D rotary positions": rotary}
 
 
 def run(job):
@@ -49,6 +119,7 @@ def run(job):
         torch.set_num_threads(1)
         images = data.load()
         model = training.build_model(recipe, images)
+        CHANGES.get(piece, lambda model: None)(model)
         history = training.fit(model, images, recipe, clock=time.process_time)
         entry = {"piece": piece, "seed": recipe.seed, "epochs": len(history)}
         write_whole(log, json.dumps(entry | {"val_accuracy": history[-1]["val_accuracy"]}))

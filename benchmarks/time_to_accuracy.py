@@ -4,7 +4,8 @@ Each run is `training.fit`, as in lesson 06 and in `vit-edu train`, followed by 
 vit_edu/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table over all logs goes to
 benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again.
 
-`--gpu` takes the three recipes for a GPU. `--toy` shrinks every run to seconds, to try the command itself.
+`--gpu` takes the three recipes for a GPU. `--one-core` counts the time that the processor worked, on one thread, so that runs may
+go side by side. `--toy` shrinks every run to seconds, to try the command itself.
 """
 
 import argparse
@@ -51,6 +52,9 @@ def main(argv=None):
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_accuracy"))
     parser.add_argument("--logs", type=Path, default=training.LOGS)
     parser.add_argument("--out", type=Path, default=measure.RESULTS)
+    parser.add_argument(
+        "--one-core", action="store_true", help="one thread, by the processor's clock"
+    )
     parser.add_argument("--toy", action="store_true", help="seconds a run, with tiny models")
     args = parser.parse_args(argv)
     asked = args.recipes + list(GPU) * args.gpu
@@ -59,6 +63,8 @@ def main(argv=None):
         parser.error(f"no target for {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     if args.data:
         os.environ["VIT_EDU_DATA"] = args.data
+    if args.one_core:
+        torch.set_num_threads(1)
     for seed in args.seeds:
         for name in asked:
             run(name, seed, args)
@@ -76,14 +82,16 @@ def run(name, seed, args):
     if args.toy:
         recipe = dataclasses.replace(recipe, **TOY, model=recipe.model | TOY_MODEL)
     device, out = training.pick_device(), args.runs / f"{name}-{seed}"
-    conditions = measure.conditions("time_to_accuracy", [name, "--seeds", str(seed)], device)
+    command = [name, "--seeds", str(seed)] + ["--one-core"] * args.one_core
+    conditions = measure.conditions("time_to_accuracy", command, device)
+    clock = time.process_time if args.one_core else time.perf_counter
     images = load()
     print(f"{name}, seed {seed}: {recipe}\n{conditions}", flush=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     model = training.build_model(recipe, images).to(device)
-    history = training.fit(model, images, recipe, out=out)
+    history = training.fit(model, images, recipe, out=out, clock=clock)
     seconds = time.perf_counter() - started  # compilation and everything else included
     mean, std = images.mean.to(device), images.std.to(device)
     test = images.test.to(device)

@@ -1,12 +1,14 @@
 """The benchmarks run end to end, in toy size, and their tables have the rows that they promise. No time is asserted."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
 from benchmarks import conversion, disk_to_step, measure, peers, pieces, scaling, time_to_accuracy
 from vit_edu import training
+from vit_edu.models.vit import ViT, sincos_positions
 
 
 def rows(file):
@@ -237,6 +239,19 @@ def test_every_target_has_a_recipe_and_one_command_runs_them(tmp_path, monkeypat
     assert set(time_to_accuracy.TARGETS) <= set(training.RECIPES)
 
 
+def test_one_core_counts_its_own_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    threads = torch.get_num_threads()
+    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "logs", "out")]
+    time_to_accuracy.main(["laptop", "--toy", "--one-core", "--seeds=0", *folders])
+    torch.set_num_threads(threads)
+    assert rows(tmp_path / "out" / "time_to_accuracy.md")["laptop"][0] == "1 CPU core"
+    conditions(
+        tmp_path / "out" / "time_to_accuracy.md",
+        "python benchmarks/time_to_accuracy.py laptop --seeds 0 --one-core",
+    )
+
+
 def test_an_unknown_recipe_is_named(capsys):
     with pytest.raises(SystemExit):
         time_to_accuracy.main(["desktop"])
@@ -259,6 +274,39 @@ def test_pieces_are_taken_out_one_by_one(tmp_path, monkeypatch):
     assert first["settings"]["minutes"] == 0.01
     for piece, values in found.items():
         assert f"{100 * values[0]:.1f}" == rows(tmp_path / "pieces.md")[piece][0]
+
+
+@torch.no_grad()
+def test_mimetic_initialisation_is_near_the_identity():
+    model = ViT(embed_dim=64, num_heads=2, depth=2, global_pool="avg")
+    pieces.mimetic(model)
+    attn = model.blocks[1].attn
+    queries, keys, values = attn.qkv.weight.chunk(3)
+    for head in (slice(0, 32), slice(32, 64)):
+        product = queries[head].T @ keys[head]  # of rank 32, so less than 0.7 on the diagonal
+        assert 0.4 < product.diag().mean() < 0.7
+        assert (product - torch.diag(product.diag())).abs().mean() < 0.1
+    product = values.T @ attn.proj.weight.T  # what a token hands on to one that looks at it alone
+    assert -0.45 < product.diag().mean() < -0.35
+    assert torch.equal(model.pos_embed[0], sincos_positions(8, 8, 64))
+
+
+@torch.no_grad()
+def test_rotary_scores_know_only_differences_of_places():
+    model = ViT(embed_dim=64, num_heads=2, depth=1, global_pool="avg", pos_embed="none")
+    plain = model.blocks[0].attn
+    pieces.rotary(model)
+    attn = model.blocks[0].attn
+    query, key = (torch.randn(32).expand(1, 1, 64, 32) for _ in range(2))
+    scores = (attn.turn(query) @ attn.turn(key).mT).reshape(8, 8, 8, 8)
+    close = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-4)
+    close(scores[:-2, :-3, :-2, :-3], scores[2:, 3:, 2:, 3:])
+    assert (scores[3, 3, 3, 4] - scores[3, 3, 4, 3]).abs() > 0.01  # a row is no column
+    close(scores[0, 0, 0, 0], query[0, 0, 0] @ key[0, 0, 0])
+    token = torch.randn(1, 1, 64).expand(
+        1, 64, 64
+    )  # all values alike: no weight changes their mean
+    close(attn(token), plain(token))
 
 
 def test_the_logs_that_ship_are_whole():

@@ -203,6 +203,20 @@ def test_a_run_with_everything_on_resumes_to_the_same_weights(images, tmp_path):
     assert state["data"]["classes"] == list(images.classes)
 
 
+def test_so_many_batches_are_mixed():
+    recipe = dataclasses.replace(TINY, cutmix=1.0, mix_prob=0.25)
+    labels = torch.arange(10)
+    images = labels[:, None, None, None].expand(10, 3, 8, 8).float()
+    torch.manual_seed(0)
+    mixed = 0
+    for _ in range(400):
+        out, _ = training.mix(images, labels, recipe, 10)
+        mixed += not torch.equal(out, images)
+    assert 60 < mixed < 120  # 100 expected, less those whose box was empty
+    never = dataclasses.replace(recipe, mix_prob=0.0)
+    assert torch.equal(training.mix(images, labels, never, 10)[0], images)
+
+
 def test_muon_gets_the_matrices_of_blocks_and_patches(images):
     model = training.build_model(FULL, images)
     muon, adamw = training.make_optimizer(model, FULL).optimizers
@@ -278,6 +292,7 @@ def test_the_average_is_one(images):
         ({"epochs": None}, "either epochs or minutes"),
         ({"optimizer": "sgd"}, '"adamw" or "muon"'),
         ({"schedule": "step"}, '"cosine", "linear" or "constant"'),
+        ({"mix_prob": 1.5}, "share of the batches"),
         ({"tokens": ((0.5, 0),)}, "pairs \\(until, share\\)"),
     ],
 )

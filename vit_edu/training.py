@@ -47,7 +47,7 @@ class Recipe:
     in which the learning rate climbs. clip: largest norm of the gradient (0: any). average: decay of a running average
     of the weights, which is what is evaluated and kept (0: none). flip, crop (pixels): see `data.batches`. label_smoothing,
     cutout (pixels), distort (strength), mixup and cutmix (alpha): see `augment`; 0 leaves them out; where both mixings are
-    on, each batch draws one of them.
+    on, each batch draws one of them. mix_prob: share of the batches that are mixed.
     validation: share of the training images held out for the curves. max_images: use at most so many training images
     (None: all). seed: of weights, order and augmentation.
     """
@@ -71,6 +71,7 @@ class Recipe:
     distort: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    mix_prob: float = 1.0
     validation: float = 0.1
     max_images: int | None = None
     seed: int = 0
@@ -87,6 +88,8 @@ class Recipe:
             raise ValueError(
                 f'schedule is "cosine", "linear" or "constant", got {self.schedule!r}.'
             )
+        if not 0 <= self.mix_prob <= 1:
+            raise ValueError(f"mix_prob is a share of the batches, in 0..1, got {self.mix_prob}.")
         if not all(
             len(pair) == 2 and 0 < pair[0] <= 1 and 0 < pair[1] <= 1 for pair in self.tokens
         ):
@@ -116,6 +119,8 @@ class Recipe:
             f", {share:.0%} of the tokens until {until:.0%} of the run"
             for until, share in self.tokens
         )
+        if (self.mixup or self.cutmix) and self.mix_prob < 1:
+            extras += f" in {self.mix_prob:.0%} of the batches"
         extras += ", branches start at zero" * self.zero_init
         extras += ", no flip" * (not self.flip)
         extras += f", crop {self.crop}" * (self.crop != 4)
@@ -198,7 +203,7 @@ RECIPES = {
             "mlp_ratio": 2,
             "global_pool": "avg",
         },
-        **_LAPTOP | {"batch_size": 256, "crop": 4, "cutout": 8},
+        **_LAPTOP | {"batch_size": 256, "crop": 4, "cutout": 8, "cutmix": 1.0, "mix_prob": 0.5},
     ),
     # For one CUDA device, in bf16: many passes over the images, so each must look new. Not measured yet.
     "gpu": Recipe(minutes=4.8, model=_GPU_MODEL, **_GPU),
@@ -529,7 +534,7 @@ def mix(images, labels, recipe, num_classes):
     ways = [
         (f, a) for f, a in ((augment.mixup, recipe.mixup), (augment.cutmix, recipe.cutmix)) if a
     ]
-    if ways:
+    if ways and float(torch.rand(())) < recipe.mix_prob:
         way, alpha = ways[int(torch.randint(len(ways), ()))]
         images, targets = way(images, targets, alpha)
     return images, targets
