@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import hashlib
+import json
 import os
 import pickle
 import platform
@@ -18,6 +20,7 @@ from unittest import mock
 import torch
 
 from vit_edu import data as vit_data
+from vit_edu import training
 from vit_edu.whole import write_whole
 
 RESULTS = Path(__file__).parent / "results"
@@ -145,3 +148,9 @@ def trusted(root):
     known["meta"] = CIFAR10.meta | {"md5": checksum(CIFAR10.meta["filename"])}
     with mock.patch.multiple(CIFAR10, **known), mock.patch.dict(os.environ, VIT_EDU_DATA=str(root)):
         yield
+
+
+def same_settings(logged, recipe):
+    """Whether a log is of this recipe; what the log does not name has its default."""
+    logged, asked = (json.dumps(dataclasses.asdict(r)) for r in (training.Recipe(**logged), recipe))
+    return logged == asked

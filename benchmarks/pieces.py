@@ -115,15 +115,24 @@ def run(job):
     """One run, in a process of its own. job: (piece, recipe, folder of the logs). Returns its entry in pieces.jsonl."""
     piece, recipe, folder = job
     log = folder / f"{piece.replace(' ', '_')}-{recipe.seed}.json"
-    if not log.exists():
+    there = log.exists() and json.loads(log.read_text())["settings"]
+    if not there or not measure.same_settings(there, recipe):
         torch.set_num_threads(1)
         images = data.load()
         model = training.build_model(recipe, images)
         CHANGES.get(piece, lambda model: None)(model)
         history = training.fit(model, images, recipe, clock=time.process_time)
+        if not history or history[-1]["seconds"] < 60 * recipe.minutes:
+            raise RuntimeError(f"{piece}, seed {recipe.seed}: stopped before its end.")
         entry = {"piece": piece, "seed": recipe.seed, "epochs": len(history)}
-        write_whole(log, json.dumps(entry | {"val_accuracy": history[-1]["val_accuracy"]}))
-    return json.loads(log.read_text())
+        entry |= {
+            "val_accuracy": history[-1]["val_accuracy"],
+            "settings": dataclasses.asdict(recipe),
+        }
+        write_whole(log, json.dumps(entry))
+    entry = json.loads(log.read_text())
+    del entry["settings"]  # the first line of pieces.jsonl has them
+    return entry
 
 
 def _mean(values, sign=""):
@@ -132,7 +141,10 @@ def _mean(values, sign=""):
 
 
 def main(argv=None):
-    """Run all pieces, two at a time, and write the table. Runs that are there are not run again."""
+    """Run all pieces, two at a time, and write the table. Runs that are there are not run again.
+
+    Some pieces alone join those that the log has from earlier, if recipe and data copy are the same.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="laptop")
     parser.add_argument("--minutes", type=float, default=4.0)
@@ -145,13 +157,28 @@ def main(argv=None):
     parser.add_argument("--log", type=Path, default=training.LOGS / "pieces.jsonl")
     parser.add_argument("--out", type=Path, default=measure.RESULTS)
     args = parser.parse_args(argv)
-    args.pieces = [WHOLE, *(piece for piece in args.pieces if piece != WHOLE)]
     if args.data:
         os.environ["VIT_EDU_DATA"] = args.data
     # Runs of another recipe or of other minutes are not taken for these
     runs = args.runs / f"{args.recipe}-{args.minutes:g}"
     conditions = measure.conditions("pieces", argv, "cpu")
     whole = dataclasses.replace(training.RECIPES[args.recipe], minutes=args.minutes, epochs=None)
+    first = {
+        "recipe": args.recipe,
+        "copy": args.copy or f"data: {args.data or 'what data.load() finds'}",
+        "conditions": conditions,
+        "settings": dataclasses.asdict(whole),
+    }
+    earlier = []
+    if args.log.exists():
+        theirs, *entries = map(json.loads, args.log.read_text().splitlines())
+        same = measure.same_settings(theirs["settings"], whole) and theirs["copy"] == first["copy"]
+        others = PIECES.keys() - set(args.pieces)
+        earlier = [entry for entry in entries if same and entry["piece"] in others]
+        if earlier:
+            first["conditions"] = f"{theirs['conditions']} Then: {conditions}"
+    if WHOLE not in {e["piece"] for e in earlier}:
+        args.pieces = [WHOLE, *(piece for piece in args.pieces if piece != WHOLE)]
     jobs = []
     for seed in args.seeds:
         for piece in args.pieces:
@@ -160,17 +187,12 @@ def main(argv=None):
             jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), runs))
     runs.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        found = pool.map(run, jobs, chunksize=1)
-    first = {
-        "recipe": args.recipe,
-        "copy": args.copy or f"data: {args.data or 'what data.load() finds'}",
-        "conditions": conditions,
-        "settings": dataclasses.asdict(whole),
-    }
+        found = earlier + pool.map(run, jobs, chunksize=1)
+    found.sort(key=lambda entry: (entry["seed"], list(PIECES).index(entry["piece"])))
     write_whole(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *found)))
     whole_share = {e["seed"]: e["val_accuracy"] for e in found if e["piece"] == WHOLE}
     rows = []
-    for piece in args.pieces:
+    for piece in dict.fromkeys(entry["piece"] for entry in found):
         runs = [entry for entry in found if entry["piece"] == piece]
         shares = [100 * e["val_accuracy"] for e in runs]
         apart = [100 * (e["val_accuracy"] - whole_share[e["seed"]]) for e in runs]
@@ -183,7 +205,7 @@ def main(argv=None):
         f"# What each piece is worth\n\n{first['copy']}. {whole}\n\n"
         f"Held-out accuracy after {args.minutes:g} minutes of one thread; mean and standard deviation over "
         f"{len(args.seeds)} seeds. Runs with the same seed have the same held-out images.\n\n"
-        f"{measure.table(head, rows)}\n\n{conditions}\n"
+        f"{measure.table(head, rows)}\n\n{first['conditions']}\n"
     )
     write_whole(args.out / "pieces.md", text)
     print(text)

@@ -2,7 +2,8 @@
 
 Each run is `training.fit`, as in lesson 06 and in `vit-edu train`, followed by one look at the test images. Its log goes to
 vit_edu/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table over all logs goes to
-benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again.
+benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again; one whose log is there is
+not run again. Each run has a process and, for CUDA, a folder of compiled code of its own, so that none is faster for those before.
 
 `--gpu` takes the three recipes for a GPU. `--one-core` counts the time that the processor worked, on one thread, so that runs may
 go side by side. `--toy` shrinks every run to seconds, to try the command itself.
@@ -10,10 +11,12 @@ go side by side. `--toy` shrinks every run to seconds, to try the command itself
 
 import argparse
 import dataclasses
-import functools
 import json
+import multiprocessing
 import os
 import statistics
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -63,36 +66,44 @@ def main(argv=None):
         parser.error(f"no target for {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     if args.data:
         os.environ["VIT_EDU_DATA"] = args.data
-    if args.one_core:
-        torch.set_num_threads(1)
     for seed in args.seeds:
         for name in asked:
-            run(name, seed, args)
+            with tempfile.TemporaryDirectory() as compiled:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ["TRITON_CACHE_DIR"] = compiled
+                process = multiprocessing.get_context("spawn").Process(
+                    target=run, args=(name, seed, args)
+                )
+                process.start()
+                process.join()
+            if process.exitcode:
+                sys.exit(f"{name}, seed {seed}: did not come to its end. The same command goes on.")
     text = summary(args.logs)
     write_whole(args.out / "time_to_accuracy.md", text)
     print(text)
 
 
-load = functools.cache(data.load)  # once for all runs
-
-
 def run(name, seed, args):
-    """One run from its first step, or from its checkpoint, to its log. Returns the test accuracy."""
+    """One run from its first step, or from its checkpoint, to its log."""
     recipe = dataclasses.replace(training.RECIPES[name], seed=seed)
     if args.toy:
         recipe = dataclasses.replace(recipe, **TOY, model=recipe.model | TOY_MODEL)
-    device, out = training.pick_device(), args.runs / f"{name}-{seed}"
+    log = args.logs / f"{name}-{seed}.jsonl"
+    if log.exists() and measure.same_settings(training.read_log(log)[0]["settings"], recipe):
+        print(f"{name}, seed {seed}: {log} is there, and not run again")
+        return
+    if args.one_core:
+        torch.set_num_threads(1)
+    device = training.pick_device()
+    out = args.runs / f"{name}-{seed}{'-one-core' * args.one_core}"
     command = [name, "--seeds", str(seed)] + ["--one-core"] * args.one_core
     conditions = measure.conditions("time_to_accuracy", command, device)
     clock = time.process_time if args.one_core else time.perf_counter
-    images = load()
+    images = data.load()
     print(f"{name}, seed {seed}: {recipe}\n{conditions}", flush=True)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
     model = training.build_model(recipe, images).to(device)
     history = training.fit(model, images, recipe, out=out, clock=clock)
-    seconds = time.perf_counter() - started  # compilation and everything else included
+    if not history or history[-1]["seconds"] < 60 * recipe.minutes:
+        sys.exit(1)  # stopped
     mean, std = images.mean.to(device), images.std.to(device)
     test = images.test.to(device)
     accuracy = training.evaluate(model, data.batches(test, 512, mean, std))
@@ -108,11 +119,10 @@ def run(name, seed, args):
             "settings": dataclasses.asdict(recipe),
         },
         *history,
-        {"test_accuracy": accuracy, "test_images": len(images.test), "wall_seconds": seconds},
+        {"test_accuracy": accuracy, "test_images": len(images.test)},
     ]
-    write_whole(args.logs / f"{name}-{seed}.jsonl", "".join(json.dumps(e) + "\n" for e in entries))
+    write_whole(log, "".join(json.dumps(e) + "\n" for e in entries))
     print(f"{name}, seed {seed}: {accuracy:.2%} of {len(images.test):,} test images", flush=True)
-    return accuracy
 
 
 def where(device):

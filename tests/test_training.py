@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +67,61 @@ def test_checkpoint_of_another_recipe_is_refused(images, tmp_path):
         run(images, tmp_path, recipe=dataclasses.replace(TINY, epochs=5))
 
 
+def test_a_checkpoint_older_than_a_field_of_the_recipe_goes_on(images, tmp_path):
+    run(images, tmp_path)
+    state = training.read_checkpoint(tmp_path / "checkpoint.pt")
+    del state["recipe"]["mix_prob"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert len(run(images, tmp_path)[1]) == 3
+
+
+def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
+    run(images, tmp_path)
+    darker = dataclasses.replace(images, mean=images.mean - 0.01)
+    with pytest.raises(training.CheckpointError, match=r"other images: shapes \(10 classes"):
+        run(darker, tmp_path)
+    named = dataclasses.replace(images, kind="cifar10")
+    with pytest.raises(training.CheckpointError, match="now there are cifar10"):
+        run(named, tmp_path)
+
+
+def test_history_is_whole_wherever_the_run_is_killed(images, tmp_path, monkeypatch):
+    write = training.write_whole
+
+    def dies(path, content):
+        write(path, content)
+        if path.name == "history.jsonl" and len(content.splitlines()) == 3:
+            raise SystemExit
+
+    monkeypatch.setattr(training, "write_whole", dies)
+    with pytest.raises(SystemExit):
+        run(images, tmp_path)
+    monkeypatch.setattr(training, "write_whole", write)
+    _, history = run(images, tmp_path)
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == [entry["loss"] for entry in history]
+    assert len(lines) == 3
+
+
+def test_stopped_in_the_middle_of_an_epoch_a_run_in_minutes_keeps_its_weights(images, tmp_path):
+    recipe = dataclasses.replace(TINY, epochs=None, minutes=10)
+    ticks = itertools.count()
+
+    def stops():
+        tick = next(ticks)
+        if tick == 40:
+            raise KeyboardInterrupt
+        return tick
+
+    model = training.build_model(recipe, images)
+    history = training.fit(model, images, recipe, out=tmp_path, clock=stops)
+    loaded, state = training.load_run(tmp_path)
+    for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert state["history"] == history
+    assert 40 <= history[-1]["seconds"] < 60
+
+
 def test_damaged_checkpoint_is_refused(images, tmp_path):
     run(images, tmp_path)
     path = tmp_path / "checkpoint.pt"
@@ -85,6 +142,12 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
         training.write_whole(path, breaks)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    old, new = tmp_path / ".file.1.unfinished", tmp_path / ".file.2.unfinished"
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (0, 0))  # left by a process that was killed long ago
+    training.write_whole(path, b"new")
+    assert {p.name for p in tmp_path.iterdir()} == {"file", new.name}
 
 
 def test_divergence_stops_with_advice(images):
@@ -254,7 +317,7 @@ run(data.shapes(train=100, test=40), sys.argv[1])
     resumed, history = run(images, tmp_path)
     assert len(history) == 3
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
+        assert torch.equal(a, b)
 
 
 def test_a_budget_in_minutes_ends_with_a_finished_schedule(images, tmp_path):
@@ -427,6 +490,18 @@ def test_the_compiled_step_is_the_same_step(images):
         ends.append((float(loss), *model.parameters()))
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_what_cannot_be_compiled_runs_uncompiled(images, capsys):
+    def no_compiler(*_):
+        raise RuntimeError("Failed to find C compiler")
+
+    model = training.build_model(TINY, images)
+    step = training.compiled_step(model, training.make_optimizer(model, TINY), backend=no_compiler)
+    x, y = images.train.images[:16].float() / 255, images.train.labels[:16]
+    losses = [float(step(x, y)) for _ in range(8)]
+    assert losses[-1] < losses[0]
+    assert capsys.readouterr().out.count("cannot be compiled here") == 1
 
 
 def test_a_stem_makes_a_hybrid_that_trains_and_comes_back(images, tmp_path):

@@ -353,13 +353,14 @@ def _look_packages():
 def _look_device():
     import torch
 
-    from vit_edu.training import pick_device
+    from vit_edu.training import has_bf16, pick_device
 
     device = pick_device()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(0)
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return True, f"CUDA GPU, {name}, {memory:.0f} GiB. Training uses it, in bf16.", ""
+        in_bf16 = ", in bf16" if has_bf16(device) else ""
+        return True, f"CUDA GPU, {name}, {memory:.0f} GiB. Training uses it{in_bf16}.", ""
     if device.type == "mps":
         return True, "Apple GPU (MPS). Training uses it.", ""
     return (

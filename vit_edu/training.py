@@ -363,9 +363,15 @@ def same_classes(about, images):
         )
 
 
+def has_bf16(device):
+    """Whether the device computes in bf16: same range as float32, half the bytes. CUDA from Ampere (2020) on."""
+    device = torch.device(device)
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _autocast(device):
-    """bf16 on CUDA: same range as float32, half the bytes. Elsewhere nothing changes."""
-    return torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda")
+    """bf16 where the device has it, for matrix products and convolutions. Elsewhere nothing changes."""
+    return torch.autocast("cuda", dtype=torch.bfloat16, enabled=has_bf16(device))
 
 
 def make_optimizer(model, recipe):
@@ -557,25 +563,42 @@ def build_model(recipe, data):
 def compiled_step(model, optimizer, backend="inductor"):
     """`train_step` for CUDA: model and loss compiled, with fixed shapes, and nothing waits for the GPU.
 
-    Returns step(images, labels), which returns the loss as a tensor on the device. A graph that breaks is an error.
+    Returns step(images, labels), which returns the loss as a tensor on the device. Where the first step cannot be compiled (no C
+    compiler, a card that is too old), a sentence says so, and the steps run uncompiled.
     """
-    torch.compiler.reset()  # each run compiles for itself: its time counts, and none runs into the limit of compilations
+    torch.compiler.reset()  # no run meets the limit of compilations because of those before it
     torch.backends.cudnn.benchmark = True  # shapes are fixed: let it try its kernels
+    bf16 = has_bf16(next(model.parameters()).device)
 
     def forward(images, labels):
-        with _autocast(images.device):
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
             return F.cross_entropy(model(images).float(), labels)
 
-    loss_of = torch.compile(forward, dynamic=False, fullgraph=True, backend=backend)
+    compiled = torch.compile(forward, dynamic=False, fullgraph=True, backend=backend)
+    loss_of, tried = compiled, False
+
+    def gradients(images, labels):
+        optimizer.zero_grad()
+        loss = loss_of(images, labels)
+        loss.backward()
+        return loss.detach()
 
     def step(images, labels):
+        nonlocal loss_of, tried
         if not model.training:  # walks over all modules
             model.train()
-        loss = loss_of(images, labels)
-        optimizer.zero_grad()
-        loss.backward()
+        try:
+            loss = gradients(images, labels)
+        except Exception as error:
+            if tried or isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            print(f"The model cannot be compiled here and runs slower, uncompiled: {reason}")
+            loss_of = forward
+            loss = gradients(images, labels)
+        tried = True
         optimizer.step()
-        return loss.detach()
+        return loss
 
     return step
 
@@ -584,12 +607,13 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
     """Train `model` on `data.train` by `recipe`. Returns the history, one dict an epoch.
 
     Each entry: epoch (from 1), loss (mean over the training batches), val_accuracy (on held-out training images),
-    learning_rate, images_per_second, seconds (since the start, pauses left out).
+    learning_rate, images_per_second, seconds (since the start, pauses left out), compiling (seconds of these, CUDA only).
 
     out: a folder for `checkpoint.pt`, written whole after each epoch (on CUDA, where an epoch may take a second, every 30
     seconds and at the end). A run that was killed goes on from there with the same call, and ends with the same weights as
-    one that was not. on_epoch(history): called after each epoch, for live curves. The stop button (KeyboardInterrupt) ends
-    the run with the weights so far.
+    one that was not. on_epoch(history): called after each epoch, for live curves (on CUDA every 5 seconds and at the end).
+    The stop button (KeyboardInterrupt) ends the run with the weights so far. A recipe in minutes keeps them in the checkpoint
+    too, as an epoch that was cut short; one in epochs goes on after its last whole epoch.
     A recipe in minutes ends when they are over, in the middle of an epoch too; taken up again, it has the minutes that were
     left. What CUDA takes to compile the first step counts, and the schedule begins after it. With `recipe.average`, the
     average is what is evaluated, and what `model` holds at the end. clock: what counts the seconds; with
@@ -597,6 +621,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
     The test images are not touched. Raises Diverged, CheckpointError.
     """
     device = next(model.parameters()).device
+    on_cuda = device.type == "cuda"
     data = data.to(device)
     held_out = max(1, int(len(data.train) * recipe.validation))
     train, val = data.train.hold_out(held_out, seed=recipe.seed)
@@ -611,17 +636,27 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
     # Its own, so that nothing else shifts the order of images
     order = torch.Generator().manual_seed(recipe.seed)
     dropout = TokenDropout(model) if recipe.tokens else None
-    if device.type == "cuda":
+    if on_cuda:
         take_step = compiled_step(model, optimizer)
     else:
         take_step = functools.partial(train_step, model, optimizer)
     torch.manual_seed(recipe.seed)
-    history = _resume(out, recipe, model, optimizer, order, average) if out else []
+    history = _resume(out, recipe, data, model, optimizer, order, average) if out else []
     spent = history[-1]["seconds"] if history else 0.0
-    compiling = 0.0  # seconds
-    saved = -math.inf
-    started = clock()
+    compiling = history[-1].get("compiling", 0.0) if history else 0.0
     step = len(history) * steps_per_epoch
+    warm = False  # whether the first step is compiled
+    losses, rates, looked = [], [], 0  # of this epoch; how many of them were looked at
+    shown = saved = called = epoch_started = -math.inf  # seconds
+    started = clock()
+    # Nobody watches a log file: there a line now and then will do
+    pause = 0.5 if sys.stdout.isatty() or "ipykernel" in sys.modules else 30.0
+    bar = tqdm(
+        total=100,
+        file=sys.stdout,
+        dynamic_ncols=True,
+        bar_format="{desc} {percentage:3.0f}%|{bar}|",
+    )
 
     def seconds():
         return spent + clock() - started
@@ -631,7 +666,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
         if total:
             return step / total
         now, end = seconds(), 60 * recipe.minutes
-        return 1.0 if now >= end else (now - compiling) / (end - compiling)
+        return 1.0 if now >= end else max(0.0, now - compiling) / (end - compiling)
 
     def over():
         """As the history has it, so that a finished run, taken up again, is finished."""
@@ -639,27 +674,56 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
             return step >= total
         return bool(history) and history[-1]["seconds"] >= 60 * recipe.minutes
 
-    guessing = math.log(max(2, len(data.classes)))  # the loss of a model that knows nothing
+    def look():
+        """Stop at the first loss that is no number, or far above that of guessing. On CUDA, to look is to wait."""
+        nonlocal looked
+        guessing = math.log(max(2, len(data.classes)))
+        new = losses[looked:]
+        for loss in torch.stack(new).tolist() if on_cuda and new else new:
+            if not loss < 5 * guessing:  # NaN is not smaller either
+                raise Diverged(
+                    f"the loss became {loss:.3g} at step {step - len(losses) + looked}, with learning rate "
+                    f"{rates[looked]:.2g}; guessing has {guessing:.2f}. Most often the learning rate is too high: "
+                    "try a third of it, or a longer warm-up."
+                )
+            looked += 1
 
-    def check(loss):
-        if not loss < 5 * guessing:  # NaN is not smaller either
-            raise Diverged(
-                f"the loss became {loss:.3g} at step {step}, with learning rate {rate:.2g}; guessing has {guessing:.2f}. "
-                "Most often the learning rate is too high: try a third of it, or a longer warm-up."
-            )
+    def show(loss, speed):
+        nonlocal shown
+        shown, share = seconds(), progress()
+        if total:
+            left = (shown - compiling) * (1 - share) / share
+        else:
+            left = max(0.0, 60 * recipe.minutes - shown)
+        _show(bar, history, loss, speed, share, left)
 
-    # Nobody watches a log file: there a line now and then will do
-    watched = sys.stdout.isatty() or "ipykernel" in sys.modules
-    pause = 0.5 if watched else 30.0  # seconds
-    bar = tqdm(
-        total=100,
-        file=sys.stdout,
-        dynamic_ncols=True,
-        bar_format="{desc} {percentage:3.0f}%|{bar}|",
-    )
+    def close():
+        """The end of an epoch, or of the part of it that there was: look, evaluate, note."""
+        nonlocal losses, rates, looked
+        look()
+        loss = float(sum(losses)) / len(losses)
+        speed = len(losses) * recipe.batch_size / (seconds() - epoch_started)
+        judged = average.model if average else model
+        batches = vit_data.batches(val, 2048 if on_cuda else 512, data.mean, data.std)
+        entry = {
+            "epoch": len(history) + 1,
+            "loss": loss,
+            "val_accuracy": evaluate(judged, batches),
+            "learning_rate": rates[-1],
+            "images_per_second": speed,
+            "seconds": seconds(),
+        }
+        history.append(entry | {"compiling": compiling} if on_cuda else entry)
+        losses, rates, looked = [], [], 0
+        if over() or seconds() - shown > pause:
+            show(loss, speed)
+
+    def save():
+        save_checkpoint(out, recipe, data, model, optimizer, order, history, average)
+
     try:
         while not over():
-            losses, epoch_started, shown, rate = [], seconds(), 0.0, 0.0
+            epoch_started = seconds()
             for images, labels in vit_data.batches(
                 train,
                 recipe.batch_size,
@@ -673,57 +737,57 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
                 rate = _rate(recipe, step, total, progress())
                 for group in optimizer.param_groups:
                     group["lr"] = rate
+                share = _share_of_tokens(recipe, progress())
+                compiles = on_cuda and (not warm or (dropout and dropout.keep != share))
                 if dropout:
-                    dropout.keep = _share_of_tokens(recipe, progress())
+                    dropout.keep = share
                 images, labels = mix(images, labels, recipe, len(data.classes))
+                before = seconds()
+                rates.append(rate)
                 losses.append(take_step(images, labels))
-                if device.type == "cuda" and step == 0:
+                step += 1
+                if compiles:
                     torch.cuda.synchronize()
-                    compiling = seconds()
-                now = seconds()
-                if isinstance(losses[-1], float):
-                    check(losses[-1])
-                if now - shown > pause:  # rarely: on CUDA, to look at the loss is to wait for it
-                    check(float(losses[-1]))
-                    speed = len(losses) * recipe.batch_size / (now - epoch_started)
-                    _show(bar, history, float(losses[-1]), speed, now, progress())
-                    shown = now
+                    compiling += seconds() - before
+                    warm = True
+                if not on_cuda:
+                    look()
+                if (
+                    seconds() - shown > pause
+                ):  # rarely: on CUDA, to look at the loss is to wait for it
+                    look()
+                    speed = len(losses) * recipe.batch_size / (seconds() - epoch_started)
+                    show(float(losses[-1]), speed)
                 if average:
                     average.update(model)
-                step += 1
                 if progress() >= 1:
                     break
-            loss = float(sum(losses)) / len(losses)
-            check(loss)
-            speed = len(losses) * recipe.batch_size / (seconds() - epoch_started)
-            judged = average.model if average else model
-            batch_size = 2048 if device.type == "cuda" else 512
-            history.append(
-                {
-                    "epoch": len(history) + 1,
-                    "loss": loss,
-                    "val_accuracy": evaluate(
-                        judged, vit_data.batches(val, batch_size, data.mean, data.std)
-                    ),
-                    "learning_rate": rate,
-                    "images_per_second": speed,
-                    "seconds": seconds(),
-                }
-            )
-            _show(bar, history, loss, speed, seconds(), progress())
-            if out and (device.type != "cuda" or over() or seconds() - saved > 30):
-                save_checkpoint(out, recipe, data, model, optimizer, order, history, average)
+            close()
+            if out and (not on_cuda or over() or seconds() - saved > 30):
+                save()
                 saved = seconds()
-            if on_epoch:
+            if on_epoch and (not on_cuda or over() or seconds() - called > 5):
                 on_epoch(history)
+                called = seconds()
     except KeyboardInterrupt:
-        print(f"\nStopped after {len(history)} epochs; the model keeps the weights so far.")
+        kept = "the model keeps the weights so far"
+        if out and recipe.minutes:
+            if losses:
+                close()
+            if history:
+                save()
+            kept += f", and so does {out}"
+        elif out:
+            kept += f", {out} those after the last whole epoch"
+        print(f"\nStopped after {len(history)} epochs; {kept}.")
     finally:
         bar.close()
         if dropout:
             dropout.hook.remove()
     if average and average.steps:
         model.load_state_dict(average.model.state_dict())
+    if recipe.minutes and compiling > 30 * recipe.minutes:
+        print(f"Compiling took {compiling:.0f} s, more than half of the run: give it more minutes.")
     return history
 
 
@@ -742,10 +806,10 @@ def _share_of_tokens(recipe, progress):
     return next((share for until, share in recipe.tokens if progress < until), 1.0)
 
 
-def _show(bar, history, loss, speed, seconds, progress):
-    """The line of the progress bar: where the run is, how well it goes, how fast, and how long still."""
+def _show(bar, history, loss, speed, progress, left):
+    """The line of the progress bar: where the run is, how well it goes, how fast, and how long still (left, seconds)."""
     val = f", val {history[-1]['val_accuracy']:.1%}" if history else ""
-    left = round(seconds * (1 - progress) / progress) if progress else 0
+    left = round(left)
     bar.set_description_str(
         f"epoch {len(history) + (progress < 1)}, loss {loss:.2f}{val}, {speed:,.0f} images/s, "
         f"{left // 60}:{left % 60:02} left",
@@ -758,18 +822,23 @@ def _show(bar, history, loss, speed, seconds, progress):
 # ---------------------------------------------------------------- checkpoints
 
 
+def _about(data):
+    """What a checkpoint says of its data."""
+    return {
+        "kind": data.kind,
+        "classes": list(data.classes),
+        "shape": list(data.train.images.shape[1:]),
+        "mean": data.mean.flatten().tolist(),
+        "std": data.std.flatten().tolist(),
+    }
+
+
 def save_checkpoint(out, recipe, data, model, optimizer, order, history, average=None):
     """Write `checkpoint.pt` and `history.jsonl` into the folder `out`, each whole or not at all."""
     out = Path(out)
     state = {
         "recipe": dataclasses.asdict(recipe),
-        "data": {
-            "kind": data.kind,
-            "classes": list(data.classes),
-            "shape": list(data.train.images.shape[1:]),
-            "mean": data.mean.flatten().tolist(),
-            "std": data.std.flatten().tolist(),
-        },
+        "data": _about(data),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": {"weights": average.model.state_dict(), "steps": average.steps}
@@ -780,9 +849,9 @@ def save_checkpoint(out, recipe, data, model, optimizer, order, history, average
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+    # First, so that whoever kills the run between the two finds an epoch too many, which comes again, and none too few
+    write_whole(out / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
     write_whole(out / "checkpoint.pt", lambda file: torch.save(state, file))
-    lines = "".join(json.dumps(entry) + "\n" for entry in history)
-    write_whole(out / "history.jsonl", lines)
 
 
 def read_checkpoint(path):
@@ -813,18 +882,33 @@ def load_run(path):
     return model.eval(), state
 
 
-def _resume(out, recipe, model, optimizer, order, average):
+def _resume(out, recipe, data, model, optimizer, order, average):
     """Put everything back as the checkpoint in `out` has it, and return its history; [] where there is none."""
     path = Path(out) / "checkpoint.pt"
     if not path.exists():
         return []
     state = read_checkpoint(path)
     mine = dataclasses.asdict(recipe)
-    differ = [k for k in mine if mine[k] != state["recipe"].get(k)]
+    # A field that is newer than the checkpoint has its default
+    theirs = {f.name: f.default for f in dataclasses.fields(recipe)} | state["recipe"]
+    differ = [k for k in mine if mine[k] != theirs[k]]
     if differ:
-        detail = "; ".join(f"{k} was {state['recipe'].get(k)}, is {mine[k]}" for k in differ)
+        detail = "; ".join(f"{k} was {theirs[k]}, is {mine[k]}" for k in differ)
         raise CheckpointError(
             f"{path} belongs to another recipe: {detail}. Choose another folder, or remove the file."
+        )
+    mine, theirs = _about(data), state["data"]
+    same = all(mine[k] == theirs[k] for k in ("kind", "classes", "shape")) and all(
+        torch.allclose(torch.tensor(mine[k]), torch.tensor(theirs[k]), atol=1e-4)
+        for k in ("mean", "std")
+    )
+    if not same:
+        was, now = (
+            f"{about['kind']} ({len(about['classes'])} classes, mean {about['mean']})"
+            for about in (theirs, mine)
+        )
+        raise CheckpointError(
+            f"{path} was trained on other images: {was}; now there are {now}. Name its data, or choose another folder."
         )
     try:
         model.load_state_dict(state["model"])

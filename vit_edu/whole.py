@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 
@@ -8,7 +10,8 @@ def write_whole(path, content):
     """Write a file so that whoever reads it sees the old content or the new, never a part; its folder is made where need be.
 
     content: a text (UTF-8), bytes, or a function that writes bytes into the open file that it is given. The content is on the
-    disk before the file takes its name. On an error the old file stays, and nothing else is left.
+    disk before the file takes its name. On an error the old file stays, and nothing else is left; what a killed process left
+    more than an hour ago goes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,5 +25,9 @@ def write_whole(path, content):
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+        for left in path.parent.glob(f".{path.name}.*.unfinished"):
+            with contextlib.suppress(OSError):
+                if left.stat().st_mtime < time.time() - 3600:
+                    left.unlink()
     finally:
         unfinished.unlink(missing_ok=True)
