@@ -52,7 +52,7 @@ def mimetic(model):
     """Attention that begins as trained attention looks: W_q^T W_k near 0.7 I in every head, W_v^T W_proj^T near -0.4 I.
 
     Positions begin as sines and cosines, and are learned from there. Needs a mean over the tokens, no class token.
-    Source: Trockman and Kolter 2023, arXiv:2305.09828, with their numbers for CIFAR-10.
+    Source: Trockman and Kolter 2023, arXiv:2305.09828.
     """
 
     def factors(dim, rank, noise, identity):
@@ -76,7 +76,7 @@ class RotaryAttention(nn.Module):
     """`Attention` whose queries and keys are turned by the place of their token, so that scores know only differences of places.
 
     Of the d numbers of a head, one half turns with the row and one with the column. (B, N, D) -> (B, N, D), no class token.
-    Source: axial 2-D rotary positions, Heo et al. 2024, arXiv:2403.13298, section 3.2, with their base of 100.
+    Source: axial 2-D rotary positions, Heo et al. 2024, arXiv:2403.13298.
     """
 
     def __init__(self, attn, grid_size):

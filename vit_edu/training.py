@@ -752,9 +752,8 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
                     warm = True
                 if not on_cuda:
                     look()
-                if (
-                    seconds() - shown > pause
-                ):  # rarely: on CUDA, to look at the loss is to wait for it
+                # On CUDA rarely: there, to look at the loss is to wait for it
+                if seconds() - shown > pause:
                     look()
                     speed = len(losses) * recipe.batch_size / (seconds() - epoch_started)
                     show(float(losses[-1]), speed)
@@ -809,10 +808,10 @@ def _share_of_tokens(recipe, progress):
 def _show(bar, history, loss, speed, progress, left):
     """The line of the progress bar: where the run is, how well it goes, how fast, and how long still (left, seconds)."""
     val = f", val {history[-1]['val_accuracy']:.1%}" if history else ""
-    left = round(left)
+    minutes, left = divmod(round(left), 60)
     bar.set_description_str(
         f"epoch {len(history) + (progress < 1)}, loss {loss:.2f}{val}, {speed:,.0f} images/s, "
-        f"{left // 60}:{left % 60:02} left",
+        f"{minutes}:{left:02} left",
         refresh=False,
     )
     bar.n = 100 * progress
