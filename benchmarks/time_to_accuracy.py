@@ -2,8 +2,8 @@
 
 Each run is `training.fit`, as in lesson 06 and in `vit-edu train`, followed by one look at the test images. Its log goes to
 vit_edu/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table over all logs goes to
-benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again; one whose log is there is
-not run again. Each run has a process and, for CUDA, a folder of compiled code of its own, so that none is faster for those before.
+benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again; one whose run and log
+are there is not run again. Each run has a process and, for CUDA, a folder of compiled code of its own, so that none is faster for those before.
 
 `--gpu` takes the three recipes for a GPU. `--one-core` counts the time that the processor worked, on one thread, so that runs may
 go side by side. `--toy` shrinks every run to seconds, to try the command itself.
@@ -93,13 +93,15 @@ def run(name, seed, args):
     if args.toy:
         recipe = dataclasses.replace(recipe, **TOY, model=recipe.model | TOY_MODEL)
     log = args.logs / f"{name}-{seed}.jsonl"
-    if log.exists() and measure.same_settings(training.read_log(log)[0]["settings"], recipe):
-        print(f"{name}, seed {seed}: {log} is there, and not run again")
+    out = args.runs / f"{name}-{seed}{'-one-core' * args.one_core}"
+    # Logs ship, runs do not: who has no run of their own measures anew
+    ended = log.exists() and (out / "checkpoint.pt").exists()
+    if ended and measure.same_settings(training.read_log(log)[0]["settings"], recipe):
+        print(f"{name}, seed {seed}: {log} and {out} are there, and not run again")
         return
     if args.one_core:
         torch.set_num_threads(1)
     device = training.pick_device()
-    out = args.runs / f"{name}-{seed}{'-one-core' * args.one_core}"
     command = [name, "--seeds", str(seed)] + ["--one-core"] * args.one_core
     conditions = measure.conditions("time_to_accuracy", command, device)
     clock = time.process_time if args.one_core else time.perf_counter
