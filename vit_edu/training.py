@@ -4,6 +4,7 @@ What lesson 06 builds, and what faster recipes add to it: Muon, fewer tokens at 
 average of the weights, a budget in minutes.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from vit_edu import augment
@@ -48,6 +50,8 @@ class Recipe:
     of the weights, which is what is evaluated and kept (0: none). flip, crop (pixels): see `data.batches`. label_smoothing,
     cutout (pixels), distort (strength), mixup and cutmix (alpha): see `augment`; 0 leaves them out; where both mixings are
     on, each batch draws one of them. mix_prob: share of the batches that are mixed.
+    cpu_bf16: train in bf16 on a CPU too, where it has instructions for it (CUDA does wherever it can). It pays from widths of
+    about 100 on.
     validation: share of the training images held out for the curves. max_images: use at most so many training images
     (None: all). seed: of weights, order and augmentation.
     """
@@ -72,6 +76,7 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_prob: float = 1.0
+    cpu_bf16: bool = False
     validation: float = 0.1
     max_images: int | None = None
     seed: int = 0
@@ -124,6 +129,7 @@ class Recipe:
         extras += ", branches start at zero" * self.zero_init
         extras += ", no flip" * (not self.flip)
         extras += f", crop {self.crop}" * (self.crop != 4)
+        extras += ", bf16 on a CPU that has it" * self.cpu_bf16
         return (
             f"{how_long} in batches of {self.batch_size}; {names[self.optimizer]}, learning rate "
             f"{self.learning_rate:g} ({self.schedule}), weight decay {self.weight_decay:g}{extras}; seed {self.seed}.\nModel: {model}."
@@ -203,7 +209,15 @@ RECIPES = {
             "mlp_ratio": 2,
             "global_pool": "avg",
         },
-        **_LAPTOP | {"batch_size": 256, "crop": 4, "cutout": 8, "cutmix": 1.0, "mix_prob": 0.5},
+        **_LAPTOP
+        | {
+            "batch_size": 256,
+            "crop": 4,
+            "cutout": 8,
+            "cutmix": 1.0,
+            "mix_prob": 0.5,
+            "cpu_bf16": True,
+        },
     ),
     # For one CUDA device, in bf16: many passes over the images, so each must look new. Not measured yet.
     "gpu": Recipe(minutes=4.8, model=_GPU_MODEL, **_GPU),
@@ -299,13 +313,13 @@ def learning_rate(step, total_steps, warmup_steps, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train_step(model, optimizer, images, labels):
+def train_step(model, optimizer, images, labels, cpu_bf16=False):
     """One step of gradient descent on one batch. Returns the loss before the step, as a float.
 
-    labels: (B,) classes, or (B, K) their probabilities.
+    labels: (B,) classes, or (B, K) their probabilities. cpu_bf16: see `Recipe`.
     """
     model.train()
-    with _autocast(images.device):
+    with _autocast(images.device, cpu_bf16):
         logits = model(images)  # (B, K)
         loss = F.cross_entropy(logits, labels)
     optimizer.zero_grad()
@@ -364,14 +378,26 @@ def same_classes(about, images):
 
 
 def has_bf16(device):
-    """Whether the device computes in bf16: same range as float32, half the bytes. CUDA from Ampere (2020) on."""
+    """Whether the device computes in bf16: same range as float32, half the bytes. CUDA from Ampere (2020) on; CPUs with
+    AVX-512 BF16 or AMX, where torch can tell (`torch.cpu.get_capabilities`)."""
     device = torch.device(device)
+    if device.type == "cpu":
+        has = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _autocast(device):
-    """bf16 where the device has it, for matrix products and convolutions. Elsewhere nothing changes."""
-    return torch.autocast("cuda", dtype=torch.bfloat16, enabled=has_bf16(device))
+@contextlib.contextmanager
+def _autocast(device, cpu_bf16=False):
+    """bf16 where the device has it, for matrix products and convolutions; on a CPU, where it is asked for."""
+    if device.type == "cpu" and cpu_bf16 and has_bf16(device):
+        # Torch's fused attention for the CPU goes back slowly in bf16: see benchmarks/results/cpu_bf16.md
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        enabled = device.type == "cuda" and has_bf16(device)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=enabled):
+            yield
 
 
 def make_optimizer(model, recipe):
@@ -397,20 +423,23 @@ def make_optimizer(model, recipe):
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=on_cuda)
     if not matrices:
         return Together(adamw, clip=recipe.clip) if recipe.clip else adamw
-    muon = Muon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    bf16 = on_cuda or (recipe.cpu_bf16 and has_bf16("cpu"))
+    muon = Muon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, bf16=bf16)
     return Together(muon, adamw, clip=recipe.clip)
 
 
 class Muon(torch.optim.Optimizer):
     """Muon: momentum, made orthogonal before it is applied (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-    params: matrices; the weight of a convolution, (out, in, P, P), counts as one with in*P*P columns. What it computes is
+    params: matrices; the weight of a convolution, (out, in, P, P), counts as one with in*P*P columns. bf16: make orthogonal in
+    it, which is near enough. What it computes is
     torch.optim.Muon with adjust_lr_fn="match_rms_adamw", so that one learning rate suits it and AdamW. Torch's goes from
     matrix to matrix and takes no convolutions; here all matrices of one shape go together, and the blocks of a ViT are alike.
     """
 
-    def __init__(self, params, lr, weight_decay=0.0, momentum=0.95):
+    def __init__(self, params, lr, weight_decay=0.0, momentum=0.95, bf16=False):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.bf16 = bf16
 
     @torch.no_grad()
     def step(self):
@@ -428,7 +457,8 @@ class Muon(torch.optim.Optimizer):
                 smooth = [self.state[value]["momentum_buffer"] for value in values]
                 torch._foreach_lerp_(smooth, grads, 1 - momentum)
                 update = torch.stack(torch._foreach_lerp(grads, smooth, momentum))  # Nesterov
-                update = orthogonalize(update.flatten(2)).to(values[0].dtype)  # (n, rows, cols)
+                update = update.flatten(2)  # (n, rows, cols)
+                update = orthogonalize(update.bfloat16() if self.bf16 else update).to(update.dtype)
                 torch._foreach_mul_(values, 1 - lr * group["weight_decay"])
                 size = 0.2 * max(update.shape[1:]) ** 0.5  # entries of AdamW's usual size
                 update = update.unflatten(2, shape[1:])
@@ -439,11 +469,10 @@ def orthogonalize(matrices, steps=5):
     """Matrices (n, rows, cols) with singular vectors as they are and all singular values brought near 1.
 
     Newton-Schulz: each step applies a x + b x^3 + c x^5 to the singular values, by products of matrices alone. After
-    five steps they lie roughly between 0.7 and 1.2. In bf16 on CUDA, in the matrices' own type elsewhere.
+    five steps they lie roughly between 0.7 and 1.2.
     """
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     for _ in range(steps):
         square = x @ x.mT  # (n, r, r), r the shorter side
@@ -639,7 +668,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
     if on_cuda:
         take_step = compiled_step(model, optimizer)
     else:
-        take_step = functools.partial(train_step, model, optimizer)
+        take_step = functools.partial(train_step, model, optimizer, cpu_bf16=recipe.cpu_bf16)
     torch.manual_seed(recipe.seed)
     history = _resume(out, recipe, data, model, optimizer, order, average) if out else []
     spent = history[-1]["seconds"] if history else 0.0
