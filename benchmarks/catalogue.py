@@ -154,7 +154,7 @@ EXPLAINED = {
     ): "the last of two axes is axis 1",
     (
         "train_step",
-        "_autocast(images.device) -> images.device",
+        "_autocast(images.device, cpu_bf16) -> images.device",
     ): "autocast is outside of the exercise",
     (
         "evaluate",

@@ -65,13 +65,14 @@ def in_turn(jobs, rounds, device="cpu", repeats=1, warmups=2):
 
 
 def hardware(device):
-    """Processor, its cores that this process may use, threads, and the GPU where one is used."""
+    """Processor, whether it has bf16, its cores that this process may use, threads, and the GPU where one is used."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((n.split(":")[1].strip() for n in lines if n.startswith("model name")), cpu)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.device(device).type == "cuda" else ""
+    cpu += " with bf16" * training.has_bf16("cpu")
     return f"{cpu}, {cores} cores, {torch.get_num_threads()} threads{gpu}"
 
 

@@ -6,7 +6,16 @@ import functools
 import pytest
 import torch
 
-from benchmarks import conversion, disk_to_step, measure, peers, pieces, scaling, time_to_accuracy
+from benchmarks import (
+    conversion,
+    cpu_bf16,
+    disk_to_step,
+    measure,
+    peers,
+    pieces,
+    scaling,
+    time_to_accuracy,
+)
 from vit_edu import training
 from vit_edu.models.vit import ViT, sincos_positions
 
@@ -215,6 +224,28 @@ def test_conversion(tmp_path):
     assert from_state > 1.9  # the state dict and the model
     assert from_file > 0.9
     conditions(file, "python benchmarks/conversion.py --libraries torchvision --rounds 1")
+
+
+# ---------------------------------------------------------------- bf16 on a CPU
+
+
+def test_cpu_bf16(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "has_bf16", lambda device: True)  # torch computes it anywhere
+    cpu_bf16.main(["--batch", "2", "--rounds", "1", f"--out={tmp_path}"])
+    file = tmp_path / "cpu_bf16.md"
+    found = rows(file)
+    assert found["recipe"][2:] == ["float32, ms", "bf16, fused, ms", "bf16, ms", "float32 / bf16"]
+    assert set(cpu_bf16.RECIPES) < set(found)
+    text = file.read_text()
+    assert [text.count(f"| laptop | 2 | {share} |") for share in ("25%", "50%", "100%")] == [1] * 3
+    conditions(file, "python benchmarks/cpu_bf16.py --batch 2")
+
+
+def test_cpu_bf16_needs_a_cpu_that_has_it(monkeypatch, capsys):
+    monkeypatch.setattr(training, "has_bf16", lambda device: False)
+    with pytest.raises(SystemExit):
+        cpu_bf16.main([])
+    assert "AVX-512 BF16 or AMX" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- accuracy

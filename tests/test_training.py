@@ -23,6 +23,7 @@ TINY = Recipe(
     learning_rate=2e-3,
     model={"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "drop_path_rate": 0.2},
 )
+BF16 = dataclasses.replace(TINY, optimizer="muon", cpu_bf16=True)
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +37,41 @@ def run(images, out=None, on_epoch=None, recipe=TINY):
     return model, history
 
 
-def test_resumed_run_ends_with_the_same_weights(images, tmp_path):
+@pytest.mark.parametrize("recipe", [TINY, BF16], ids=["float32", "bf16"])
+def test_resumed_run_ends_with_the_same_weights(images, tmp_path, recipe):
     def stop(history):
         if len(history) == 2:
             raise KeyboardInterrupt
 
-    whole, history = run(images)
-    _, cut = run(images, tmp_path, on_epoch=stop)
+    whole, history = run(images, recipe=recipe)
+    _, cut = run(images, tmp_path, on_epoch=stop, recipe=recipe)
     assert len(cut) == 2
     torch.randn(100)  # whatever happens in between
-    resumed, again = run(images, tmp_path)
+    resumed, again = run(images, tmp_path, recipe=recipe)
     assert [e["loss"] for e in again] == [e["loss"] for e in history]
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 3
+
+
+def test_bf16_on_a_cpu_that_has_it(images):
+    if not training.has_bf16("cpu"):
+        pytest.skip("this processor has no instructions for bf16, or torch does not tell")
+    _, exact = run(images, recipe=dataclasses.replace(BF16, cpu_bf16=False))
+    model, rounded = run(images, recipe=BF16)
+    assert all(value.dtype == torch.float32 for value in model.parameters())
+    for a, b in zip(exact, rounded, strict=True):
+        assert a["loss"] != b["loss"]
+        assert math.isclose(a["loss"], b["loss"], rel_tol=0.02)
+
+
+def test_bf16_is_left_out_on_a_cpu_without_it(images, monkeypatch):
+    exact, _ = run(images, recipe=dataclasses.replace(BF16, cpu_bf16=False))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
+    assert not training.has_bf16("cpu")
+    same, _ = run(images, recipe=BF16)
+    for a, b in zip(exact.parameters(), same.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_finished_run_is_not_trained_again(images, tmp_path):
@@ -391,15 +413,16 @@ def test_clip_shortens_the_gradient(images):
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
-def test_muon_equals_torchs():
-    """Torch's works in bf16, ours in float32 on a CPU: equal to about two digits."""
+@pytest.mark.parametrize("bf16", [False, True])
+def test_muon_equals_torchs(bf16):
+    """Torch's works in bf16; ours too where it is asked to. Equal to about two digits."""
     torch.manual_seed(0)
     shapes = [(48, 16), (16, 16), (16, 16), (16, 48), (48, 16)]
     start = [torch.randn(shape) for shape in shapes]
     grads = [[torch.randn(shape) for shape in shapes] for _ in range(3)]
     ends = []
     for make in (
-        lambda p: training.Muon(p, lr=0.1, weight_decay=0.3),
+        lambda p: training.Muon(p, lr=0.1, weight_decay=0.3, bf16=bf16),
         lambda p: torch.optim.Muon(
             p, lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw", momentum=0.95
         ),
