@@ -260,22 +260,23 @@ def _load_cifar10(root, reason):
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
-    folder = root / CIFAR10.base_folder
-    files = [
-        *CIFAR10.train_list,
-        *CIFAR10.test_list,
-        [CIFAR10.meta["filename"], CIFAR10.meta["md5"]],
-    ]
-    bad = [name for name, md5 in files if not check_integrity(folder / name, md5)]
-    if bad:
+    try:
+        parts = [CIFAR10(root, train=train) for train in (True, False)]  # verifies all files
+    except RuntimeError as error:
+        folder = root / CIFAR10.base_folder
+        files = [
+            *CIFAR10.train_list,
+            *CIFAR10.test_list,
+            [CIFAR10.meta["filename"], CIFAR10.meta["md5"]],
+        ]
+        bad = [name for name, md5 in files if not check_integrity(folder / name, md5)]
         raise DataError(
             f"CIFAR-10 in {folder} is incomplete or damaged: {', '.join(bad)} "
             f"{'does' if len(bad) == 1 else 'do'} not have the published checksum. "
             "Remove that folder and load again, or put the archive beside it."
-        )
+        ) from error
     splits = []
-    for train in (True, False):
-        part = CIFAR10(root, train=train)
+    for part in parts:
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
         splits.append(Split(images, torch.tensor(part.targets)))
     return _data(*splits, part.classes, "cifar10", reason)
