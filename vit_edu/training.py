@@ -50,8 +50,7 @@ class Recipe:
     of the weights, which is what is evaluated and kept (0: none). flip, crop (pixels): see `data.batches`. label_smoothing,
     cutout (pixels), distort (strength), mixup and cutmix (alpha): see `augment`; 0 leaves them out; where both mixings are
     on, each batch draws one of them. mix_prob: share of the batches that are mixed.
-    cpu_bf16: train in bf16 on a CPU too, where it has instructions for it (CUDA does wherever it can). It pays from widths of
-    about 100 on.
+    cpu_bf16: train in bf16 on a CPU too, where it has instructions for it (on CUDA that is so wherever it can be).
     validation: share of the training images held out for the curves. max_images: use at most so many training images
     (None: all). seed: of weights, order and augmentation.
     """
@@ -197,7 +196,7 @@ RECIPES = {
         },
         **_LAPTOP,
     ),
-    # Two hours on two CPU cores; measured on one.
+    # Two hours of CPU cores; measured on one.
     "long": Recipe(
         minutes=120,
         model={
