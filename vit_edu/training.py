@@ -196,7 +196,7 @@ RECIPES = {
         },
         **_LAPTOP,
     ),
-    # Two hours of CPU cores; measured on one.
+    # Two hours of one or two CPU cores.
     "long": Recipe(
         minutes=120,
         model={
