@@ -50,7 +50,7 @@ class Recipe:
     of the weights, which is what is evaluated and kept (0: none). flip, crop (pixels): see `data.batches`. label_smoothing,
     cutout (pixels), distort (strength), mixup and cutmix (alpha): see `augment`; 0 leaves them out; where both mixings are
     on, each batch draws one of them. mix_prob: share of the batches that are mixed.
-    cpu_bf16: train in bf16 on a CPU too, where it has instructions for it (on CUDA that is so wherever it can be).
+    cpu_bf16: train in bf16 on a CPU too, where it has instructions for it. A CUDA device that has bf16 always uses it.
     validation: share of the training images held out for the curves. max_images: use at most so many training images
     (None: all). seed: of weights, order and augmentation.
     """
@@ -418,11 +418,12 @@ def make_optimizer(model, recipe):
         {"params": decay, "weight_decay": recipe.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    on_cuda = next(model.parameters()).is_cuda
+    device = next(model.parameters()).device
+    on_cuda = device.type == "cuda"
     adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=on_cuda)
     if not matrices:
         return Together(adamw, clip=recipe.clip) if recipe.clip else adamw
-    bf16 = on_cuda or (recipe.cpu_bf16 and has_bf16("cpu"))
+    bf16 = on_cuda or (recipe.cpu_bf16 and has_bf16(device))
     muon = Muon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, bf16=bf16)
     return Together(muon, adamw, clip=recipe.clip)
 
@@ -430,10 +431,11 @@ def make_optimizer(model, recipe):
 class Muon(torch.optim.Optimizer):
     """Muon: momentum, made orthogonal before it is applied (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-    params: matrices; the weight of a convolution, (out, in, P, P), counts as one with in*P*P columns. bf16: make orthogonal in
-    it, which is near enough. What it computes is
-    torch.optim.Muon with adjust_lr_fn="match_rms_adamw", so that one learning rate suits it and AdamW. Torch's goes from
-    matrix to matrix and takes no convolutions; here all matrices of one shape go together, and the blocks of a ViT are alike.
+    params: matrices; the weight of a convolution, (out, in, P, P), counts as one with in*P*P columns. bf16: whether they are
+    made orthogonal in bf16, which is faster where the device has it and exact to about two digits.
+    What it computes is torch.optim.Muon with adjust_lr_fn="match_rms_adamw", so that one learning rate suits it and AdamW.
+    Torch's goes from matrix to matrix and takes no convolutions; here all matrices of one shape go together, and the blocks of
+    a ViT are alike.
     """
 
     def __init__(self, params, lr, weight_decay=0.0, momentum=0.95, bf16=False):
