@@ -320,6 +320,14 @@ def test_disk_that_fills_up_on_the_way(server, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- batches
 
 
+def test_pixel_statistics_are_those_of_all_pixels():
+    images = torch.randint(0, 200, (7, 3, 5, 6), dtype=torch.uint8)
+    images[:, 2] = 31
+    std, mean = torch.std_mean(images.double() / 255, dim=(0, 2, 3), keepdim=True, correction=0)
+    found = data.pixel_statistics(images)
+    torch.testing.assert_close(found, (mean[0].float(), std[0].float()))
+
+
 def test_batches_see_each_image_once_and_normalise():
     d = data.shapes(train=50, test=20)
     seen = list(data.batches(d.test, 8, d.mean, d.std))

@@ -96,13 +96,26 @@ class Data:
 
 
 def _data(train, test, classes, kind, reason):
-    # Pixel statistics of at most 5,000 images: to two digits they are those of all.
-    some = train.images[:: max(1, len(train) // 5000)].float() / 255  # (n, C, H, W)
-    mean, std = (getattr(some, f)(dim=(0, 2, 3)).reshape(-1, 1, 1) for f in ("mean", "std"))
+    # At most 5,000 images: to two digits they have the statistics of all
+    mean, std = pixel_statistics(train.images[:: max(1, len(train) // 5000)])
     return Data(train, test, tuple(classes), kind, reason, mean, std.clamp_min(1e-3))
 
 
 # ---------------------------------------------------------------- batches
+
+
+def pixel_statistics(images):
+    """Mean and standard deviation of each channel, over all images and pixels. uint8 (N, C, H, W) -> two of (C, 1, 1).
+
+    In 0..1 units. From how often each of the 256 values comes, which is faster than sums over floats.
+    """
+    channels = images.movedim(1, 0).flatten(1)  # (C, N * H * W)
+    counts = torch.stack([channel.bincount(minlength=256) for channel in channels])  # (C, 256)
+    share = counts.double() / counts.sum(dim=1, keepdim=True)  # (C, 256)
+    values = torch.arange(256, dtype=torch.float64) / 255  # (256,)
+    mean = share @ values  # (C,)
+    std = (share @ values**2 - mean**2).clamp_min(0).sqrt()  # (C,)
+    return mean.float()[:, None, None], std.float()[:, None, None]
 
 
 def normalize(images, mean, std):
