@@ -152,6 +152,19 @@ def test_damaged_checkpoint_is_refused(images, tmp_path):
         run(images, tmp_path)
 
 
+def test_what_is_no_checkpoint_is_said_without_advice_to_trust_or_delete(tmp_path):
+    for missing in (tmp_path, tmp_path / "run", "vit-cifar10"):
+        with pytest.raises(
+            training.CheckpointError, match=r"there is no .*Name the folder"
+        ) as told:
+            training.load_run(missing)
+        assert "emove" not in str(told.value)
+    weights = Path(training.__file__).parent / "weights" / "vit-cifar10.safetensors"
+    with pytest.raises(training.CheckpointError, match=r"should be the checkpoint\.pt") as told:
+        training.load_run(weights)
+    assert "weights_only" not in str(told.value)
+
+
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

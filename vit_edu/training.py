@@ -888,9 +888,15 @@ def read_checkpoint(path):
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"recipe", "data", "model", "optimizer", "history"} - state.keys()
-    except Exception as error:
+    except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path} cannot be read ({error}). Remove it to start the run anew."
+            f"there is no {path}. Name the folder of a run, or its checkpoint.pt; the models that come with the course "
+            "are loaded by `pretrained.load`."
+        ) from error
+    except Exception as error:  # Not its text: of a file that may be unsafe, torch says how to load it all the same
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint. Is it one? It should be the checkpoint.pt of a run. If it is "
+            "damaged, remove it to start the run anew."
         ) from error
     if missing:
         raise CheckpointError(f"{path} is no checkpoint of ours: it lacks {', '.join(missing)}.")
