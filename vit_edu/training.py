@@ -893,6 +893,8 @@ def read_checkpoint(path):
             f"there is no {path}. Name the folder of a run, or its checkpoint.pt; the models that come with the course "
             "are loaded by `pretrained.load`."
         ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # Not its text: of a file that may be unsafe, torch says how to load it all the same
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint. Is it one? It should be the checkpoint.pt of a run. If it is "
