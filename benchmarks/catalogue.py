@@ -252,9 +252,7 @@ def _constants(value):
         return [value + 1, value - 1]
     if isinstance(value, float):
         return [value * 2, 0.0 if value else 1.0]
-    if (
-        isinstance(value, str) and "->" in value
-    ):  # an einops pattern: exchange two neighbours after the arrow
+    if isinstance(value, str) and "->" in value:  # an einops pattern: exchange two neighbours after the arrow
         left, right = value.split("->")
         names = right.split()
         swapped = []
@@ -340,9 +338,7 @@ def _walk(node, path=()):
         return
     yield path, node
     for name, value in ast.iter_fields(node):
-        if name in ("decorator_list", "annotation", "returns", "args") and not isinstance(
-            node, ast.Call
-        ):
+        if name in ("decorator_list", "annotation", "returns", "args") and not isinstance(node, ast.Call):
             continue
         if isinstance(value, ast.AST):
             yield from _walk(value, (*path, (name, None)))
@@ -414,9 +410,7 @@ def figures(exercise, with_mutants=True):
         "accepted": sum(exercise.check(a).passed for a in exercise.alternatives),
         "mistakes": len(exercise.mistakes),
         "rejected": sum(not r.passed for r in found),
-        "named": sum(
-            r.diagnosis == m.diagnosis for r, m in zip(found, exercise.mistakes, strict=True)
-        ),
+        "named": sum(r.diagnosis == m.diagnosis for r, m in zip(found, exercise.mistakes, strict=True)),
         "alike": alike(exercise),
         "mutants": total,
         "survivors": [p for p in passed if (exercise.name, p) not in EXPLAINED],
@@ -453,9 +447,7 @@ def main():
         return len(row[column]) if isinstance(row[column], list) else row[column]
 
     for name, row in rows.items():
-        cells = (
-            f"{value(row, c):>13.2f}" if c == "seconds" else f"{value(row, c):>13}" for c in columns
-        )
+        cells = (f"{value(row, c):>13.2f}" if c == "seconds" else f"{value(row, c):>13}" for c in columns)
         print(f"{name:30}{''.join(cells)}")
         if args.survivors:
             for what in row["survivors"]:

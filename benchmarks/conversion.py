@@ -86,9 +86,7 @@ def peak(library, kind):
     from vit_edu import pretrained
     from vit_edu.models import ViT
 
-    with torch.device(
-        "meta"
-    ):  # imports the library; no numbers, so that no freed memory is used again below
+    with torch.device("meta"):  # imports the library; no numbers, so that no freed memory is used again below
         names = {k: v.shape for k, v in make(library).state_dict().items()}
     size = sum(4 * shape.numel() for shape in names.values())
     highest, stop = [0], threading.Event()
@@ -103,9 +101,7 @@ def peak(library, kind):
         if kind == "file":
             code = "import sys; from benchmarks.conversion import write; write(*sys.argv[1:])"
             subprocess.run([sys.executable, "-c", code, library, path], check=True, cwd=ROOT)
-        pretrained.convert(
-            ViT(embed_dim=64, num_heads=1).state_dict()
-        ).model()  # what is imported late
+        pretrained.convert(ViT(embed_dim=64, num_heads=1).state_dict()).model()  # what is imported late
         before = resident()
         thread = threading.Thread(target=watch)
         thread.start()

@@ -64,9 +64,7 @@ def main(argv=None):
     parser.add_argument("--batch", type=int, help="images in a batch (those of the recipe)")
     args = parser.parse_args(argv)
     if args.device != "cpu" or not training.has_bf16("cpu"):
-        parser.error(
-            "this measures a CPU with instructions for bf16; torch sees none (AVX-512 BF16 or AMX)."
-        )
+        parser.error("this measures a CPU with instructions for bf16; torch sees none (AVX-512 BF16 or AMX).")
     line = measure.conditions("cpu_bf16", argv, "cpu")
     rows = []
     for name in RECIPES:

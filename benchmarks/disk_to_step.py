@@ -153,14 +153,12 @@ def report(found, batches):
     """Both tables, as text. batches: of an epoch."""
     ways, images = list(found["read"]), batches * RECIPE.batch_size
     rates = {
-        share: {way: images / s for way, s in seconds.items()}
-        for share, seconds in found["epochs"].items()
+        share: {way: images / s for way, s in seconds.items()} for share, seconds in found["epochs"].items()
     }
     ends = [until for until, _ in RECIPE.tokens] + [1.0]
     parts = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
     rates["recipe"] = {
-        way: sum(part * rates[share][way] for part, share in zip(parts, SHARES, strict=True))
-        for way in ways
+        way: sum(part * rates[share][way] for part, share in zip(parts, SHARES, strict=True)) for way in ways
     }
     names = {None: "no step: the pipeline alone"}
     names |= {share: f"with steps on {share:.0%} of the tokens" for share in SHARES}
@@ -182,9 +180,7 @@ def report(found, batches):
         ("making one batch", *milliseconds(making)),
     ]
     for share, seconds in found["step"].items():
-        rows.append(
-            (f"one step alone, {share:.0%} of the tokens", *[f"{1000 * seconds:.2f}"] * len(ways))
-        )
+        rows.append((f"one step alone, {share:.0%} of the tokens", *[f"{1000 * seconds:.2f}"] * len(ways)))
     return f"{first}\n\n{measure.table(('milliseconds', *ways), rows)}"
 
 

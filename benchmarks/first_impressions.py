@@ -25,15 +25,10 @@ def main():
     from vit_edu import check
 
     print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}")
-    pairs = [
-        (seconds_to_run("import torch"), seconds_to_run("import torch, vit_edu"))
-        for _ in range(ROUNDS)
-    ]
+    pairs = [(seconds_to_run("import torch"), seconds_to_run("import torch, vit_edu")) for _ in range(ROUNDS)]
     alone, both = (statistics.median(column) for column in zip(*pairs, strict=True))
     extra = statistics.median(b - a for a, b in pairs)
-    print(
-        f"import torch {alone:.2f} s, with vit_edu {both:.2f} s: {extra:+.2f} s, {both / alone:.2f} x"
-    )
+    print(f"import torch {alone:.2f} s, with vit_edu {both:.2f} s: {extra:+.2f} s, {both / alone:.2f} x")
     print(f"(medians of {ROUNDS} pairs, taken in turn)\n")
 
     print("exercise                        first answer   later answers   a wrong answer, seconds")

@@ -197,9 +197,7 @@ def main(argv=None):
         shares = [100 * e["val_accuracy"] for e in runs]
         apart = [100 * (e["val_accuracy"] - whole_share[e["seed"]]) for e in runs]
         epochs = statistics.mean(entry["epochs"] for entry in runs)
-        rows.append(
-            (piece, _mean(shares), _mean(apart, "+") if piece != WHOLE else "", f"{epochs:.1f}")
-        )
+        rows.append((piece, _mean(shares), _mean(apart, "+") if piece != WHOLE else "", f"{epochs:.1f}"))
     head = ("what is changed", "held-out accuracy, %", "difference, same seed", "epochs")
     text = (
         f"# What each piece is worth\n\n{first['copy']}. {whole}\n\n"

@@ -236,9 +236,7 @@ def memory(device):
     for name, title, theory in MEMORY:
         x, models = sweep(name)
         found = [memory_of_step(m, batch_size(name, device), device) for m in models]
-        rows.append(
-            (title, listed(x), listed([n / 1e6 for n in found]), f"**{slope(x, found)}**", theory)
-        )
+        rows.append((title, listed(x), listed([n / 1e6 for n in found]), f"**{slope(x, found)}**", theory))
     return measure.table(("memory of a step", "sizes", "MB", "exponent", "theory"), rows)
 
 

@@ -60,9 +60,7 @@ def main(argv=None):
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_accuracy"))
     parser.add_argument("--logs", type=Path, default=training.LOGS)
     parser.add_argument("--out", type=Path, default=measure.RESULTS)
-    parser.add_argument(
-        "--one-core", action="store_true", help="one thread, by the processor's clock"
-    )
+    parser.add_argument("--one-core", action="store_true", help="one thread, by the processor's clock")
     parser.add_argument("--toy", action="store_true", help="seconds a run, with tiny models")
     args = parser.parse_args(argv)
     asked = args.recipes + list(GPU) * args.gpu
@@ -75,9 +73,7 @@ def main(argv=None):
         for name in asked:
             with tempfile.TemporaryDirectory() as compiled:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ["TRITON_CACHE_DIR"] = compiled
-                process = multiprocessing.get_context("spawn").Process(
-                    target=run, args=(name, seed, args)
-                )
+                process = multiprocessing.get_context("spawn").Process(target=run, args=(name, seed, args))
                 process.start()
                 process.join()
             if process.exitcode:
@@ -164,9 +160,7 @@ def summary(folder):
                 f"{100 * target:g}",
             )
         )
-        notes.append(
-            f"- {name}: {first['copy'] or ', '.join(first['classes'])}. {first['conditions']}"
-        )
+        notes.append(f"- {name}: {first['copy'] or ', '.join(first['classes'])}. {first['conditions']}")
     head = (
         "recipe", "where", "minutes", "model, parameters", "seeds", "test accuracy, %", "range", "target",
     )  # fmt: skip

@@ -60,9 +60,7 @@ def test_a_section_replaces_its_older_self_alone(tmp_path):
     measure.write(tmp_path, "speed", "CPU", "first")
     measure.write(tmp_path, "speed", "CUDA", "second")
     measure.write(tmp_path, "speed", "CPU", "third")
-    assert (tmp_path / "speed.md").read_text() == (
-        "# speed\n\n## CPU\n\nthird\n\n## CUDA\n\nsecond\n"
-    )
+    assert (tmp_path / "speed.md").read_text() == ("# speed\n\n## CPU\n\nthird\n\n## CUDA\n\nsecond\n")
     assert [f.name for f in tmp_path.iterdir()] == ["speed.md"]
 
 
@@ -96,9 +94,7 @@ def test_peers(tmp_path, monkeypatch, how):
         "transformers",
         "vit-pytorch",
     }
-    assert (
-        len({found[name][0] for name in found if name not in ("model", "---", "vit-pytorch")}) == 1
-    )
+    assert len({found[name][0] for name in found if name not in ("model", "---", "vit-pytorch")}) == 1
     assert found["ours"][2] == found["ours"][4] == "1.000 (1.000)"
     assert compiled == [False] * 5 * (how == "compiled")
     assert f"## CPU, float32, {how}" in file.read_text()
@@ -339,9 +335,7 @@ def test_rotary_scores_know_only_differences_of_places():
     close(scores[:-2, :-3, :-2, :-3], scores[2:, 3:, 2:, 3:])
     assert (scores[3, 3, 3, 4] - scores[3, 3, 4, 3]).abs() > 0.01  # a row is no column
     close(scores[0, 0, 0, 0], query[0, 0, 0] @ key[0, 0, 0])
-    token = torch.randn(1, 1, 64).expand(
-        1, 64, 64
-    )  # all values alike: no weight changes their mean
+    token = torch.randn(1, 1, 64).expand(1, 64, 64)  # all values alike: no weight changes their mean
     close(attn(token), plain(token))
 
 

@@ -32,9 +32,7 @@ def test_entry_is_complete_and_the_reference_passes(name):
         assert mistake.talk.strip(), mistake.name
 
 
-@pytest.mark.parametrize(
-    ("name", "alternative"), ALTERNATIVES, ids=lambda x: getattr(x, "__name__", x)
-)
+@pytest.mark.parametrize(("name", "alternative"), ALTERNATIVES, ids=lambda x: getattr(x, "__name__", x))
 def test_alternative_passes(name, alternative):
     found = check.run(name, alternative)
     assert found.passed, found.text

@@ -15,9 +15,7 @@ NAMES = check.names()
 
 
 def test_names_are_unique_and_of_a_lesson():
-    assert (
-        len(NAMES) == len(set(NAMES)) == sum(len(check.names(lesson)) for lesson in check.LESSONS)
-    )
+    assert len(NAMES) == len(set(NAMES)) == sum(len(check.names(lesson)) for lesson in check.LESSONS)
     with pytest.raises(KeyError, match="Did you mean patchify"):
         check.get("patchfy")
     with pytest.raises(KeyError, match="no lesson '99'"):

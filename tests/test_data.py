@@ -165,9 +165,7 @@ def small_cifar(tmp_path, monkeypatch):
     for name in names:
         batch = {"data": rng.integers(0, 256, (4, 3072), np.uint8), "labels": [0, 1, 2, 9]}
         (folder / name).write_bytes(pickle.dumps(batch))
-    (folder / "batches.meta").write_bytes(
-        pickle.dumps({"label_names": [f"class {i}" for i in range(10)]})
-    )
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
     md5 = {p.name: calculate_md5(p) for p in folder.iterdir()}
     monkeypatch.setattr(CIFAR10, "train_list", [[n, md5[n]] for n in names[:5]])
     monkeypatch.setattr(CIFAR10, "test_list", [[names[5], md5[names[5]]]])
@@ -228,9 +226,7 @@ def server(small_cifar, monkeypatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
         threading.Thread(target=http_server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(
-            CIFAR10, "url", f"http://127.0.0.1:{http_server.server_port}/{small_cifar.name}"
-        )
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{http_server.server_port}/{small_cifar.name}")
         yield folder
         http_server.shutdown()
 
@@ -292,9 +288,7 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
         data.load()
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
-)
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_cache_that_is_read_only(tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir(mode=0o500)
     assert "cannot be written to" in data.load().reason

@@ -196,9 +196,7 @@ def test_into_a_model_that_exists():
         assert mine.norm.eps == new.norm.eps == converted.norm_eps
         other = type(new)(**converted.arguments | {"num_classes": 3})
         before = other.blocks[0].mlp.fc1.weight.clone()
-        with pytest.raises(
-            pretrained.WeightsError, match=r"head.weight: the model has shape \(3, "
-        ):
+        with pytest.raises(pretrained.WeightsError, match=r"head.weight: the model has shape \(3, "):
             converted.load_into(other)
         assert torch.equal(other.blocks[0].mlp.fc1.weight, before)
 
@@ -360,9 +358,7 @@ def flax_vit(arrays, image):
     kernel = get("embedding/kernel")  # (P, P, C, D)
     P = kernel.shape[0]
     patches = image.reshape(image.shape[0] // P, P, image.shape[1] // P, P, -1)
-    x = np.einsum("rpsqc,pqcd->rsd", patches, kernel).reshape(-1, kernel.shape[-1]) + get(
-        "embedding/bias"
-    )
+    x = np.einsum("rpsqc,pqcd->rsd", patches, kernel).reshape(-1, kernel.shape[-1]) + get("embedding/bias")
     x = np.concatenate([get("cls")[0], x]) + get("Transformer/posembed_input/pos_embedding")[0]
     found = {"embedding": x}
     depth = sum(name.endswith("query/kernel") for name in arrays)
@@ -371,28 +367,17 @@ def flax_vit(arrays, image):
         attention = block + "MultiHeadDotProductAttention_1/"
         y = norm(x, block + "LayerNorm_0")
         q, k, v = (
-            einsum("td,dhe->hte", y, get(f"{attention}{n}/kernel"))
-            + get(f"{attention}{n}/bias")[:, None]
+            einsum("td,dhe->hte", y, get(f"{attention}{n}/kernel")) + get(f"{attention}{n}/bias")[:, None]
             for n in ("query", "key", "value")
         )
         scores = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         y = scores / scores.sum(-1, keepdims=True) @ v  # (h, T, d)
-        x = (
-            x
-            + np.einsum("hte,hed->td", y, get(f"{attention}out/kernel"))
-            + get(f"{attention}out/bias")
-        )
+        x = x + np.einsum("hte,hed->td", y, get(f"{attention}out/kernel")) + get(f"{attention}out/bias")
         found[f"block {i} attention"] = x
         y = norm(x, block + "LayerNorm_2")
-        y = gelu(
-            y @ get(f"{block}MlpBlock_3/Dense_0/kernel") + get(f"{block}MlpBlock_3/Dense_0/bias")
-        )
-        x = (
-            x
-            + y @ get(f"{block}MlpBlock_3/Dense_1/kernel")
-            + get(f"{block}MlpBlock_3/Dense_1/bias")
-        )
+        y = gelu(y @ get(f"{block}MlpBlock_3/Dense_0/kernel") + get(f"{block}MlpBlock_3/Dense_0/bias"))
+        x = x + y @ get(f"{block}MlpBlock_3/Dense_1/kernel") + get(f"{block}MlpBlock_3/Dense_1/bias")
         found[f"block {i}"] = x
     found["output"] = norm(x, "Transformer/encoder_norm")[0] @ get("head/kernel") + get("head/bias")
     return {name: torch.from_numpy(value)[None] for name, value in found.items()}
@@ -435,9 +420,7 @@ def test_jax_file_against_the_loader_of_timm(jax_file, record_property):
     result = pretrained.parity(exact, theirs.eval(), x)
     record(record_property, "jax", f"{size}, against timm's loader", exact, result)
     assert result.equal, str(result)
-    exact.blocks.apply(
-        lambda m: setattr(m, "approximate", "tanh") if isinstance(m, nn.GELU) else None
-    )
+    exact.blocks.apply(lambda m: setattr(m, "approximate", "tanh") if isinstance(m, nn.GELU) else None)
     assert 1e-5 < pretrained.parity(exact, theirs, x).largest < 1e-2
 
 
@@ -525,9 +508,7 @@ def test_parity_leaves_the_models_alone():
     assert ours.training
     assert not theirs.training
     assert next(ours.parameters()).dtype == torch.float32
-    assert not any(
-        m._forward_hooks or m._forward_pre_hooks for m in (*ours.modules(), *theirs.modules())
-    )
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in (*ours.modules(), *theirs.modules()))
 
 
 def test_parity_of_two_that_cannot_be_compared():

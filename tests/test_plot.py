@@ -60,9 +60,7 @@ def test_figure_without_words_is_refused():
 
 
 def test_words_cannot_break_the_page():
-    page = plot.finish(plot.images(PICTURES[:1], ['a "quoted" <name>']))._repr_mimebundle_()[
-        "text/html"
-    ]
+    page = plot.finish(plot.images(PICTURES[:1], ['a "quoted" <name>']))._repr_mimebundle_()["text/html"]
     assert 'alt="Pictures. 1 small picture: a &quot;quoted&quot; &lt;name&gt;."' in page
 
 
@@ -75,11 +73,8 @@ def test_bytes_and_floats_look_the_same():
 
 def test_other_runs_are_a_band_behind_the_curve():
     others = [
-        [dict(entry, val_accuracy=entry["val_accuracy"] + by) for entry in HISTORY]
-        for by in (0.1, 0.3)
+        [dict(entry, val_accuracy=entry["val_accuracy"] + by) for entry in HISTORY] for by in (0.1, 0.3)
     ]
     figure = plot.finish(plot.learning_curves(HISTORY, EPOCHS, 10, others))
-    assert figure.alt.endswith(
-        "50.0% of the held-out images right. Our 2 runs had 60.0% to 80.0% there."
-    )
+    assert figure.alt.endswith("50.0% of the held-out images right. Our 2 runs had 60.0% to 80.0% there.")
     assert "Our 2" not in plot.finish(plot.learning_curves([], EPOCHS, 10, others)).alt

@@ -20,9 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def requirements():
-    return [
-        Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
-    ]
+    return [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
 
 
 def pinned():
@@ -32,9 +30,7 @@ def pinned():
 
 def test_constraints_hold_one_version_of_each_requirement_within_its_range():
     versions = pinned()
-    assert {canonicalize_name(r.name) for r in requirements()} == {
-        canonicalize_name(n) for n in versions
-    }
+    assert {canonicalize_name(r.name) for r in requirements()} == {canonicalize_name(n) for n in versions}
     for requirement in requirements():
         assert requirement.specifier.contains(versions[requirement.name]), requirement
 

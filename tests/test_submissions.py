@@ -17,9 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def notebook(path, *cells):
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(
-        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]), path
-    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]), path)
     return path
 
 
@@ -40,9 +38,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("class")
     shutil.copy(ROOT / "solutions" / "00_start_here.ipynb", root / "00_start_here.ipynb")
     notebook(root / "anna" / "00_start_here.ipynb", *answer(RIGHT, "print('x' * 10**6)"))
-    notebook(
-        root / "ben" / "00_start_here.ipynb", *answer("return height // patch_size", "plot_it()")
-    )
+    notebook(root / "ben" / "00_start_here.ipynb", *answer("return height // patch_size", "plot_it()"))
     notebook(root / "cleo" / "00_start_here.ipynb", *answer("raise NotImplementedError"))
     notebook(root / "dan" / "00_start_here.ipynb", *answer("while True: pass"))
     notebook(

@@ -78,9 +78,7 @@ def test_finished_run_is_not_trained_again(images, tmp_path):
     first, _ = run(images, tmp_path)
     second, history = run(images, tmp_path)
     assert len(history) == 3
-    assert all(
-        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_checkpoint_of_another_recipe_is_refused(images, tmp_path):
@@ -154,9 +152,7 @@ def test_damaged_checkpoint_is_refused(images, tmp_path):
 
 def test_what_is_no_checkpoint_is_said_without_advice_to_trust_or_delete(tmp_path):
     for missing in (tmp_path, tmp_path / "run", "vit-cifar10"):
-        with pytest.raises(
-            training.CheckpointError, match=r"there is no .*Name the folder"
-        ) as told:
+        with pytest.raises(training.CheckpointError, match=r"there is no .*Name the folder") as told:
             training.load_run(missing)
         assert "emove" not in str(told.value)
     weights = Path(training.__file__).parent / "weights" / "vit-cifar10.safetensors"
@@ -226,9 +222,7 @@ def test_training_learns():
     share = training.evaluate(model, data.batches(images.test, 64, images.mean, images.std))
     probabilities = training.predict(model, images.test, images.mean, images.std)
     assert share > 0.2  # guessing is 0.1
-    assert share == pytest.approx(
-        (probabilities.argmax(1) == images.test.labels).float().mean().item()
-    )
+    assert share == pytest.approx((probabilities.argmax(1) == images.test.labels).float().mean().item())
     torch.testing.assert_close(probabilities.sum(1), torch.ones(200))
 
 
@@ -236,12 +230,8 @@ def test_weight_decay_spares_biases_norms_and_positions(images):
     model = training.build_model(TINY, images)
     decayed, spared = training.make_optimizer(model, TINY).param_groups
     names = {id(p): n for n, p in model.named_parameters()}
-    assert all(
-        names[id(p)].endswith("weight") and "norm" not in names[id(p)] for p in decayed["params"]
-    )
-    assert {"pos_embed", "cls_token", "norm.weight", "head.bias"} <= {
-        names[id(p)] for p in spared["params"]
-    }
+    assert all(names[id(p)].endswith("weight") and "norm" not in names[id(p)] for p in decayed["params"])
+    assert {"pos_embed", "cls_token", "norm.weight", "head.bias"} <= {names[id(p)] for p in spared["params"]}
     assert spared["weight_decay"] == 0
 
 

@@ -84,9 +84,7 @@ def test_a_probe_separates_what_a_line_can_separate():
     torch.manual_seed(0)
     labels = torch.arange(90) % 3
     centres = torch.tensor([[0.0, 9.0, 5.0], [9.0, 0.0, 5.0], [9.0, 9.0, 5.0]])
-    features = centres[labels] + torch.randn(90, 3) * torch.tensor(
-        [1.0, 1.0, 0.0]
-    )  # one is constant
+    features = centres[labels] + torch.randn(90, 3) * torch.tensor([1.0, 1.0, 0.0])  # one is constant
     head = transfer.linear_probe(features, labels, 3)
     assert training.accuracy(head(features), labels) > 0.97
     assert head.weight.shape == (3, 3)
@@ -122,9 +120,7 @@ def test_what_is_frozen_stays_and_the_rest_moves(model, decay):
         assert torch.equal(value, before[name]) != moves, name
         assert torch.equal(model.state_dict()[name], before[name])
     again = transfer.fine_tune(model, SHAPES.train, 3, 1e-2, decay)
-    assert all(
-        torch.equal(value, again.state_dict()[name]) for name, value in tuned.state_dict().items()
-    )
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in tuned.state_dict().items())
 
 
 def test_early_layers_move_less(model):
@@ -154,6 +150,4 @@ def test_fine_tuning_learns():
     x = pretrained.preprocess(batch.images, model)
     tuned = transfer.fine_tune(model, batch, 30, 3e-3)
     with torch.no_grad():
-        assert (
-            F.cross_entropy(tuned(x), batch.labels) < F.cross_entropy(model(x), batch.labels) - 0.5
-        )
+        assert F.cross_entropy(tuned(x), batch.labels) < F.cross_entropy(model(x), batch.labels) - 0.5

@@ -55,17 +55,13 @@ def test_parameters_in_closed_form(name):
     with torch.device("meta"):
         model = ViT(img_size=224, num_classes=1000, **size)
     counted = sum(p.numel() for p in model.parameters())
-    formula = vit.count_parameters(
-        224, size["patch_size"], 3, 1000, size["embed_dim"], size["depth"]
-    )
+    formula = vit.count_parameters(224, size["patch_size"], 3, 1000, size["embed_dim"], size["depth"])
     assert formula == counted
 
 
 def test_base_has_the_published_number_of_parameters():
     theirs = timm.create_model("vit_base_patch16_224", pretrained=False)
-    assert vit.count_parameters(224, 16, 3, 1000, 768, 12) == sum(
-        p.numel() for p in theirs.parameters()
-    )
+    assert vit.count_parameters(224, 16, 3, 1000, 768, 12) == sum(p.numel() for p in theirs.parameters())
 
 
 def test_first_loss_is_that_of_guessing():
@@ -96,9 +92,7 @@ def test_the_class_token_has_a_position_of_its_own():
     assert change[1:].max() == 0
 
 
-@pytest.mark.parametrize(
-    ("C", "H", "W", "P"), [(3, 32, 32, 4), (1, 6, 9, 3), (5, 4, 12, 2), (4, 8, 8, 8)]
-)
+@pytest.mark.parametrize(("C", "H", "W", "P"), [(3, 32, 32, 4), (1, 6, 9, 3), (5, 4, 12, 2), (4, 8, 8, 8)])
 def test_order_of_patches_and_channels_survives_a_round_trip(C, H, W, P):
     images = torch.arange(2 * C * H * W).reshape(2, C, H, W)
     patches = vit.patchify(images, P)
@@ -142,9 +136,7 @@ def test_attention_weights_and_output():
 
 def test_layer_norm_equals_torch():
     x, weight, bias = torch.randn(2, 5, 8) * 10 + 3, torch.randn(8), torch.randn(8)
-    torch.testing.assert_close(
-        vit.layer_norm(x, weight, bias), F.layer_norm(x, (8,), weight, bias, 1e-6)
-    )
+    torch.testing.assert_close(vit.layer_norm(x, weight, bias), F.layer_norm(x, (8,), weight, bias, 1e-6))
 
 
 def test_drop_path_keeps_the_mean_and_rests_in_evaluation():

@@ -160,13 +160,9 @@ def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(pretrained.WeightsError, match="expected a state dict"):
         pretrained.load(tmp_path / "list.pt")
     write(resnet18().state_dict(), tmp_path / "resnet.pt")
-    with pytest.raises(
-        pretrained.WeightsError, match=r"no ViT's weights: of 122 names \(conv1.weight"
-    ):
+    with pytest.raises(pretrained.WeightsError, match=r"no ViT's weights: of 122 names \(conv1.weight"):
         pretrained.load(tmp_path / "resnet.pt")
-    with pytest.raises(
-        pretrained.WeightsError, match="no family is called 'jex'; there are: torchvision"
-    ):
+    with pytest.raises(pretrained.WeightsError, match="no family is called 'jex'; there are: torchvision"):
         pretrained.convert(small_vit().state_dict(), "jex")
 
 
@@ -196,9 +192,7 @@ def test_both_sides_are_shown():
     )
     assert "blocks.1.attn.proj.bias" in text
     state[layer + "adapter.weight"] = torch.zeros(3)
-    with pytest.raises(
-        pretrained.WeightsError, match=r"no place for theirs: .*adapter.weight, shape \(3,\)"
-    ):
+    with pytest.raises(pretrained.WeightsError, match=r"no place for theirs: .*adapter.weight, shape \(3,\)"):
         pretrained.convert(state)
 
 
@@ -227,15 +221,11 @@ def test_parts_that_cannot_be_put_together():
 
 def test_what_a_state_dict_does_not_tell_is_asked_for():
     state = small_vit(embed_dim=48, num_heads=3).state_dict()
-    with pytest.raises(
-        pretrained.WeightsError, match="a width of 48 does not tell it: give num_heads="
-    ):
+    with pytest.raises(pretrained.WeightsError, match="a width of 48 does not tell it: give num_heads="):
         pretrained.convert(state)
     assert pretrained.convert(state, num_heads=3).arguments["num_heads"] == 3
     wide = small_vit(img_size=(16, 48))
-    with pytest.raises(
-        pretrained.WeightsError, match=r"no square grid of patches. Give img_size=\(H, W\)"
-    ):
+    with pytest.raises(pretrained.WeightsError, match=r"no square grid of patches. Give img_size=\(H, W\)"):
         pretrained.convert(wide.state_dict())
     with pytest.raises(pretrained.WeightsError, match="no grid for 32 x 32 pixels"):
         pretrained.convert(wide.state_dict(), img_size=32)
@@ -254,9 +244,7 @@ def test_other_floats_become_float32(dtype, tmp_path):
 
 
 def test_whole_numbers_are_refused():
-    state = small_vit().state_dict() | {
-        "blocks.0.mlp.fc1.weight": torch.zeros(256, 64, dtype=torch.int8)
-    }
+    state = small_vit().state_dict() | {"blocks.0.mlp.fc1.weight": torch.zeros(256, 64, dtype=torch.int8)}
     with pytest.raises(
         pretrained.WeightsError,
         match=r"'blocks.0.mlp.fc1.weight' is torch.int8; expected torch.float32",
@@ -272,9 +260,7 @@ def test_another_number_of_classes_replaces_the_head_and_says_so(tmp_path, capsy
     assert model.head.weight.shape == (7, 64)
     assert not model.head.weight.any()
     said = capsys.readouterr().out
-    assert (
-        "the weights know 5 classes, 7 were asked for. The new head is all zeros: train it" in said
-    )
+    assert "the weights know 5 classes, 7 were asked for. The new head is all zeros: train it" in said
     assert model.pretrained_cfg["notes"] == [said.strip()]
     assert model.head.weight.requires_grad
     assert pretrained.load(path, num_classes=0)(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
@@ -325,11 +311,7 @@ def test_a_run_is_loaded_by_its_folder(tmp_path):
 
 @pytest.mark.parametrize(("size", "prefix"), [((48, 32), 1), ((16, 48), 1), ((64, 64), 2)])
 def test_another_resolution_as_timm_loads_it(size, prefix):
-    kind = (
-        timm.models.deit.VisionTransformerDistilled
-        if prefix == 2
-        else timm.models.VisionTransformer
-    )
+    kind = timm.models.deit.VisionTransformerDistilled if prefix == 2 else timm.models.VisionTransformer
     sizes = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 5}
     torch.manual_seed(0)
     old, new = kind(img_size=32, **sizes).eval(), kind(img_size=size, **sizes).eval()
@@ -409,9 +391,7 @@ def test_preprocessing_of_transformers(kind, tmp_path):
     theirs = getattr(transformers, kind + "Pil", None) or getattr(transformers, kind)
     theirs = theirs()
     theirs.save_pretrained(tmp_path)
-    cfg = preprocessing.from_transformers(
-        json.loads((tmp_path / "preprocessor_config.json").read_text())
-    )
+    cfg = preprocessing.from_transformers(json.loads((tmp_path / "preprocessor_config.json").read_text()))
     image = picture(300, 400)
     expected = theirs(image, return_tensors="pt")["pixel_values"]
     ours = pretrained.preprocess(image, cfg)
@@ -467,9 +447,7 @@ class Server:
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                start = (
-                    int(asked.removeprefix("bytes=").rstrip("-")) if asked and outer.ranges else 0
-                )
+                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and outer.ranges else 0
                 if start >= len(body) > 0:
                     self.send_response(416)
                     self.end_headers()
@@ -637,9 +615,7 @@ def test_weights_of_torchvision(server, tmp_path, monkeypatch, cache):
 
 
 def test_names_that_torchvision_has_not():
-    with pytest.raises(
-        pretrained.WeightsError, match="no ViT 'resnet50'; there are: vit_b_16, vit_b_32"
-    ):
+    with pytest.raises(pretrained.WeightsError, match="no ViT 'resnet50'; there are: vit_b_16, vit_b_32"):
         pretrained.load("torchvision/resnet50")
     with pytest.raises(
         pretrained.WeightsError, match=r"no weights 'V9' for vit_b_16; there are: IMAGENET1K_V1"
@@ -680,9 +656,7 @@ def test_a_vit_of_transformers_from_the_hub(hub, server, tmp_path, cache, monkey
     )  # fmt: skip
     theirs = transformers.ViTForImageClassification(config).eval()
     theirs.save_pretrained(tmp_path / "repo")
-    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(
-        tmp_path / "repo"
-    )
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "repo")
     hub("someone/vit", tmp_path / "repo")
 
     server.die_after = 30_000
@@ -750,9 +724,7 @@ def test_what_the_hub_has_not(hub, server, tmp_path, monkeypatch):
     hub("someone/bert", tmp_path / "repo")
     with pytest.raises(pretrained.WeightsError, match="transformers calls this model 'bert'"):
         pretrained.load("someone/bert")
-    with pytest.raises(
-        pretrained.WeightsError, match=r"the repository someone/none has no config.json"
-    ):
+    with pytest.raises(pretrained.WeightsError, match=r"the repository someone/none has no config.json"):
         pretrained.load("someone/none")
     server.http.shutdown()
     server.http.server_close()

@@ -17,9 +17,7 @@ FIRST_LESSON = "00_start_here.ipynb"
 
 def main(argv=None):
     """Entry point of `vit-edu`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="vit-edu", description="Build a Vision Transformer, step by step."
-    )
+    parser = argparse.ArgumentParser(prog="vit-edu", description="Build a Vision Transformer, step by step.")
     parser.add_argument("--version", action="version", version=f"vit_edu {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -47,9 +45,7 @@ def main(argv=None):
     ship_parser.add_argument("checkpoint", help="the folder of a run, or its checkpoint.pt")
     ship_parser.add_argument("name", help="for pretrained.load(NAME)")
     ship_parser.add_argument("--data", metavar="WHAT", help="as VIT_EDU_DATA")
-    ship_parser.add_argument(
-        "--copy", default="", help="for the card: which copy of the data it is"
-    )
+    ship_parser.add_argument("--copy", default="", help="for the card: which copy of the data it is")
     ship_parser.add_argument("--hardware", default="", help="for the card: what it was trained on")
     derive_parser = commands.add_parser("derive", help="for authors: make lessons/ from solutions/")
     derive_parser.add_argument(
@@ -59,12 +55,8 @@ def main(argv=None):
         "--check", action="store_true", help="write nothing; fail if anything would change"
     )
     course_parser = commands.add_parser("course", help="run every solution and write the pages")
-    course_parser.add_argument(
-        "--out", default="build/course", help="folder for the pages (build/course)"
-    )
-    course_parser.add_argument(
-        "only", nargs="*", metavar="NN", help="only these lessons, such as 03 12"
-    )
+    course_parser.add_argument("--out", default="build/course", help="folder for the pages (build/course)")
+    course_parser.add_argument("only", nargs="*", metavar="NN", help="only these lessons, such as 03 12")
 
     # What follows `lab` is Jupyter's, options included; argparse alone would take --help and the like for its own.
     argv = sys.argv[1:] if argv is None else argv
@@ -80,9 +72,7 @@ def main(argv=None):
     if args.command == "check":
         from vit_edu.classroom import submissions
 
-        return submissions.check_paths(
-            args.paths, args.csv, args.json, seconds=args.seconds, jobs=args.jobs
-        )
+        return submissions.check_paths(args.paths, args.csv, args.json, seconds=args.seconds, jobs=args.jobs)
     if args.command == "mistakes":
         from vit_edu.classroom import mistakes
 
@@ -95,9 +85,7 @@ def main(argv=None):
 
     root = course_root()
     if root is None:
-        return _fail(
-            "no folder solutions/ here or above the package. Run this inside a clone of the course."
-        )
+        return _fail("no folder solutions/ here or above the package. Run this inside a clone of the course.")
     if args.command == "derive":
         return notebooks.derive_all(root, refresh=args.refresh, check=args.check)
     return notebooks.course(root, Path(args.out), args.only)
@@ -112,17 +100,13 @@ def _train_arguments(commands):
     parser.add_argument(
         "--recipe", metavar="NAME", help="its name; left out: the one that suits this machine"
     )
-    parser.add_argument(
-        "--data", metavar="WHAT", help="cifar10, shapes or a folder, as VIT_EDU_DATA"
-    )
+    parser.add_argument("--data", metavar="WHAT", help="cifar10, shapes or a folder, as VIT_EDU_DATA")
     parser.add_argument("--minutes", type=float, help="train for so long, whatever the recipe says")
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation")
     parser.add_argument("--out", default="runs/train", help="folder of the run (runs/train)")
     parser = commands.add_parser("evaluate", help="test accuracy of a checkpoint")
     parser.add_argument("checkpoint", help="the folder of a run, or its checkpoint.pt")
-    parser.add_argument(
-        "--data", metavar="WHAT", help="cifar10, shapes or a folder, as VIT_EDU_DATA"
-    )
+    parser.add_argument("--data", metavar="WHAT", help="cifar10, shapes or a folder, as VIT_EDU_DATA")
 
 
 def _check_arguments(commands):
@@ -149,9 +133,7 @@ as right. Check notebooks of people whom you do not trust in a container or a vi
 def course_root():
     """The folder that holds lessons/ and solutions/: the current one, one above it, or that of the package."""
     for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
-        if (folder / "lessons" / FIRST_LESSON).exists() or (
-            folder / "solutions" / FIRST_LESSON
-        ).exists():
+        if (folder / "lessons" / FIRST_LESSON).exists() or (folder / "solutions" / FIRST_LESSON).exists():
             return folder
     return None
 
@@ -197,9 +179,7 @@ def train(args):
     except (data.DataError, training.CheckpointError, training.Diverged, ValueError) as error:
         return _fail(str(error))
     if history:
-        print(
-            f"held-out accuracy {history[-1]['val_accuracy']:.2%}, {history[-1]['seconds']:.0f} s"
-        )
+        print(f"held-out accuracy {history[-1]['val_accuracy']:.2%}, {history[-1]['seconds']:.0f} s")
     return 0
 
 
@@ -240,11 +220,7 @@ def lab(jupyter_args):
     root = course_root()
     if root is None:
         return _fail("no folder lessons/ here. Run this inside a clone of the course.")
-    problem = (
-        kernel_problem()
-        if importlib.util.find_spec("jupyterlab")
-        else "JupyterLab is not installed."
-    )
+    problem = kernel_problem() if importlib.util.find_spec("jupyterlab") else "JupyterLab is not installed."
     if problem:
         return _fail(f"{problem} Remedy: {_pip()} install -e {root}")
     # As the default page and not as a file argument: then the printed address leads there too, with --no-browser.
@@ -267,13 +243,9 @@ def kernel_problem():
     program = spec.argv[0]
     if not shutil.which(program):
         return f"the kernel python3 wants to start {program}, and there is no such program."
-    ours = program in ("python", "python3") or os.path.samefile(
-        shutil.which(program), sys.executable
-    )
+    ours = program in ("python", "python3") or os.path.samefile(shutil.which(program), sys.executable)
     if not ours:
-        return (
-            f"the kernel python3 starts {program}, another Python than this one, {sys.executable}."
-        )
+        return f"the kernel python3 starts {program}, another Python than this one, {sys.executable}."
     return None
 
 
@@ -304,11 +276,7 @@ def doctor():
         if not fine:
             problems += 1
             print(f"       Remedy: {remedy}")
-    print(
-        "All is well."
-        if not problems
-        else f"{problems} thing{'s' if problems > 1 else ''} to mend."
-    )
+    print("All is well." if not problems else f"{problems} thing{'s' if problems > 1 else ''} to mend.")
     return 1 if problems else 0
 
 

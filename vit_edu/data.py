@@ -55,9 +55,7 @@ class Split:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         order = order.to(self.labels.device)
         part, rest = order[:count], order[count:]
-        return Split(self.images[rest], self.labels[rest]), Split(
-            self.images[part], self.labels[part]
-        )
+        return Split(self.images[rest], self.labels[rest]), Split(self.images[part], self.labels[part])
 
 
 @dataclass(frozen=True)
@@ -158,9 +156,7 @@ def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, f
     if len(split) == 0:
         raise ValueError("there is no image to make batches of: the split is empty.")
     order = torch.randperm(len(split), generator=generator) if train else torch.arange(len(split))
-    full = (
-        len(split) // batch_size * batch_size if train and len(split) >= batch_size else len(split)
-    )
+    full = len(split) // batch_size * batch_size if train and len(split) >= batch_size else len(split)
     for chunk in order[:full].to(split.labels.device).split(batch_size):
         images = split.images[chunk]  # (B, C, H, W), uint8
         if train and flip:
@@ -177,9 +173,7 @@ def cache_dir():
     """The one folder that holds downloads: VIT_EDU_CACHE, else the platform's cache folder for vit_edu."""
     import platformdirs  # here, so that a machine for training alone can do without
 
-    return Path(
-        os.environ.get("VIT_EDU_CACHE") or platformdirs.user_cache_dir("vit_edu")
-    ).expanduser()
+    return Path(os.environ.get("VIT_EDU_CACHE") or platformdirs.user_cache_dir("vit_edu")).expanduser()
 
 
 def fast():
@@ -322,17 +316,13 @@ def _download_cifar10():
     with _scratch_folder() as scratch:
         _require_space(scratch)
         require_network(CIFAR10.url, otherwise=OFFLINE)
-        print(
-            f"Downloading CIFAR-10 (170 MB) into {cache_dir()}. Interrupt to go on with generated shapes."
-        )
+        print(f"Downloading CIFAR-10 (170 MB) into {cache_dir()}. Interrupt to go on with generated shapes.")
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(STALL_SECONDS)
         try:
             CIFAR10(scratch, download=True)  # checks the MD5 of the archive and of every file in it
         except KeyboardInterrupt:
-            raise DataError(
-                "the download was interrupted. Call again to take it up anew."
-            ) from None
+            raise DataError("the download was interrupted. Call again to take it up anew.") from None
         except (OSError, RuntimeError, EOFError) as error:
             raise DataError(
                 f"the download broke off ({error}). Try again later, or download cifar-10-python.tar.gz by other "
@@ -418,9 +408,7 @@ def require_network(url, otherwise="", again=False):
         thread.join(PROBE_SECONDS + 1)
         _unreachable.setdefault(url, f"no answer within {PROBE_SECONDS} seconds")
     if _unreachable[url]:
-        raise DataError(
-            f"{url} cannot be reached ({_unreachable[url]}). Connect to a network{otherwise}."
-        )
+        raise DataError(f"{url} cannot be reached ({_unreachable[url]}). Connect to a network{otherwise}.")
 
 
 # ---------------------------------------------------------------- a folder of images
@@ -585,10 +573,7 @@ def _draw_shapes(count, size, generator):
     # Two colours, the shape the lighter one; a slope of brightness behind, a little noise over all.
     back = uniform(0, 0.7, count, 3, 1, 1)
     fore = back + (1 - back) * uniform(0.3, 1, count, 3, 1, 1)
-    slope = (
-        uniform(-0.2, 0.2, count, 1, 1, 1) * axis
-        + uniform(-0.2, 0.2, count, 1, 1, 1) * axis[:, None]
-    )
+    slope = uniform(-0.2, 0.2, count, 1, 1, 1) * axis + uniform(-0.2, 0.2, count, 1, 1, 1) * axis[:, None]
     image = torch.lerp(back + slope, fore, ink[:, None])
     image += torch.randn(count, 3, size, size, generator=generator) * 0.04
     return Split((image.clamp_(0, 1) * 255).to(torch.uint8), labels)

@@ -164,9 +164,7 @@ def patch_grid(patches, rows, cols, patch_size, title="", order=None):
             ax.set_xlabel(str(order[i]), fontsize=7, labelpad=1)
     fig.subplots_adjust(wspace=0.12, hspace=0.12 if order is None else 0.3)
     fig.suptitle(title, fontsize=11, y=0.96)
-    fig.alt = (
-        f"{title}. {rows} rows of {cols} patches, drawn apart from each other, in reading order."
-    )
+    fig.alt = f"{title}. {rows} rows of {cols} patches, drawn apart from each other, in reading order."
     return fig
 
 
@@ -209,9 +207,7 @@ def numbers(matrices, titles, title=""):
 def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5):
     """One matrix as colours, with a scale. digits: write the numbers into the cells."""
     matrix = matrix.detach()
-    fig, ax = _axes(
-        size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel
-    )
+    fig, ax = _axes(size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel)
     shown = ax.imshow(matrix.numpy(), cmap="viridis")
     fig.colorbar(shown, ax=ax, label=label, shrink=0.8)
     if digits is not None:
@@ -234,9 +230,7 @@ def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5):
     if digits is None:
         fig.alt += f"{label or 'values'} from {_range(matrix.flatten())}."
     else:
-        fig.alt += (
-            "; ".join(" ".join(f"{v:.{digits}f}" for v in row) for row in matrix.tolist()) + "."
-        )
+        fig.alt += "; ".join(" ".join(f"{v:.{digits}f}" for v in row) for row in matrix.tolist()) + "."
     return fig
 
 
@@ -291,9 +285,7 @@ def lines(x, series, title, xlabel, ylabel, log="", marks=True):
     ax.grid(alpha=0.3)
     if len(series) > 1:
         ax.legend(fontsize=9)
-    told = "; ".join(
-        f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in series.items()
-    )
+    told = "; ".join(f"{name} from {values[0]:.3g} to {values[-1]:.3g}" for name, values in series.items())
     fig.alt = f"{title}. {ylabel} against {xlabel}, {x[0]:g} to {x[-1]:g}: {told}."
     return fig
 
@@ -410,9 +402,7 @@ def learning_curves(history, recipe, classes, others=()):
         right.legend(loc="center right", fontsize=8)
     left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
     left.set(title="Training loss", xlabel=unit, ylabel="cross-entropy, nats")
-    right.plot(
-        x, [100 * entry["val_accuracy"] for entry in history], "s-", color=COLOURS[1], markersize=4
-    )
+    right.plot(x, [100 * entry["val_accuracy"] for entry in history], "s-", color=COLOURS[1], markersize=4)
     right.axhline(100 / classes, color="0.5", linestyle=":")
     right.text(end, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
     right.set(
@@ -428,7 +418,9 @@ def learning_curves(history, recipe, classes, others=()):
     fig.alt = f"Learning curves, {len(history)} {whole}."
     if history:
         last = history[-1]
-        fig.alt += f" Training loss {last['loss']:.2f}, {last['val_accuracy']:.1%} of the held-out images right."
+        fig.alt += (
+            f" Training loss {last['loss']:.2f}, {last['val_accuracy']:.1%} of the held-out images right."
+        )
         if others:
             at = np.searchsorted(where, x[-1]).clip(max=len(where) - 1)
             fig.alt += f" Our {len(others)} runs had {low[at]:.1%} to {high[at]:.1%} there."
@@ -490,9 +482,7 @@ def _box(ax, x, y, width, height, text, colour="white", size=9):
 
 
 def _arrow(ax, start, end, **style):
-    ax.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color="black", **style)
-    )
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color="black", **style))
 
 
 def overview(image, patch_size=8):
@@ -544,9 +534,7 @@ def overview(image, patch_size=8):
     _arrow(canvas, (56, 15.5), (59.5, 15.5))
     for k in (2, 1, 0):
         canvas.add_patch(
-            Rectangle(
-                (60.5 + k, 8.5 + k), 16, 12, facecolor="white", edgecolor="black", linewidth=1
-            )
+            Rectangle((60.5 + k, 8.5 + k), 16, 12, facecolor="white", edgecolor="black", linewidth=1)
         )
     canvas.text(68.5, 16.6, "attention", ha="center", va="center", fontsize=10)
     canvas.text(68.5, 12.4, "MLP", ha="center", va="center", fontsize=10)
@@ -558,9 +546,7 @@ def overview(image, patch_size=8):
     lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03, 04"), (87, "05"), (95.8, "06"))
     for x, text in lessons:
         canvas.text(x, 2.6, f"lesson {text}", ha="center", fontsize=9, color="0.35")
-    canvas.text(
-        1, 29, "How a Vision Transformer sees, and the lesson that builds each part", fontsize=11
-    )
+    canvas.text(1, 29, "How a Vision Transformer sees, and the lesson that builds each part", fontsize=11)
     fig.alt = (
         f"From left to right: an image, the same image cut into {side * side} patches, a row of tokens of which the "
         "first is the class token, a stack of encoder blocks with attention and MLP, a head, and the word class."
@@ -580,9 +566,7 @@ def name_pairs(rows):
         ax.text(67, y, here, fontsize=8, family="monospace", va="center")
         ax.text(92, y, " x ".join(map(str, shape)), fontsize=8, va="center")
         _arrow(ax, (61, y), (66, y))
-    fig.alt = (
-        "Names side by side. " + "; ".join(f"{there} is {here}" for there, here, _ in rows) + "."
-    )
+    fig.alt = "Names side by side. " + "; ".join(f"{there} is {here}" for there, here, _ in rows) + "."
     return fig
 
 

@@ -89,14 +89,10 @@ class Recipe:
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f'optimizer is "adamw" or "muon", got {self.optimizer!r}.')
         if self.schedule not in ("cosine", "linear", "constant"):
-            raise ValueError(
-                f'schedule is "cosine", "linear" or "constant", got {self.schedule!r}.'
-            )
+            raise ValueError(f'schedule is "cosine", "linear" or "constant", got {self.schedule!r}.')
         if not 0 <= self.mix_prob <= 1:
             raise ValueError(f"mix_prob is a share of the batches, in 0..1, got {self.mix_prob}.")
-        if not all(
-            len(pair) == 2 and 0 < pair[0] <= 1 and 0 < pair[1] <= 1 for pair in self.tokens
-        ):
+        if not all(len(pair) == 2 and 0 < pair[0] <= 1 and 0 < pair[1] <= 1 for pair in self.tokens):
             raise ValueError(
                 f"tokens holds pairs (until, share), both in 0..1, got {self.tokens}: ((0.5, 0.25),) shows a "
                 "quarter of the tokens in the first half of the run."
@@ -120,8 +116,7 @@ class Recipe:
             if getattr(self, name)
         )
         extras += "".join(
-            f", {share:.0%} of the tokens until {until:.0%} of the run"
-            for until, share in self.tokens
+            f", {share:.0%} of the tokens until {until:.0%} of the run" for until, share in self.tokens
         )
         if (self.mixup or self.cutmix) and self.mix_prob < 1:
             extras += f" in {self.mix_prob:.0%} of the batches"
@@ -567,9 +562,7 @@ def mix(images, labels, recipe, num_classes):
     if not (recipe.label_smoothing or recipe.mixup or recipe.cutmix):
         return images, labels
     targets = augment.one_hot(labels, num_classes, recipe.label_smoothing)
-    ways = [
-        (f, a) for f, a in ((augment.mixup, recipe.mixup), (augment.cutmix, recipe.cutmix)) if a
-    ]
+    ways = [(f, a) for f, a in ((augment.mixup, recipe.mixup), (augment.cutmix, recipe.cutmix)) if a]
     if ways and float(torch.rand(())) < recipe.mix_prob:
         way, alpha = ways[int(torch.randint(len(ways), ()))]
         images, targets = way(images, targets, alpha)
@@ -870,9 +863,7 @@ def save_checkpoint(out, recipe, data, model, optimizer, order, history, average
         "data": _about(data),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "average": {"weights": average.model.state_dict(), "steps": average.steps}
-        if average
-        else None,
+        "average": {"weights": average.model.state_dict(), "steps": average.steps} if average else None,
         "history": history,
         "order": order.get_state(),
         "rng": torch.get_rng_state(),
@@ -895,7 +886,9 @@ def read_checkpoint(path):
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # Not its text: of a file that may be unsafe, torch says how to load it all the same
+    except (
+        Exception
+    ) as error:  # Not its text: of a file that may be unsafe, torch says how to load it all the same
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint. Is it one? It should be the checkpoint.pt of a run. If it is "
             "damaged, remove it to start the run anew."
@@ -936,8 +929,7 @@ def _resume(out, recipe, data, model, optimizer, order, average):
         )
     mine, theirs = _about(data), state["data"]
     same = all(mine[k] == theirs[k] for k in ("kind", "classes", "shape")) and all(
-        torch.allclose(torch.tensor(mine[k]), torch.tensor(theirs[k]), atol=1e-4)
-        for k in ("mean", "std")
+        torch.allclose(torch.tensor(mine[k]), torch.tensor(theirs[k]), atol=1e-4) for k in ("mean", "std")
     )
     if not same:
         was, now = (

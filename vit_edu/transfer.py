@@ -205,9 +205,7 @@ def fine_tune(model, split, steps, peak, decay=1.0, rate_of=layer_rate, batch_si
         order = torch.cat([torch.randperm(len(split)) for _ in range(epochs)])
         for step, chunk in enumerate(order.split(batch_size)[:steps]):
             for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate(
-                    step, steps, max(1, steps // 10), group["peak"]
-                )
+                group["lr"] = training.learning_rate(step, steps, max(1, steps // 10), group["peak"])
             images = data.random_crop(data.random_flip(split.images[chunk]))
             batch = pretrained.preprocess(images, model)
             training.train_step(model, optimizer, batch, split.labels[chunk])

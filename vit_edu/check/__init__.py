@@ -55,9 +55,7 @@ def get(name):
     if name not in catalogue:
         near = difflib.get_close_matches(str(name), catalogue, n=3)
         meant = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise KeyError(
-            f"there is no exercise called {name!r}.{meant} `check.names()` lists them all."
-        )
+        raise KeyError(f"there is no exercise called {name!r}.{meant} `check.names()` lists them all.")
     return catalogue[name]
 
 
@@ -103,14 +101,14 @@ class Hint:
     def closing(self):
         if self.more:
             return "Ask again for the next hint."
-        return "That was the last hint. The answer itself stands in the notebook of the same name in solutions/."
+        return (
+            "That was the last hint. The answer itself stands in the notebook of the same name in solutions/."
+        )
 
     @property
     def text(self):
         steps = zip(self.STEPS, self.hints, strict=False)
-        return "\n\n".join(
-            [f"{self.name}", *(f"{step}: {words}" for step, words in steps), self.closing]
-        )
+        return "\n\n".join([f"{self.name}", *(f"{step}: {words}" for step, words in steps), self.closing])
 
     def __repr__(self):
         return self.text

@@ -79,9 +79,7 @@ def apply(candidate, *args, **kwargs):
 
 def call(name, *args, hint="", tolerance=1e-5, kind="", **kwargs):
     """A case: the candidate called with copies of these arguments."""
-    return Case(
-        name, lambda candidate: apply(candidate, *args, **kwargs), hint, tolerance, kind, args
-    )
+    return Case(name, lambda candidate: apply(candidate, *args, **kwargs), hint, tolerance, kind, args)
 
 
 def in_double(*args, **kwargs):
@@ -158,11 +156,7 @@ def _copy(values):
             return v
         return v.detach().clone().requires_grad_(v.requires_grad)
 
-    return (
-        {k: one(v) for k, v in values.items()}
-        if isinstance(values, dict)
-        else [one(v) for v in values]
-    )
+    return {k: one(v) for k, v in values.items()} if isinstance(values, dict) else [one(v) for v in values]
 
 
 # ---------------------------------------------------------------- modules

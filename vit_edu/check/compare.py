@@ -32,7 +32,9 @@ def compare(case, expected, got):
     try:
         problem = _difference(expected, got, case.tolerance)
     except Exception as error:  # a value that is odd enough can make even looking at it fail
-        problem = f"this {type(got).__name__} could not be compared with what was expected ({type(error).__name__})"
+        problem = (
+            f"this {type(got).__name__} could not be compared with what was expected ({type(error).__name__})"
+        )
     if not problem:
         return True, ""
     stopped = isinstance(got, Failure)  # then a hint about the values would mislead
@@ -43,9 +45,7 @@ def _difference(expected, got, tolerance):
     # Only a mistake is expected to fail; then the same kind of failure is the same behaviour.
     if isinstance(expected, Failure):
         same = (
-            isinstance(got, Failure)
-            and got.kind == expected.kind
-            and (got.kind or got.text == expected.text)
+            isinstance(got, Failure) and got.kind == expected.kind and (got.kind or got.text == expected.text)
         )
         return "" if same else "another behaviour"
     if isinstance(got, Failure):
@@ -64,9 +64,7 @@ def _difference(expected, got, tolerance):
         return "\n".join(f"value {i + 1}: {text}" for i, text in enumerate(found) if text)
     if isinstance(got, torch.Tensor):
         wanted = f"{expected:,}" if type(expected) in (int, float) else repr(expected)
-        return (
-            f"expected a plain Python value, {wanted}; got a tensor. `.item()` takes the value out."
-        )
+        return f"expected a plain Python value, {wanted}; got a tensor. `.item()` takes the value out."
     if isinstance(expected, bool) or not isinstance(expected, int | float):
         return (
             ""
@@ -124,9 +122,7 @@ def _dict_difference(expected, got):
     lines = [f"missing: {k}, {expected[k]}" for k in expected if k not in got]
     lines += [f"not expected: {k}, {got[k]}" for k in got if k not in expected]
     lines += [
-        f"{k}: expected {expected[k]}, got {got[k]}"
-        for k in expected
-        if k in got and got[k] != expected[k]
+        f"{k}: expected {expected[k]}, got {got[k]}" for k in expected if k in got and got[k] != expected[k]
     ]
     if len(lines) > 6:
         lines = [*lines[:6], f"and {len(lines) - 6} more"]
@@ -184,9 +180,7 @@ def worked(pairs):
                 wrong = _wrong(e, g, case.tolerance)
                 if wrong.any():
                     large = e.shape[-1] > COLUMNS or e.shape[-2:-1] > (ROWS,)
-                    found.append(
-                        (e.numel() * large, len(found), case, e.detach(), g.detach(), wrong)
-                    )
+                    found.append((e.numel() * large, len(found), case, e.detach(), g.detach(), wrong))
     if not found:
         return None
     _, _, case, e, g, wrong = min(found, key=lambda f: f[:2])

@@ -97,9 +97,7 @@ class Exercise:
         both = list(zip(self.cases, checks, strict=True))
         if not all(c.passed for case, c in both if case.kind != "property"):
             checks = [
-                replace(c, message=c.message.removesuffix(f"\n{case.hint}"))
-                if case.kind == "property"
-                else c
+                replace(c, message=c.message.removesuffix(f"\n{case.hint}")) if case.kind == "property" else c
                 for case, c in both
             ]
         note = ""
@@ -190,9 +188,7 @@ class Exercise:
             return checks
         return [
             Check(c.name, False, NOT_COMPARED, 3)
-            if case.kind == "weights"
-            and not c.passed
-            and (not isinstance(g, Failure) or g.kind == NO_LAYOUT)
+            if case.kind == "weights" and not c.passed and (not isinstance(g, Failure) or g.kind == NO_LAYOUT)
             else c
             for case, c, g in both
         ]
@@ -255,13 +251,9 @@ def _observe(case, subject):
         raised_in = traceback.extract_tb(error.__traceback__)[-1]
         # nn.Module raises it itself where nobody wrote a forward.
         if raised_in.name == "_forward_unimplemented":
-            return Failure(
-                "forward is missing", "the class has no method called forward(self, ...)"
-            )
+            return Failure("forward is missing", "the class has no method called forward(self, ...)")
         if "site-packages" not in raised_in.filename:
-            return Failure(
-                UNWRITTEN, "this part still raises NotImplementedError", _own_line(error)
-            )
+            return Failure(UNWRITTEN, "this part still raises NotImplementedError", _own_line(error))
         return Failure("NotImplementedError", _words(error), _own_line(error))
     except KeyboardInterrupt:
         return BY_HAND

@@ -92,9 +92,7 @@ def limited(work, seconds):
         return "done"
     end = time.monotonic() + GRACE
     while not ended.is_set() and time.monotonic() < end:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(thread.ident), ctypes.py_object(Stopped)
-        )
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Stopped))
         ended.wait(0.001)
     return outcome if ended.is_set() else "still running"
 
@@ -154,9 +152,7 @@ def _settings():
     folder, environment = os.getcwd(), dict(os.environ)
     streams = {name: getattr(sys, name) for name in _STREAMS}
     filters, paths = warnings.filters[:], sys.path[:]
-    torch.set_num_threads(
-        1
-    )  # tensors are tiny: on a busy machine, threads would wait for each other
+    torch.set_num_threads(1)  # tensors are tiny: on a busy machine, threads would wait for each other
     try:
         yield
     finally:

@@ -42,9 +42,7 @@ class Layout:
 
     def words(self):
         """What is called otherwise, as "mine -> theirs"."""
-        return [
-            f"{' + '.join(names)} is {ours}" for ours, names, *_ in self.parts if names != (ours,)
-        ]
+        return [f"{' + '.join(names)} is {ours}" for ours, names, *_ in self.parts if names != (ours,)]
 
 
 def layouts(reference, candidate, views=()):
@@ -130,9 +128,7 @@ def _groups(unit, mine, axis):
     total = next(iter(unit.values()))[1].shape[axis : axis + 1]
     sizes = {u: next(iter(mine[u].values()))[1].shape[axis] for u in fits}
     for count in range(2, len(fits) + 1):
-        if (
-            count > 4
-        ):  # many of one kind: in the order of the class, or sorted by what they are called
+        if count > 4:  # many of one kind: in the order of the class, or sorted by what they are called
             orders = [fits[:count], sorted(fits[:count], key=lambda u: u.split(".")[-1])]
             orders += [[u for i in range(3) for u in fits[i:count:3]]]
         else:

@@ -95,9 +95,7 @@ class Progress:
     @property
     def text(self):
         lines = [self.headline, ""]
-        for (lesson, right, of, upcoming), states in zip(
-            self._rows(), self.lessons.values(), strict=True
-        ):
+        for (lesson, right, of, upcoming), states in zip(self._rows(), self.lessons.values(), strict=True):
             marks = "".join(MARKS[s] for s, _ in states.values())
             lines.append(
                 f"{lesson:16} {marks:10} {right} of {of}{'   next: ' + upcoming if upcoming else ''}"

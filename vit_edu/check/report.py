@@ -99,9 +99,7 @@ class Report:
                 lines += [f"      {line}" for line in c.message.splitlines()]
             if self._passed_line:
                 lines.append(
-                    textwrap.fill(
-                        self._passed_line, 88, initial_indent="  ", subsequent_indent="      "
-                    )
+                    textwrap.fill(self._passed_line, 88, initial_indent="  ", subsequent_indent="      ")
                 )
         if self.closing:
             lines += ["", textwrap.fill(self.closing, 88)]
@@ -133,9 +131,7 @@ class Report:
                 )
             if self._passed_line:
                 rows += f"<li style='margin:.2em 0'>{html.escape(self._passed_line)}</li>"
-            parts.append(
-                f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>"
-            )
+            parts.append(f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>")
         if self.closing:
             parts.append(_paragraph(self.closing))
         if self.printed:
@@ -177,12 +173,8 @@ def frame(inside, colour):
 
 def _worked_html(worked):
     title = html.escape(f"Worked case: {worked.case}{worked.where}")
-    given = (
-        f"<p style='margin:.2em 0'>given {html.escape(worked.given)}</p>" if worked.given else ""
-    )
-    tables = _table("expected", worked.expected) + _table(
-        "got (* differs)", worked.got, worked.wrong
-    )
+    given = f"<p style='margin:.2em 0'>given {html.escape(worked.given)}</p>" if worked.given else ""
+    tables = _table("expected", worked.expected) + _table("got (* differs)", worked.got, worked.wrong)
     pictures = ""
     if worked.whole:
         expected, got = worked.whole

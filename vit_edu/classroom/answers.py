@@ -81,9 +81,7 @@ def _statement(node, file):
         inner = [n for n in ast.walk(node) if isinstance(n, ast.stmt) and n is not node]
         for n in inner:
             binds |= _statement(n, file).binds if not isinstance(n, ast.Expr) else set()
-    return Statement(
-        node, file, binds, uses | (binds if isinstance(node, ast.AugAssign) else set())
-    )
+    return Statement(node, file, binds, uses | (binds if isinstance(node, ast.AugAssign) else set()))
 
 
 def needed(found, index):

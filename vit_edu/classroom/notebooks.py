@@ -65,10 +65,7 @@ def _joined(outputs, number):
         if "execution_count" in output:
             output["execution_count"] = number
         last = joined[-1] if joined else {}
-        if (
-            output.output_type == "stream" == last.get("output_type")
-            and output.name == last["name"]
-        ):
+        if output.output_type == "stream" == last.get("output_type") and output.name == last["name"]:
             last["text"] += output.text
         else:
             joined.append(output)
@@ -133,9 +130,7 @@ def derive_all(root, refresh=False, check=False):
         if not check:
             extra.unlink()
     if check and changed:
-        print(
-            f"lessons/ is not what follows from solutions/: {', '.join(changed)}. Run: make lessons"
-        )
+        print(f"lessons/ is not what follows from solutions/: {', '.join(changed)}. Run: make lessons")
         return 1
     print(f"{len(wanted)} lessons, {len(changed)} changed.")
     return 0
@@ -172,9 +167,7 @@ def course(root, out, only=()):
     out.mkdir(parents=True, exist_ok=True)
     notebooks = {p: read(p) for p in paths}
     failed, rows = [], []
-    with tqdm(
-        total=sum(len(n.cells) for n in notebooks.values()), unit="cell", file=sys.stdout
-    ) as bar:
+    with tqdm(total=sum(len(n.cells) for n in notebooks.values()), unit="cell", file=sys.stdout) as bar:
         for path, notebook in notebooks.items():
             bar.set_description(path.stem)
             started, before = time.perf_counter(), bar.n

@@ -50,9 +50,7 @@ def find(paths):
         if path.is_dir():
             inside = sorted(path.rglob("*.ipynb"))
             found += [
-                p
-                for p in inside
-                if not any(part.startswith(".") for part in p.relative_to(path).parts)
+                p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)
             ]
         else:
             found.append(path)
@@ -67,7 +65,9 @@ def check_notebook(path, seconds=120.0):
     except OSError as error:
         size, row.problem = 0, f"cannot be read: {error.strerror}"
     if size > LARGEST:
-        row.problem = f"has {size / 2**20:.0f} MB; a notebook of the course has less than {LARGEST / 2**20:.0f}"
+        row.problem = (
+            f"has {size / 2**20:.0f} MB; a notebook of the course has less than {LARGEST / 2**20:.0f}"
+        )
     ended = False
     lines = [] if row.problem else _run(path.resolve(), seconds, row)
     row.seconds = time.perf_counter() - started
@@ -211,9 +211,7 @@ def as_csv(rows):
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for line in table(rows):
-        writer.writerow(
-            {k: f"'{v}" if str(v)[:1] in ("=", "+", "-", "@") else v for k, v in line.items()}
-        )
+        writer.writerow({k: f"'{v}" if str(v)[:1] in ("=", "+", "-", "@") else v for k, v in line.items()})
     return file.getvalue()
 
 

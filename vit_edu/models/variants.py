@@ -60,9 +60,7 @@ class PublishedViT(ViT):
     def embed(self, images):
         """(B, C, H, W) -> (B, T, D), T = class token + distillation token + R + N."""
         x = self.patch_embed(images)  # (B, N, D)
-        front = [
-            t.expand(len(x), -1, -1) for t in (self.cls_token, self.dist_token) if t is not None
-        ]
+        front = [t.expand(len(x), -1, -1) for t in (self.cls_token, self.dist_token) if t is not None]
         x = torch.cat([*front, x], dim=1) + self.pos_embed
         if self.reg_token is not None:
             registers = self.reg_token.expand(len(x), -1, -1)  # (B, R, D)

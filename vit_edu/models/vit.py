@@ -53,9 +53,7 @@ def unpatchify(patches, patch_size, image_size):
             f"a {image_size[0]} x {image_size[1]} image has {rows * cols} patches of {patch_size**2} x C numbers; "
             f"got {patches.shape[1]} patches of {patches.shape[2]} numbers."
         )
-    return rearrange(
-        patches, "b (r s) (p q c) -> b c (r p) (s q)", r=rows, p=patch_size, q=patch_size
-    )
+    return rearrange(patches, "b (r s) (p q c) -> b c (r p) (s q)", r=rows, p=patch_size, q=patch_size)
 
 
 def patch_conv_weight(patch_size, channels):
@@ -338,9 +336,7 @@ class ViT(Embeddings):
         global_pool="token",
         pos_embed="learn",
     ):
-        super().__init__(
-            img_size, patch_size, in_chans, embed_dim, global_pool == "token", pos_embed
-        )
+        super().__init__(img_size, patch_size, in_chans, embed_dim, global_pool == "token", pos_embed)
         self.global_pool = global_pool
         self.blocks = make_blocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)

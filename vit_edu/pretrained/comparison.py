@@ -54,9 +54,7 @@ class Parity:
             for a, b, c, d, e in rows
         ]
         end = f"equal within {self.tolerance:g}" if self.equal else f"differ from {self.first} on"
-        return "\n".join(
-            [*lines, f"The two {end}; largest relative difference {self.largest:.1e}."]
-        )
+        return "\n".join([*lines, f"The two {end}; largest relative difference {self.largest:.1e}."])
 
     __repr__ = __str__
 

@@ -159,9 +159,7 @@ class Converted:
         GELU of its layers become theirs.
         """
         mine = model.state_dict()
-        _require_fit(
-            {k: v.shape for k, v in mine.items()}, {k: p.shape for k, p in self.pieces.items()}
-        )
+        _require_fit({k: v.shape for k, v in mine.items()}, {k: p.shape for k, p in self.pieces.items()})
         with torch.no_grad():
             for name, piece in self.pieces.items():
                 piece.write(mine[name])
@@ -291,17 +289,13 @@ def load_by_name(model, weights, assign=False):
 def _require_no(problems):
     if problems:
         more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise WeightsError(
-            "the weights do not fit the model:\n  " + "\n  ".join(problems[:8]) + more
-        )
+        raise WeightsError("the weights do not fit the model:\n  " + "\n  ".join(problems[:8]) + more)
 
 
 def _require_fit(mine, weights):
     """Two dicts {name: shape}, of a model and of weights for it."""
     problems = [f"missing: {k}, shape {tuple(mine[k])}" for k in mine if k not in weights]
-    problems += [
-        f"not expected: {k}, shape {tuple(v)}" for k, v in weights.items() if k not in mine
-    ]
+    problems += [f"not expected: {k}, shape {tuple(v)}" for k, v in weights.items() if k not in mine]
     problems += [
         f"{k}: the model has shape {tuple(mine[k])}, the weights have {tuple(v)}"
         for k, v in weights.items()

@@ -35,9 +35,7 @@ def read(path):
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise WeightsError(
-            f"{path} has no name of weights; expected an ending of {', '.join(SUFFIXES)}."
-        )
+        raise WeightsError(f"{path} has no name of weights; expected an ending of {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise WeightsError(f"there is no file {path}.")
     require_digest(path)

@@ -202,9 +202,7 @@ def _preprocessor(repo):
 
 
 # timm's architectures that are what their state dict says: 64 numbers a head, exact GELU, epsilon 1e-6
-TIMM_PLAIN = (
-    r"(vit|deit3?)_(tiny|small|medium|base|large|huge)(_distilled)?_patch\d+(_reg4)?_(\d+|dinov2)"
-)
+TIMM_PLAIN = r"(vit|deit3?)_(tiny|small|medium|base|large|huge)(_distilled)?_patch\d+(_reg4)?_(\d+|dinov2)"
 
 
 def _timm_settings(config):

@@ -59,9 +59,7 @@ class Family:
     @cached_property
     def known(self):
         """The table with every prefix in front of every name."""
-        return {
-            p + theirs: ours for p in ("", *self.prefixes) for theirs, ours in self.names.items()
-        }
+        return {p + theirs: ours for p in ("", *self.prefixes) for theirs, ours in self.names.items()}
 
     def ours(self, key):
         """Our name for one of theirs, [part] included; None where the table has none."""
@@ -252,7 +250,5 @@ def rename_key(key):
     number = re.search(r"encoder_layer_(\d+)", key)
     pattern = key.replace(number.group(), "encoder_layer_{i}") if number else key
     if pattern not in TORCHVISION:
-        raise WeightsError(
-            f"no name of torchvision's ViT: {key!r}. Known are: {', '.join(TORCHVISION)}."
-        )
+        raise WeightsError(f"no name of torchvision's ViT: {key!r}. Known are: {', '.join(TORCHVISION)}.")
     return TORCHVISION[pattern].replace("{i}", number.group(1) if number else "")

@@ -49,9 +49,7 @@ def _prepare(image, cfg):
     size = list(cfg["input_size"][1:])
     how = T.InterpolationMode(cfg.get("interpolation", "bicubic"))
     resize = cfg["resize"]
-    image = T.resize(
-        image, [resize] if isinstance(resize, int) else list(resize), how, antialias=True
-    )
+    image = T.resize(image, [resize] if isinstance(resize, int) else list(resize), how, antialias=True)
     image = T.center_crop(image, size)
     return image if isinstance(image, torch.Tensor) else T.pil_to_tensor(image)
 

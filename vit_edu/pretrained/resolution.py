@@ -21,9 +21,7 @@ def resize_pos_embed(pos_embed, new_grid, num_prefix_tokens=1, old_grid=None):
             f"with {num_prefix_tokens} prefix tokens of {pos_embed.shape[1]}. Is num_prefix_tokens right?"
         )
     grid = grid.reshape(1, rows, cols, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
-    grid = F.interpolate(
-        grid, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False
-    )
+    grid = F.interpolate(grid, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)  # (1, prefix + rows*cols, D)
 
 
@@ -36,9 +34,7 @@ def resize_patch_embed(weight, patch_size):
     Source: FlexiViT, Beyer et al. 2022, arXiv:2212.08013, section 3.4. Same as timm's `resample_patch_embed`.
     """
     old = weight.shape[-1]
-    eye = torch.eye(old * old, dtype=weight.dtype).reshape(
-        -1, 1, old, old
-    )  # one pixel of a patch at a time
+    eye = torch.eye(old * old, dtype=weight.dtype).reshape(-1, 1, old, old)  # one pixel of a patch at a time
     resized = F.interpolate(eye, size=(patch_size, patch_size), mode="bicubic", antialias=True)
     matrix = resized.flatten(1)  # (P*P, Q*Q): flat patch @ matrix = flat resized patch
     return (weight.flatten(2) @ torch.linalg.pinv(matrix).mT).unflatten(2, (patch_size, patch_size))

@@ -72,16 +72,13 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
         return (predicted == truth).float().mean().item(), predicted
 
     whole = {
-        key: value.clone(memory_format=torch.contiguous_format)
-        for key, value in model.state_dict().items()
+        key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
     half = {k: v.half() if v.is_floating_point() else v for k, v in whole.items()}
     accuracy, predicted = measure(whole)
     accuracy_half, _ = measure(half)
     kept = half if abs(accuracy - accuracy_half) < 0.001 else whole
-    meta = {"model": state["recipe"]["model"]} | {
-        k: about[k] for k in ("classes", "shape", "mean", "std")
-    }
+    meta = {"model": state["recipe"]["model"]} | {k: about[k] for k in ("classes", "shape", "mean", "std")}
     path = folder / f"{name}.safetensors"
     write_whole(path, save(kept, {"vit_edu": json.dumps(meta)}))
     files.write_digest(path)

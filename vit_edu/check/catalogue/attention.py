@@ -102,8 +102,7 @@ def root_as_a_tensor(q, k, v):
 @scaled_dot_product_attention.alternative
 def query_by_query(q, k, v):
     rows = [
-        (k @ q[..., i, :, None] / math.sqrt(q.shape[-1])).squeeze(-1).softmax(-1)
-        for i in range(q.shape[-2])
+        (k @ q[..., i, :, None] / math.sqrt(q.shape[-1])).squeeze(-1).softmax(-1) for i in range(q.shape[-2])
     ]
     weights = torch.stack(rows, dim=-2)
     return (weights[..., None] * v[..., None, :, :]).sum(dim=-2), weights
@@ -644,9 +643,7 @@ class ByHand(_Attention):
 class ReshapeLikeTimm(_Attention):
     def forward(self, x):
         B, T, D = x.shape
-        qkv = (
-            self.qkv(x).reshape(B, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
-        )
+        qkv = self.qkv(x).reshape(B, T, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).reshape(B, T, D))

@@ -694,9 +694,7 @@ class BareMatrix(nn.Module):
         self.E_weight = nn.Parameter(torch.randn(size, embed_dim) / size**0.5)
         self.E_bias = nn.Parameter(torch.zeros(embed_dim))
         self.x_class = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.E_pos = nn.Parameter(
-            torch.normal(0.0, 0.02, (1, (img_size // patch_size) ** 2 + 1, embed_dim))
-        )
+        self.E_pos = nn.Parameter(torch.normal(0.0, 0.02, (1, (img_size // patch_size) ** 2 + 1, embed_dim)))
 
     def forward(self, images):
         x = vit.patchify(images, self.patch_size) @ self.E_weight + self.E_bias

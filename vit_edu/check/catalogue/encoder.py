@@ -331,9 +331,7 @@ def _same_in_training(name, hint="Nothing in it is random.", **sizes):
 
 Mlp = Exercise(
     vit.Mlp,
-    parameters(
-        "names and shapes of the parameters", **_mlp, hint="fc1 from D to hidden, fc2 back to D."
-    ),
+    parameters("names and shapes of the parameters", **_mlp, hint="fc1 from D to hidden, fc2 back to D."),
     forward("1 token of width 2", inputs=(drawn(1, 1, 2),), in_features=2, hidden_features=3),
     forward("2 images of 5 tokens", inputs=(drawn(2, 5, 6),), **_mlp),
     forward(
@@ -1036,8 +1034,7 @@ class LoopOverBranches(nn.Module):
         super().__init__()
         bodies = vit.Attention(dim, num_heads), vit.Mlp(dim, int(dim * mlp_ratio))
         self.branches = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(dim, eps=1e-6), body, vit.DropPath(drop_path))
-            for body in bodies
+            nn.Sequential(nn.LayerNorm(dim, eps=1e-6), body, vit.DropPath(drop_path)) for body in bodies
         )
 
     def forward(self, x):
@@ -1194,9 +1191,7 @@ class MlpFirst(_Block):
 )
 class Parallel(_Block):
     def forward(self, x):
-        return (
-            x + self.drop_path(self.attn(self.norm1(x))) + self.drop_path(self.mlp(self.norm2(x)))
-        )
+        return x + self.drop_path(self.attn(self.norm1(x))) + self.drop_path(self.mlp(self.norm2(x)))
 
 
 @Block.mistake(
@@ -1415,9 +1410,7 @@ def with_a_loop(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
 def with_names(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
     step = drop_path_rate / (depth - 1) if depth > 1 else 0.0
     return nn.Sequential(
-        OrderedDict(
-            (f"block{i}", vit.Block(dim, num_heads, mlp_ratio, i * step)) for i in range(depth)
-        )
+        OrderedDict((f"block{i}", vit.Block(dim, num_heads, mlp_ratio, i * step)) for i in range(depth))
     )
 
 

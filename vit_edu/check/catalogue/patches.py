@@ -348,9 +348,7 @@ def half_a_permute(patches, patch_size, image_size):
 )
 def channels_first_back(patches, patch_size, image_size):
     r, s = (n // patch_size for n in image_size)
-    return rearrange(
-        patches, "b (r s) (c p q) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size
-    )
+    return rearrange(patches, "b (r s) (c p q) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size)
 
 
 @unpatchify.mistake(
@@ -368,9 +366,7 @@ def order_of_f_fold(patches, patch_size, image_size):
 )
 def grid_exchanged(patches, patch_size, image_size):
     r, s = (n // patch_size for n in image_size)
-    return rearrange(
-        patches, "b (s r) (p q c) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size
-    )
+    return rearrange(patches, "b (s r) (p q c) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size)
 
 
 @unpatchify.mistake(
@@ -379,9 +375,7 @@ def grid_exchanged(patches, patch_size, image_size):
 )
 def pixels_exchanged(patches, patch_size, image_size):
     r, s = (n // patch_size for n in image_size)
-    return rearrange(
-        patches, "b (r s) (q p c) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size
-    )
+    return rearrange(patches, "b (r s) (q p c) -> b c (r p) (s q)", r=r, s=s, p=patch_size, q=patch_size)
 
 
 @unpatchify.mistake(
@@ -391,9 +385,7 @@ def pixels_exchanged(patches, patch_size, image_size):
 )
 def spread_out(patches, patch_size, image_size):
     r, s = (n // patch_size for n in image_size)
-    return rearrange(
-        patches, "b (r s) (p q c) -> b c (p r) (q s)", r=r, s=s, p=patch_size, q=patch_size
-    )
+    return rearrange(patches, "b (r s) (p q c) -> b c (p r) (q s)", r=r, s=s, p=patch_size, q=patch_size)
 
 
 @unpatchify.mistake(
@@ -506,9 +498,7 @@ def put_back_together(patch_size, channels):
 def derivative_of_patchify(patch_size, channels):
     """patchify is linear: its derivative is the weight."""
     patch = torch.zeros(channels, patch_size, patch_size)
-    return torch.autograd.functional.jacobian(
-        lambda x: vit.patchify(x[None], patch_size)[0, 0], patch
-    )
+    return torch.autograd.functional.jacobian(lambda x: vit.patchify(x[None], patch_size)[0, 0], patch)
 
 
 @patch_conv_weight.alternative
@@ -541,9 +531,7 @@ def weight_channels_first(patch_size, channels):
     talk="Draw the four kernels for P = 2 as 2 x 2 squares, and ask where the 1 of the second one stands.",
 )
 def weight_transposed(patch_size, channels):
-    return rearrange(
-        torch.eye(patch_size**2 * channels), "k (p q c) -> k c q p", p=patch_size, q=patch_size
-    )
+    return rearrange(torch.eye(patch_size**2 * channels), "k (p q c) -> k c q p", p=patch_size, q=patch_size)
 
 
 @patch_conv_weight.mistake(
@@ -683,8 +671,7 @@ def corner_by_corner(images, patch_size, stride):
 def rows_and_columns_by_index(images, patch_size, stride):
     within = torch.arange(patch_size)
     rows, cols = (
-        torch.arange(0, side - patch_size + 1, stride)[:, None] + within
-        for side in images.shape[-2:]
+        torch.arange(0, side - patch_size + 1, stride)[:, None] + within for side in images.shape[-2:]
     )
     windows = images[:, :, rows[:, None, :, None], cols[None, :, None, :]]  # (B, C, r, s, P, P)
     return rearrange(windows, "b c r s p q -> b (r s) (p q c)")

@@ -206,9 +206,7 @@ def one_digit(key):
     talk="Ask what `load_by_name` would list as missing, and what as not expected.",
 )
 def blocks_from_one(key):
-    return re.sub(
-        r"blocks\.(\d+)", lambda m: f"blocks.{int(m.group(1)) + 1}", pretrained.rename_key(key)
-    )
+    return re.sub(r"blocks\.(\d+)", lambda m: f"blocks.{int(m.group(1)) + 1}", pretrained.rename_key(key))
 
 
 @rename_key.mistake(
@@ -553,9 +551,7 @@ def as_an_image_of_torchvision(pos_embed, new_grid, num_prefix_tokens=1):
 
     head, grid = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
     n = round(grid.shape[1] ** 0.5)
-    grid = resize(
-        grid.mT.unflatten(2, (n, n)), list(new_grid), InterpolationMode.BICUBIC, antialias=True
-    )
+    grid = resize(grid.mT.unflatten(2, (n, n)), list(new_grid), InterpolationMode.BICUBIC, antialias=True)
     return torch.cat([head, grid.flatten(2).mT], dim=1)
 
 
@@ -567,9 +563,7 @@ def channel_by_channel(pos_embed, new_grid, num_prefix_tokens=1):
     for d in range(pos_embed.shape[2]):
         grid = pos_embed[0, num_prefix_tokens:, d]
         n = round(len(grid) ** 0.5)
-        grid = F.interpolate(
-            grid.reshape(1, 1, n, n), size=(rows, cols), mode="bicubic", antialias=True
-        )
+        grid = F.interpolate(grid.reshape(1, 1, n, n), size=(rows, cols), mode="bicubic", antialias=True)
         out[0, num_prefix_tokens:, d] = grid.flatten()
     return out
 
@@ -793,9 +787,7 @@ knn_predict = Exercise(
         _scaled(30, 6, 2),
         5,
     ),
-    call(
-        "fewer queries than features", _scaled(40, 8, 3), _labels(40, 3, 4), drawn(4, 8, seed=5), 3
-    ),
+    call("fewer queries than features", _scaled(40, 8, 3), _labels(40, 3, 4), drawn(4, 8, seed=5), 3),
     call("a single query", _scaled(12, 5, 6), _labels(12, 3, 7), drawn(1, 5, seed=8), 3),
     call(
         "k = all: the commonest class wins everywhere",
@@ -878,9 +870,7 @@ def in_plain_python(features, labels, queries, k):
 
 
 def _vote(similar, labels, k, largest=True):
-    return (
-        F.one_hot(labels[similar.topk(k, dim=1, largest=largest).indices]).sum(dim=1).argmax(dim=1)
-    )
+    return F.one_hot(labels[similar.topk(k, dim=1, largest=largest).indices]).sum(dim=1).argmax(dim=1)
 
 
 def _cosines(queries, features):
@@ -953,11 +943,7 @@ def mean_of_labels(features, labels, queries, k):
 )
 def sides_exchanged(features, labels, queries, k):
     similar = _cosines(features, queries)  # (M, N)
-    return (
-        labels[similar.topk(min(k, similar.shape[1]), dim=1).indices % len(labels)]
-        .mode(dim=1)
-        .values
-    )
+    return labels[similar.topk(min(k, similar.shape[1]), dim=1).indices % len(labels)].mode(dim=1).values
 
 
 @knn_predict.mistake(
@@ -1060,9 +1046,7 @@ layer_rate = Exercise(
     ),
     call("the patch projection", "patch_embed.proj.weight", 4, 1.0, 0.5),
     call("the class token", "cls_token", 12, 0.001, 0.65),
-    Case(
-        "decay 1: everything at the peak", lambda c: [c(name, 3, 0.01, 1.0) for name in _PARAMETERS]
-    ),
+    Case("decay 1: everything at the peak", lambda c: [c(name, 3, 0.01, 1.0) for name in _PARAMETERS]),
     Case(
         "decay 0: only head and last norm move",
         lambda c: [c(name, 3, 0.01, 0.0) for name in _PARAMETERS],

@@ -19,14 +19,8 @@ def _numbered(*shape):
 
 def _checked(out, like):
     if not isinstance(out, torch.Tensor) or out.shape != like.shape or out.dtype != like.dtype:
-        came = (
-            f"{tuple(out.shape)} of {out.dtype}"
-            if isinstance(out, torch.Tensor)
-            else type(out).__name__
-        )
-        raise Unfair(
-            f"expected images of shape {tuple(like.shape)} and type {like.dtype} back, got {came}"
-        )
+        came = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, torch.Tensor) else type(out).__name__
+        raise Unfair(f"expected images of shape {tuple(like.shape)} and type {like.dtype} back, got {came}")
     return out
 
 
@@ -173,9 +167,7 @@ def gathered_columns(images):
 @random_flip.alternative
 def weighed_sum(images):
     flip = torch.bernoulli(torch.full((len(images),), 0.5)).to(images.dtype)
-    return torch.einsum("b,bchw->bchw", flip, images.flip(3)) + images * (1 - flip).view(
-        -1, 1, 1, 1
-    )
+    return torch.einsum("b,bchw->bchw", flip, images.flip(3)) + images * (1 - flip).view(-1, 1, 1, 1)
 
 
 def _coin(*shape):
@@ -362,9 +354,7 @@ def _shifts(candidate, images, *padding):
         if (shifts == shifts[0]).all():
             again = [_found(_applied(candidate, images, *padding)[:1], _one) for _ in range(8)]
             always = all(s is not None and torch.equal(s, shifts[:1]) for s in again)
-            raise Unfair(
-                "all images are shifted alike" + (", always by the same" if always else "")
-            )
+            raise Unfair("all images are shifted alike" + (", always by the same" if always else ""))
         return shifts
     for mode, words in _AT_THE_BORDER.items():
         if _found(out, _one, mode) is not None:
@@ -435,9 +425,7 @@ def crop_loop(images, padding=4):
     H, W = images.shape[-2:]
     padded = F.pad(images, [padding] * 4)
     corners = torch.randint(0, 2 * padding + 1, (len(images), 2)).tolist()
-    return torch.stack(
-        [p[:, i : i + H, j : j + W] for p, (i, j) in zip(padded, corners, strict=True)]
-    )
+    return torch.stack([p[:, i : i + H, j : j + W] for p, (i, j) in zip(padded, corners, strict=True)])
 
 
 @random_crop.alternative
@@ -576,9 +564,7 @@ def padding_ignored(images, padding=4):
 )
 def wraps_around(images, padding=4):
     shifts = torch.randint(-padding, padding + 1, (len(images), 2)).tolist()
-    return torch.stack(
-        [image.roll(s, dims=(1, 2)) for image, s in zip(images, shifts, strict=True)]
-    )
+    return torch.stack([image.roll(s, dims=(1, 2)) for image, s in zip(images, shifts, strict=True)])
 
 
 def _padded_otherwise(images, padding, mode):
@@ -697,9 +683,7 @@ accuracy = Exercise(
 
 @accuracy.alternative
 def by_max(logits, labels):
-    return sum(int(row.max(0).indices == y) for row, y in zip(logits, labels, strict=True)) / len(
-        labels
-    )
+    return sum(int(row.max(0).indices == y) for row, y in zip(logits, labels, strict=True)) / len(labels)
 
 
 @accuracy.alternative

@@ -553,9 +553,7 @@ def _off_by(name, what, diagnosis, talk):
 
     def wrong(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
         N, hidden = (img_size // patch_size) ** 2, int(embed_dim * mlp_ratio)
-        full = vit.count_parameters(
-            img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio
-        )
+        full = vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio)
         return full - what(patch_size, in_chans, num_classes, embed_dim, depth, N, hidden)
 
     wrong.__name__ = name
@@ -609,9 +607,7 @@ _off_by(
 )
 _off_by(
     "only_one_block",
-    lambda P, C, K, D, depth, N, hidden: (
-        (depth - 1) * (4 * D * D + 2 * D * hidden + 9 * D + hidden)
-    ),
+    lambda P, C, K, D, depth, N, hidden: (depth - 1) * (4 * D * D + 2 * D * hidden + 9 * D + hidden),
     "Only one block is counted. How many of them are there?",
     "Ask: ViT-B has 12 blocks of 7.1 M each; can the whole have 8.5 M, as a text in circulation says?",
 )
@@ -644,9 +640,7 @@ def ratio_ignored(img_size, patch_size, in_chans, num_classes, embed_dim, depth,
 )
 def comes_as_float(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
     return float(
-        vit.count_parameters(
-            img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio
-        )
+        vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio)
     )
 
 
@@ -1358,9 +1352,7 @@ def _smoothed(logits, labels):
 
 def _strict(logits, labels):
     if logits.ndim != 2 or labels.ndim != 1:
-        raise ValueError(
-            f"expected logits (B, K) and labels (B,), got {logits.shape}, {labels.shape}"
-        )
+        raise ValueError(f"expected logits (B, K) and labels (B,), got {logits.shape}, {labels.shape}")
     return accuracy(logits, labels)
 
 
@@ -1714,9 +1706,7 @@ class _Suspect(nn.Module):
         layer = nn.TransformerEncoderLayer(
             dim, heads, 4 * dim, 0.0, "gelu", norm_first=True, batch_first=self.batch_first
         )
-        self.encoder = nn.TransformerEncoder(
-            layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False
-        )
+        self.encoder = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
         self.head = nn.Linear(dim, num_classes)
 
     def position_shape(self, patches, dim):
