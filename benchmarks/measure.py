@@ -21,7 +21,8 @@ import torch
 
 from vit_edu import data as vit_data
 from vit_edu import training
-from vit_edu.whole import write_whole
+from vit_edu.atomic import write_whole
+from vit_edu.models.kinds import with_kind
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -153,5 +154,6 @@ def trusted(root):
 
 def same_settings(logged, recipe):
     """Whether a log is of this recipe; what the log does not name has its default."""
-    logged, asked = (json.dumps(dataclasses.asdict(r)) for r in (training.Recipe(**logged), recipe))
+    both = (dataclasses.asdict(r) for r in (training.Recipe(**logged), recipe))
+    logged, asked = (json.dumps(r | {"model": with_kind(r["model"])}, sort_keys=True) for r in both)
     return logged == asked

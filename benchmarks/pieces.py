@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_edu import data, training
+from vit_edu.atomic import write_whole
 from vit_edu.models.vit import merge_heads, sincos_positions, split_heads
-from vit_edu.whole import write_whole
 
 try:
     from benchmarks import measure

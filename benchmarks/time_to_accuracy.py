@@ -23,7 +23,8 @@ from pathlib import Path
 import torch
 
 from vit_edu import data, training
-from vit_edu.whole import write_whole
+from vit_edu.atomic import write_whole
+from vit_edu.models.kinds import with_kind
 
 try:
     from benchmarks import measure
@@ -145,7 +146,9 @@ def summary(folder):
             continue
         found = [100 * last["test_accuracy"] for _, _, last in logs]
         first = logs[0][0]
-        kind = "convolutional stem" if "stem" in first["settings"]["model"] else "plain ViT"
+        kind = (
+            "convolutional stem" if with_kind(first["settings"]["model"])["kind"] == "hybrid" else "plain ViT"
+        )
         minutes = max(history[-1]["seconds"] for _, history, _ in logs) / 60
         spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
         rows.append(

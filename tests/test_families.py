@@ -21,7 +21,7 @@ from vit_edu import pretrained
 from vit_edu.models import ViT
 from vit_edu.models.variants import PublishedViT
 from vit_edu.pretrained import loading, names
-from vit_edu.pretrained.settings import settings_of
+from vit_edu.pretrained.config import settings_of
 
 TOLERANCE = 1e-5
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from vit_edu import check
-from vit_edu.check import record
+from vit_edu import check, settings
 
 
 @pytest.fixture
@@ -92,6 +91,6 @@ def test_no_place_for_the_file_is_no_problem(tmp_path, monkeypatch):
     assert answer(right) is right
     assert "0 of 37" in check.progress().text
     monkeypatch.setenv("VIT_EDU_PROGRESS", "off")
-    assert record.path() is None
+    assert settings.progress_file() is None
     answer(right)
     assert "not kept" in check.progress().remark

@@ -376,7 +376,7 @@ def _look_lessons():
 
 
 def _look_data():
-    from vit_edu import data
+    from vit_edu import data, settings
 
     remedy = "Set VIT_EDU_DATA to a folder of images, to cifar10 or to shapes; or unset it."
     try:
@@ -397,9 +397,9 @@ def _look_data():
     if not problem:
         return (
             True,
-            f"CIFAR-10 will be downloaded into {data.cache_dir()} when a lesson first needs it.",
+            f"CIFAR-10 will be downloaded into {settings.cache_dir()} when a lesson first needs it.",
             "",
         )
-    if os.environ.get("VIT_EDU_DATA", "").strip() == "cifar10":
+    if settings.data() == "cifar10":
         return False, problem, remedy
     return True, f"generated shapes, because CIFAR-10 is not here and cannot be had: {problem}", ""

@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vit_edu import settings
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 PROBE_SECONDS = 4  # how long a network may take to answer before we go on without it
 STALL_SECONDS = 15  # how long a running download may stand still
@@ -169,25 +171,13 @@ def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, f
 # ---------------------------------------------------------------- which data?
 
 
-def cache_dir():
-    """The one folder that holds downloads: VIT_EDU_CACHE, else the platform's cache folder for vit_edu."""
-    import platformdirs  # here, so that a machine for training alone can do without
-
-    return Path(os.environ.get("VIT_EDU_CACHE") or platformdirs.user_cache_dir("vit_edu")).expanduser()
-
-
-def fast():
-    """True when VIT_EDU_FAST=1 asks for training in seconds, for tests."""
-    return os.environ.get("VIT_EDU_FAST", "0") not in ("", "0")
-
-
 def choose():
     """Decide which data to use, without loading or downloading anything. Returns (kind, path or None, reason).
 
     kind is "cifar10", "archive" (a CIFAR-10 archive to unpack), "folder", "shapes" or "download".
     Raises DataError when VIT_EDU_DATA names something that is no data.
     """
-    asked = os.environ.get("VIT_EDU_DATA", "").strip()
+    asked = settings.data()
     if asked == "shapes":
         return "shapes", None, "VIT_EDU_DATA=shapes asks for them."
     if asked and asked != "cifar10":
@@ -200,9 +190,9 @@ def choose():
             )
         kind, place = _what_is_in(path)
         return kind, place, f"VIT_EDU_DATA names {path}."
-    kind, place = _what_is_in(cache_dir()) if cache_dir().is_dir() else ("folder", None)
+    kind, place = _what_is_in(settings.cache_dir()) if settings.cache_dir().is_dir() else ("folder", None)
     if kind != "folder":
-        return kind, place, f"it is in the cache folder, {cache_dir()}."
+        return kind, place, f"it is in the cache folder, {settings.cache_dir()}."
     if asked == "cifar10":
         return "download", None, "VIT_EDU_DATA=cifar10 asks for it."
     return "download", None, "it is the data of the course and is not on this machine yet."
@@ -245,7 +235,7 @@ def load(size=32):
             path, kind = _download_cifar10(), "cifar10"
             reason = f"it was downloaded, verified and put into {path}."
         except DataError as error:
-            if os.environ.get("VIT_EDU_DATA", "").strip() == "cifar10":
+            if settings.data() == "cifar10":
                 raise
             kind, reason = (
                 "shapes",
@@ -294,9 +284,9 @@ def _unpack_archive(archive):
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, extract_archive
 
-    final = cache_dir() / CIFAR10.base_folder
+    final = settings.cache_dir() / CIFAR10.base_folder
     if final.is_dir():
-        return cache_dir()
+        return settings.cache_dir()
     if not check_integrity(archive, CIFAR10.tgz_md5):
         raise DataError(
             f"{archive} is not the complete CIFAR-10 archive: expected 170,498,071 bytes with MD5 "
@@ -306,7 +296,7 @@ def _unpack_archive(archive):
     with _scratch_folder() as scratch:
         extract_archive(str(archive), str(scratch))
         os.replace(scratch / CIFAR10.base_folder, final)
-    return cache_dir()
+    return settings.cache_dir()
 
 
 def _download_cifar10():
@@ -316,7 +306,9 @@ def _download_cifar10():
     with _scratch_folder() as scratch:
         _require_space(scratch)
         require_network(CIFAR10.url, otherwise=OFFLINE)
-        print(f"Downloading CIFAR-10 (170 MB) into {cache_dir()}. Interrupt to go on with generated shapes.")
+        print(
+            f"Downloading CIFAR-10 (170 MB) into {settings.cache_dir()}. Interrupt to go on with generated shapes."
+        )
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(STALL_SECONDS)
         try:
@@ -326,12 +318,12 @@ def _download_cifar10():
         except (OSError, RuntimeError, EOFError) as error:
             raise DataError(
                 f"the download broke off ({error}). Try again later, or download cifar-10-python.tar.gz by other "
-                f"means and put it into {cache_dir()}."
+                f"means and put it into {settings.cache_dir()}."
             ) from error
         finally:
             socket.setdefaulttimeout(before)
-        os.replace(scratch / CIFAR10.base_folder, cache_dir() / CIFAR10.base_folder)
-    return cache_dir()
+        os.replace(scratch / CIFAR10.base_folder, settings.cache_dir() / CIFAR10.base_folder)
+    return settings.cache_dir()
 
 
 def download_problem():
@@ -351,7 +343,7 @@ def _require_space(folder):
     free = shutil.disk_usage(folder).free
     if free < CIFAR_DISK_BYTES:
         raise DataError(
-            f"the disk of {cache_dir()} has {free // 2**20:,} MB free and CIFAR-10 needs "
+            f"the disk of {settings.cache_dir()} has {free // 2**20:,} MB free and CIFAR-10 needs "
             f"{CIFAR_DISK_BYTES // 2**20:,} MB while it is unpacked. "
             "Free some space, or set VIT_EDU_CACHE to a folder on another disk."
         )
@@ -362,14 +354,14 @@ class _scratch_folder:
 
     def __enter__(self):
         try:
-            cache_dir().mkdir(parents=True, exist_ok=True)
-            for left in cache_dir().glob(".unfinished-*"):  # of a process that was killed
+            settings.cache_dir().mkdir(parents=True, exist_ok=True)
+            for left in settings.cache_dir().glob(".unfinished-*"):  # of a process that was killed
                 if time.time() - left.stat().st_mtime > 24 * 3600:
                     shutil.rmtree(left, ignore_errors=True)
-            self.path = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache_dir()))
+            self.path = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=settings.cache_dir()))
         except OSError as error:
             raise DataError(
-                f"the cache folder {cache_dir()} cannot be written to ({error.strerror or error}). "
+                f"the cache folder {settings.cache_dir()} cannot be written to ({error.strerror or error}). "
                 "Set VIT_EDU_CACHE to a folder that can, or VIT_EDU_DATA to a folder that has the data."
             ) from error
         return self.path
@@ -378,7 +370,7 @@ class _scratch_folder:
         shutil.rmtree(self.path, ignore_errors=True)
         if isinstance(error, OSError):
             raise DataError(
-                f"writing to {cache_dir()} failed ({error.strerror or error}). Nothing was left behind. Free some "
+                f"writing to {settings.cache_dir()} failed ({error.strerror or error}). Nothing was left behind. Free some "
                 "space, or set VIT_EDU_CACHE to a folder on another disk."
             ) from error
 
@@ -391,6 +383,9 @@ def require_network(url, otherwise="", again=False):
 
     otherwise: what else a person can do, for the error's text. again: ask anew where it did not answer before.
     """
+
+    if not settings.network():
+        raise DataError(f"VIT_EDU_NETWORK=off forbids every connection{otherwise}.")
 
     def probe():
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "vit_edu"})

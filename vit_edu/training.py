@@ -22,18 +22,16 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from vit_edu import augment
+from vit_edu import augment, settings
 from vit_edu import data as vit_data
+from vit_edu.atomic import write_whole
 from vit_edu.models import make_model
-from vit_edu.whole import write_whole
+from vit_edu.models.kinds import with_kind
+from vit_edu.models.saved import CheckpointError, load_run, read_checkpoint  # noqa: F401
 
 
 class Diverged(Exception):
     """The loss is no number any more, or far above that of guessing; the text says at which step and what to try."""
-
-
-class CheckpointError(Exception):
-    """A checkpoint does not belong to this run or cannot be read; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Recipe:
     """Everything that decides how a run goes, besides the data. Saved with every checkpoint.
 
     epochs, minutes: how long; one of the two. With minutes, the schedule follows the clock: the run ends when they are over.
-    model: arguments of `ViT`, without num_classes and img_size, which the data decide; with "stem", those of `HybridViT`.
+    model: its "kind" (see `models.KINDS`) and arguments, without num_classes and img_size, which the data decide.
     learning_rate: the peak. schedule: how it falls to zero after the warm-up, "cosine" or "linear"; "constant" does not fall.
     tokens: pairs (until, share): up to this share of the run, the blocks see only this share of the tokens (`TokenDropout`).
     zero_init: the last matrix of every branch starts at zero, so that each block begins as the identity.
@@ -181,6 +179,7 @@ RECIPES = {
     "laptop-hybrid": Recipe(
         minutes=5,
         model={
+            "kind": "hybrid",
             "stem": ((32, 2), (64, 2), (64, 1), (64, 1)),
             "patch_size": 8,
             "embed_dim": 96,
@@ -195,6 +194,7 @@ RECIPES = {
     "long": Recipe(
         minutes=120,
         model={
+            "kind": "hybrid",
             "stem": ((64, 2), (64, 1), (128, 2), (128, 1), (128, 1)),
             "patch_size": 8,
             "embed_dim": 192,
@@ -223,7 +223,7 @@ RECIPES = {
     ),
     "gpu-hybrid": Recipe(
         minutes=9.8,
-        model=_GPU_MODEL | {"stem": ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))},
+        model=_GPU_MODEL | {"kind": "hybrid", "stem": ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))},
         **_GPU,
     ),
     # Seconds, for tests: VIT_EDU_FAST=1.
@@ -277,12 +277,12 @@ def pick_device():
 
 def run_folder(name):
     """Where a run of this name keeps its checkpoints: runs/NAME here; a fresh folder under VIT_EDU_FAST=1."""
-    return Path(tempfile.mkdtemp(prefix="vit_edu-")) if vit_data.fast() else Path("runs") / name
+    return Path(tempfile.mkdtemp(prefix="vit_edu-")) if settings.fast() else Path("runs") / name
 
 
 def pick_recipe(device):
     """Name of the recipe that suits the device: "fast" under VIT_EDU_FAST=1, "gpu" on CUDA, else "laptop"."""
-    if vit_data.fast():
+    if settings.fast():
         return "fast"
     return "gpu" if torch.device(device).type == "cuda" else "laptop"
 
@@ -573,7 +573,7 @@ def mix(images, labels, recipe, num_classes):
 
 
 def build_model(recipe, data):
-    """A new model for this data, with the recipe's seed: a `ViT`, or a `HybridViT` where the recipe has a stem."""
+    """A new model for this data, of the recipe's kind and with its seed."""
     torch.manual_seed(recipe.seed)
     model = make_model(recipe.model, data.train.images.shape[1:], len(data.classes))
     if recipe.zero_init:
@@ -714,10 +714,8 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter):
     def show(loss, speed):
         nonlocal shown
         shown, share = seconds(), progress()
-        if total:
-            left = (shown - compiling) * (1 - share) / share
-        else:
-            left = max(0.0, 60 * recipe.minutes - shown)
+        rest = 60 * (recipe.minutes or 0) - shown
+        left = (shown - compiling) * (1 - share) / share if total else max(0.0, rest)
         _show(bar, history, loss, speed, share, left)
 
     def close():
@@ -874,51 +872,13 @@ def save_checkpoint(out, recipe, data, model, optimizer, order, history, average
     write_whole(out / "checkpoint.pt", lambda file: torch.save(state, file))
 
 
-def read_checkpoint(path):
-    """The contents of a `checkpoint.pt`, on the CPU; no code in it is run. Raises CheckpointError."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"recipe", "data", "model", "optimizer", "history"} - state.keys()
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"there is no {path}. Name the folder of a run, or its checkpoint.pt; the models that come with the course "
-            "are loaded by `pretrained.load`."
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except (
-        Exception
-    ) as error:  # Not its text: of a file that may be unsafe, torch says how to load it all the same
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint. Is it one? It should be the checkpoint.pt of a run. If it is "
-            "damaged, remove it to start the run anew."
-        ) from error
-    if missing:
-        raise CheckpointError(f"{path} is no checkpoint of ours: it lacks {', '.join(missing)}.")
-    return state
-
-
-def load_run(path):
-    """The model of a checkpoint (a file, or the folder of its run), with its best weights: the average where one was kept.
-
-    Returns (model in eval mode, on the CPU; the checkpoint's dict, with "recipe", "data" and "history").
-    Raises CheckpointError.
-    """
-    path = Path(path)
-    state = read_checkpoint(path / "checkpoint.pt" if path.is_dir() else path)
-    data = state["data"]
-    model = make_model(state["recipe"]["model"], data["shape"], len(data["classes"]))
-    model.load_state_dict(state["average"]["weights"] if state["average"] else state["model"])
-    return model.eval(), state
-
-
 def _resume(out, recipe, data, model, optimizer, order, average):
     """Put everything back as the checkpoint in `out` has it, and return its history; [] where there is none."""
     path = Path(out) / "checkpoint.pt"
     if not path.exists():
         return []
     state = read_checkpoint(path)
-    mine = dataclasses.asdict(recipe)
+    mine = dataclasses.asdict(recipe) | {"model": with_kind(recipe.model)}
     # A field that is newer than the checkpoint has its default
     theirs = {f.name: f.default for f in dataclasses.fields(recipe)} | state["recipe"]
     differ = [k for k in mine if mine[k] != theirs[k]]

@@ -7,6 +7,7 @@ The engine (`engine.py` and its neighbours) knows nothing of Vision Transformers
 import difflib
 import importlib
 
+from vit_edu import settings
 from vit_edu.check import record as _record
 from vit_edu.check.engine import Exercise
 from vit_edu.check.report import RIGHT, Check, Report, frame, inline
@@ -139,7 +140,7 @@ def hint(name, step=None):
 def progress():
     """What has been solved so far, over all lessons: a table and a picture in a notebook, text elsewhere."""
     entries, remark = _record.load()
-    if _record.path() is None:
+    if settings.progress_file() is None:
         remark = "Progress is not kept here: VIT_EDU_PROGRESS is off."
 
     def state(name):

@@ -9,28 +9,18 @@ import html
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
-import platformdirs
-
+from vit_edu import settings
+from vit_edu.atomic import write_whole
 from vit_edu.check.report import RIGHT, frame
-from vit_edu.whole import write_whole
 
 MARKS = {RIGHT: "✓", "tried": "✗", "open": "○"}
 WORDS = {RIGHT: "right", "tried": "tried, not right yet", "open": "not attempted"}
 
 
-def path():
-    """The file, or None where nothing is to be kept."""
-    asked = os.environ.get("VIT_EDU_PROGRESS", "").strip()
-    if asked == "off":
-        return None
-    return Path(asked or Path(platformdirs.user_data_dir("vit_edu")) / "progress.json").expanduser()
-
-
 def load():
     """({exercise: {"right": date or None, "tries": n}}, remark). A damaged file is set aside, and the remark says so."""
-    file = path()
+    file = settings.progress_file()
     if file is None or not file.exists():
         return {}, ""
     try:
@@ -58,7 +48,7 @@ def load():
 
 def add(report):
     """Note one answer of `@check.exercise`. Never raises: an exercise must not fail for want of a file."""
-    if path() is None or report.status in ("not attempted", "could not be checked"):
+    if settings.progress_file() is None or report.status in ("not attempted", "could not be checked"):
         return
     with contextlib.suppress(OSError):
         entries, _ = load()
@@ -66,7 +56,7 @@ def add(report):
         entry["tries"] += 1
         if report.passed and not entry["right"]:
             entry["right"] = datetime.date.today().isoformat()
-        write_whole(path(), json.dumps({"version": 1, "exercises": entries}, indent=1))
+        write_whole(settings.progress_file(), json.dumps({"version": 1, "exercises": entries}, indent=1))
 
 
 @dataclass

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_edu import check
+from vit_edu.atomic import write_whole
 from vit_edu.check.report import EMPTY, RIGHT
-from vit_edu.whole import write_whole
 
 MISSING, UNFINISHED = "missing", "not checked"
 LARGEST = 20 * 2**20  # bytes of a notebook; a lesson has a tenth of a megabyte

@@ -11,9 +11,9 @@ from torch import nn
 from vit_edu.models.variants import PublishedViT
 from vit_edu.models.vit import ViT
 from vit_edu.pretrained import preprocessing
+from vit_edu.pretrained.config import settings_of
 from vit_edu.pretrained.names import FAMILIES, PRE_LOGITS, WeightsError, jax_to_torch, recognise
 from vit_edu.pretrained.resolution import resize_pos_embed
-from vit_edu.pretrained.settings import settings_of
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # widths whose heads are not 64 wide: So, H, g, G

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from vit_edu import data
+from vit_edu import data, settings
+from vit_edu.atomic import write_whole
 from vit_edu.pretrained.names import WeightsError
-from vit_edu.whole import write_whole
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 CHUNK = 2**20  # bytes
@@ -132,8 +132,8 @@ def is_ours(path):
 
 
 def cache_dir():
-    """The one folder for weights that were fetched: "weights" in `data.cache_dir()`."""
-    return data.cache_dir() / "weights"
+    """The one folder for weights that were fetched: "weights" in `settings.cache_dir()`."""
+    return settings.cache_dir() / "weights"
 
 
 def fetch(url, path, sha256="", otherwise=""):

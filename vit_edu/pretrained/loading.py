@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
-from vit_edu import data, training
+from vit_edu import data, settings
+from vit_edu.models.kinds import with_kind
+from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import files, preprocessing
+from vit_edu.pretrained.config import config_settings, settings_of
 from vit_edu.pretrained.conversion import convert, from_model
 from vit_edu.pretrained.names import WeightsError
-from vit_edu.pretrained.settings import config_settings, settings_of
 from vit_edu.pretrained.shipping import SHIPPED, about_data, read_weights
 
 HUB = "https://huggingface.co"
@@ -35,7 +37,7 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
     Raises WeightsError: an unknown name, which lists the known ones; a damaged file; weights that are not here and cannot be
     had, with what to download and where to put it.
     """
-    path, cfg, settings = Path(name).expanduser(), {}, {}
+    path, cfg, arguments = Path(name).expanduser(), {}, {}
     if (SHIPPED / f"{name}.safetensors").exists():
         return _changed(read_weights(SHIPPED / f"{name}.safetensors"), img_size, num_classes)
     if path.is_dir() or path.name == "checkpoint.pt":
@@ -48,7 +50,7 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         path, cfg = _torchvision(name)
         weights = files.read(path)
     elif str(name).count("/") == 1:
-        path, cfg, settings = _hub(name)
+        path, cfg, arguments = _hub(name)
         weights = files.read(path)
     else:
         known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
@@ -57,7 +59,7 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
             "torchvision/vit_b_16, timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k or folder/weights.safetensors."
         )
     # Tensors of a .safetensors lie in the file itself until they are copied
-    converted = convert(weights, copy=path.suffix == ".safetensors", **settings)
+    converted = convert(weights, copy=path.suffix == ".safetensors", **arguments)
     del weights
     if converted.family == "jax":
         cfg = preprocessing.of_jax(*converted.arguments["img_size"])
@@ -81,15 +83,17 @@ def _changed(model, img_size, num_classes):
     if img_size is None and num_classes is None:
         return model
     cfg = model.pretrained_cfg
-    if "stem" in cfg.get("model", ()):
-        raise WeightsError("a HybridViT is loaded as it is: leave out img_size and num_classes.")
+    if with_kind(cfg.get("model", {}))["kind"] != "vit":
+        raise WeightsError(
+            f"a {type(model).__name__} is loaded as it is: leave out img_size and num_classes."
+        )
     return _with(from_model(model, img_size, num_classes, copy=False), cfg, img_size, num_classes)
 
 
 def _run(path):
     try:
-        model, state = training.load_run(path)
-    except training.CheckpointError as error:
+        model, state = load_run(path)
+    except CheckpointError as error:
         raise WeightsError(str(error)) from error
     model.pretrained_cfg = about_data(state["data"]) | {"model": state["recipe"]["model"]}
     return model
@@ -138,7 +142,7 @@ def _fetched(url, target, digest, size=""):
 
 
 def _require_network(url, otherwise):
-    if data.fast():
+    if settings.fast():
         raise WeightsError(f"VIT_EDU_FAST=1 asks for no download.{otherwise}")
     try:
         data.require_network(url, again=True)  # asked for by name: tried each time
@@ -178,17 +182,17 @@ def _hub(repo):
     config = json.loads(_hub_file(repo, "config.json").read_text())
     if "architecture" in config:  # timm
         about = config.get("pretrained_cfg", config)
-        settings = {"family": "timm", "img_size": about["input_size"][1:]} | _timm_settings(config)
+        arguments = {"family": "timm", "img_size": about["input_size"][1:]} | _timm_settings(config)
         cfg = preprocessing.from_timm(about)
         classes = about.get("label_names") or ()
     else:
-        settings = config_settings(config)
-        classes = settings.pop("classes")
+        arguments = config_settings(config)
+        classes = arguments.pop("classes")
         said = _preprocessor(repo)
         cfg = preprocessing.from_transformers(json.loads(said.read_text())) if said else {}
     weights = next((p for name in HUB_WEIGHTS if (p := _cached(repo, name))), None)
     weights = weights or _hub_file(repo, HUB_WEIGHTS[0], optional=True)
-    return weights or _hub_file(repo, HUB_WEIGHTS[1]), cfg | {"classes": tuple(classes)}, settings
+    return weights or _hub_file(repo, HUB_WEIGHTS[1]), cfg | {"classes": tuple(classes)}, arguments
 
 
 def _preprocessor(repo):

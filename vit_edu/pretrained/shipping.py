@@ -8,11 +8,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vit_edu import training
+from vit_edu.atomic import write_whole
 from vit_edu.models import make_model
 from vit_edu.pretrained import files
 from vit_edu.pretrained.conversion import load_by_name
 from vit_edu.pretrained.names import WeightsError
-from vit_edu.whole import write_whole
 
 # NAME.safetensors, its digest and NAME.md, its card
 SHIPPED = Path(__file__).parents[1] / "weights"

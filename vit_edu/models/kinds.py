@@ -1,0 +1,28 @@
+"""The table of kinds: which model a recipe or a file of weights means. A new model adds a row."""
+
+from vit_edu.models.hybrid import HybridViT
+from vit_edu.models.vit import ViT
+
+KINDS = {
+    "vit": ViT,
+    "hybrid": HybridViT,
+}
+
+
+def with_kind(arguments):
+    """A model's arguments with their "kind". Recipes and files of before there were kinds have none: a stem meant a hybrid."""
+    return {"kind": "hybrid" if "stem" in arguments else "vit"} | arguments
+
+
+def make_model(arguments, shape, num_classes):
+    """The model that a recipe or a file of weights describes.
+
+    arguments: "kind", a key of KINDS (left out: see `with_kind`), and what that class takes besides img_size, in_chans and
+    num_classes. shape: (C, H, W) of an image. Raises ValueError for a kind that is not in the table.
+    """
+    C, H, W = shape
+    arguments = with_kind(arguments)
+    kind = arguments.pop("kind")
+    if kind not in KINDS:
+        raise ValueError(f"there is no model of kind {kind!r}; there are {', '.join(KINDS)}.")
+    return KINDS[kind](img_size=(H, W), in_chans=C, num_classes=num_classes, **arguments)
