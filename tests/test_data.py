@@ -15,6 +15,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
 from vit_edu import data
+from vit_edu.data import cifar10, network
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def clean(monkeypatch, tmp_path):
     """A cache of its own for each test, nothing asked for, and no memory of dead networks."""
     monkeypatch.delenv("VIT_EDU_DATA", raising=False)
     monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(data, "_unreachable", {})
+    monkeypatch.setattr(network, "problems", {})
     # Nobody answers there
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
 
@@ -271,12 +272,17 @@ def test_dead_network_is_an_error_where_cifar_was_asked_for(monkeypatch):
 
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch):
-    monkeypatch.setattr(data, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(network, "PROBE_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
         with pytest.raises(data.DataError, match="cannot be reached"):
             data.require_network(url)
-    assert url in data._unreachable  # remembered: the next call does not wait
+        silent.accept()
+        with pytest.raises(data.DataError, match="cannot be reached"):
+            data.require_network(url)
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):  # remembered: nobody asked a second time
+            silent.accept()
 
 
 def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
@@ -295,7 +301,7 @@ def test_cache_that_is_read_only(tmp_path, monkeypatch):
 
 
 def test_full_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CIFAR_DISK_BYTES", 10**18)  # more than any disk has
+    monkeypatch.setattr(cifar10, "DISK_BYTES", 10**18)  # more than any disk has
     assert "MB free and CIFAR-10 needs" in data.load().reason
     assert left_behind(tmp_path) == []
 

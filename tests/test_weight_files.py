@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("VIT_EDU_FAST", raising=False)
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(data, "_unreachable", {})
+    monkeypatch.setattr(data.network, "problems", {})
     return tmp_path / "cache" / "weights"
 
 
@@ -728,7 +728,7 @@ def test_what_the_hub_has_not(hub, server, tmp_path, monkeypatch):
         pretrained.load("someone/none")
     server.http.shutdown()
     server.http.server_close()
-    data._unreachable.clear()
+    data.network.problems.clear()
     with pytest.raises(
         pretrained.WeightsError,
         match=r"cannot be reached .* Without a network here: download https://hugg",

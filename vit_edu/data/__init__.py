@@ -1,0 +1,42 @@
+"""Images to learn from: CIFAR-10, a folder of images, or shapes that are generated on the spot.
+
+`load()` decides which and says why. Everything ends up as uint8 tensors that fit on any device whole, so that a
+batch is one indexing operation and nothing needs worker processes. Besides its label an image may have further
+targets, such as a mask or boxes, which move with it when it is flipped or cropped.
+
+Letters in shape comments: B images in the batch, N images in the set, F frames of a clip, C channels, H, W pixels.
+"""
+
+from vit_edu.data.batching import batches, denormalize, normalize
+from vit_edu.data.choice import choose, load
+from vit_edu.data.cifar10 import download_problem
+from vit_edu.data.drawing import shapes
+from vit_edu.data.folder import check_folder, image_folder
+from vit_edu.data.geometry import DIRECTIONS, flip_and_crop, random_crop, random_flip
+from vit_edu.data.network import PROBE_SECONDS, STALL_SECONDS, require_network
+from vit_edu.data.outlines import SHAPES
+from vit_edu.data.sets import Data, DataError, Split, pixel_statistics
+
+__all__ = [
+    "DIRECTIONS",
+    "PROBE_SECONDS",
+    "SHAPES",
+    "STALL_SECONDS",
+    "Data",
+    "DataError",
+    "Split",
+    "batches",
+    "check_folder",
+    "choose",
+    "denormalize",
+    "download_problem",
+    "flip_and_crop",
+    "image_folder",
+    "load",
+    "normalize",
+    "pixel_statistics",
+    "random_crop",
+    "random_flip",
+    "require_network",
+    "shapes",
+]

@@ -1,0 +1,35 @@
+"""From a split to batches of normalised images."""
+
+import torch
+
+from vit_edu.data.geometry import flip_and_crop
+
+
+def normalize(images, mean, std):
+    """uint8 (B, C, H, W) in 0..255 -> float32 with mean 0 and standard deviation 1 over the training pixels."""
+    return (images.float() / 255 - mean) / std
+
+
+def denormalize(images, mean, std):
+    """The inverse of `normalize`, as float32 in 0..1, for looking at."""
+    return (images * std + mean).clamp(0, 1)
+
+
+def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, flip=True):
+    """Go once over a split in batches of normalised float32 images.
+
+    train=True shuffles, flips (with flip=True), crops (by up to `crop` pixels; 0: not), and leaves out the last, smaller
+    batch. generator: a CPU generator for the order.
+    Yields (images (B, C, H, W), labels (B,)) on the split's device; where the split has further targets, their dict
+    takes the place of the labels, which it holds as "labels". Raises ValueError for an empty split.
+    """
+    if len(split) == 0:
+        raise ValueError("there is no image to make batches of: the split is empty.")
+    order = torch.randperm(len(split), generator=generator) if train else torch.arange(len(split))
+    full = len(split) // batch_size * batch_size if train and len(split) >= batch_size else len(split)
+    for chunk in order[:full].to(split.labels.device).split(batch_size):
+        batch = split[chunk]
+        images, targets = batch.images, batch.targets
+        if train:
+            images, targets = flip_and_crop(images, targets, flip, crop)
+        yield normalize(images, mean, std), {"labels": batch.labels, **targets} if targets else batch.labels

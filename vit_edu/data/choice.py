@@ -1,0 +1,94 @@
+"""Which images? Decided in one place, without waiting for a dead network, and said in words."""
+
+from pathlib import Path
+
+from vit_edu import settings
+from vit_edu.data import cifar10
+from vit_edu.data.drawing import shapes
+from vit_edu.data.folder import image_folder
+from vit_edu.data.sets import DataError
+
+
+def choose(source=None):
+    """Decide which data to use, without loading or downloading anything. Returns (kind, path or None, reason).
+
+    source: "cifar10", "shapes" or a path; None for what VIT_EDU_DATA names, if anything.
+    kind is "cifar10", "archive" (a CIFAR-10 archive to unpack), "folder", "shapes" or "download".
+    Raises DataError when something was asked for that is no data.
+    """
+    asked, who = _asked(source)
+    if asked == "shapes":
+        return "shapes", None, f"{who} {asked}."
+    if asked and asked != "cifar10":
+        path = Path(asked).expanduser()
+        if not path.exists():
+            raise DataError(
+                f"{who} {path}, and there is nothing of that name. Expected cifar10, shapes, a folder with CIFAR-10 or its "
+                "archive, or a folder with one folder of images for each class. Name one of these, or none of them to get "
+                "the data of the course."
+            )
+        kind, place = _what_is_in(path, who)
+        return kind, place, f"{who} {path}."
+    cache = settings.cache_dir()
+    kind, place = _what_is_in(cache, who) if cache.is_dir() else ("folder", None)
+    if kind != "folder":
+        return kind, place, f"it is in the cache folder, {cache}."
+    if asked:
+        return "download", None, f"{who} {asked}."
+    return "download", None, "it is the data of the course and is not on this machine yet."
+
+
+def _asked(source):
+    """What was asked for, "" for nothing in particular, and the words that say by whom."""
+    if source:
+        return str(source).strip(), "you asked for"
+    return settings.data(), "VIT_EDU_DATA names"
+
+
+def _what_is_in(path, who):
+    archive, unpacked = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+    if path.name == archive and path.is_file():
+        return "archive", path
+    if path.is_file():
+        raise DataError(
+            f"{who} the file {path}; expected a folder, or CIFAR-10's {archive}. "
+            "Name the folder that the images lie in."
+        )
+    if path.name == unpacked:
+        return "cifar10", path.parent
+    if (path / unpacked).is_dir():
+        return "cifar10", path
+    if (path / archive).is_file():
+        return "archive", path / archive
+    return "folder", path
+
+
+def load(size=32, source=None):
+    """The data of the course: CIFAR-10 where it is there or can be had, a folder of yours, or generated shapes.
+
+    Decided in this order, and said in `.reason`:
+    1. `source`, else VIT_EDU_DATA: a folder (CIFAR-10, its archive, or one folder of images a class), "cifar10" or "shapes".
+    2. CIFAR-10 in the cache folder.
+    3. CIFAR-10 from the network, verified, where a server answers within seconds.
+    4. Shapes, generated here.
+
+    size: images of a folder are brought to size x size pixels. Returns `Data`.
+    Raises DataError when something that was asked for by name cannot be had. A dead network, a read-only or full disk
+    are no error, unless "cifar10" was asked for: the shapes are taken, and the reason says why.
+    """
+    kind, path, reason = choose(source)
+    if kind == "download":
+        try:
+            path, kind = cifar10.download_cifar10(), "cifar10"
+            reason = f"it was downloaded, verified and put into {path}."
+        except DataError as error:
+            if _asked(source)[0] == "cifar10":
+                raise
+            kind, reason = "shapes", f"CIFAR-10 is not on this machine, and could not be had: {error}"
+    if kind == "archive":
+        path, kind = cifar10.unpack_archive(path), "cifar10"
+    if kind == "cifar10":
+        return cifar10.load_cifar10(path, reason)
+    if kind == "folder":
+        return image_folder(path, size, reason)
+    return shapes(reason=reason)

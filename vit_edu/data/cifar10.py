@@ -1,0 +1,112 @@
+"""CIFAR-10: read from the files that torchvision knows, unpacked from its archive, or downloaded, and always verified."""
+
+import os
+import shutil
+import socket
+
+import torch
+
+from vit_edu import settings
+from vit_edu.data import network
+from vit_edu.data.scratch import scratch_folder
+from vit_edu.data.sets import Data, DataError, Split
+
+OFFLINE = ", or set VIT_EDU_DATA to a folder"
+DISK_BYTES = 600 * 2**20  # archive and unpacked batches side by side, with room to spare
+
+
+def load_cifar10(root, reason):
+    """CIFAR-10 from the unpacked files in the folder `root`, as `Data`. Raises DataError, naming files that are damaged."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    try:
+        parts = [CIFAR10(root, train=train) for train in (True, False)]  # verifies all files
+    except RuntimeError as error:
+        folder = root / CIFAR10.base_folder
+        files = [
+            *CIFAR10.train_list,
+            *CIFAR10.test_list,
+            [CIFAR10.meta["filename"], CIFAR10.meta["md5"]],
+        ]
+        bad = [name for name, md5 in files if not check_integrity(folder / name, md5)]
+        raise DataError(
+            f"CIFAR-10 in {folder} is incomplete or damaged: {', '.join(bad)} "
+            f"{'does' if len(bad) == 1 else 'do'} not have the published checksum. "
+            "Remove that folder and load again, or put the archive beside it."
+        ) from error
+    splits = []
+    for part in parts:
+        images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
+        splits.append(Split(images, torch.tensor(part.targets)))
+    return Data.measured(*splits, part.classes, "cifar10", reason)
+
+
+def unpack_archive(archive):
+    """Verify CIFAR-10's archive and unpack it into the cache, whole or not at all. Returns the cache folder."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity, extract_archive
+
+    final = settings.cache_dir() / CIFAR10.base_folder
+    if final.is_dir():
+        return settings.cache_dir()
+    if not check_integrity(archive, CIFAR10.tgz_md5):
+        raise DataError(
+            f"{archive} is not the complete CIFAR-10 archive: expected 170,498,071 bytes with MD5 "
+            f"{CIFAR10.tgz_md5}, got {archive.stat().st_size:,} bytes with another one. It was probably cut off on "
+            "the way: download it again."
+        )
+    with scratch_folder() as scratch:
+        extract_archive(str(archive), str(scratch))
+        os.replace(scratch / CIFAR10.base_folder, final)
+    return settings.cache_dir()
+
+
+def download_cifar10():
+    """CIFAR-10 through torchvision into the cache, whole or not at all. Returns the cache folder."""
+    from torchvision.datasets import CIFAR10
+
+    with scratch_folder() as scratch:
+        _require_space(scratch)
+        network.require_network(CIFAR10.url, otherwise=OFFLINE)
+        print(
+            f"Downloading CIFAR-10 (170 MB) into {settings.cache_dir()}. Interrupt to go on with generated shapes."
+        )
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(network.STALL_SECONDS)
+        try:
+            CIFAR10(scratch, download=True)  # checks the MD5 of the archive and of every file in it
+        except KeyboardInterrupt:
+            raise DataError("the download was interrupted. Call again to start it over.") from None
+        except (OSError, RuntimeError, EOFError) as error:
+            raise DataError(
+                f"the download broke off ({error}). Try again later, or download cifar-10-python.tar.gz by other "
+                f"means and put it into {settings.cache_dir()}."
+            ) from error
+        finally:
+            socket.setdefaulttimeout(before)
+        os.replace(scratch / CIFAR10.base_folder, settings.cache_dir() / CIFAR10.base_folder)
+    return settings.cache_dir()
+
+
+def download_problem():
+    """Why CIFAR-10 could not be downloaded now, in words, or "" where nothing stands in the way."""
+    from torchvision.datasets import CIFAR10
+
+    try:
+        with scratch_folder() as scratch:
+            _require_space(scratch)
+        network.require_network(CIFAR10.url, otherwise=OFFLINE)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _require_space(folder):
+    free = shutil.disk_usage(folder).free
+    if free < DISK_BYTES:
+        raise DataError(
+            f"the disk of {settings.cache_dir()} has {free // 2**20:,} MB free and CIFAR-10 needs "
+            f"{DISK_BYTES // 2**20:,} MB while it is unpacked. "
+            "Free some space, or set VIT_EDU_CACHE to a folder on another disk."
+        )
