@@ -153,6 +153,39 @@ def test_name_that_is_no_folder(tmp_path, monkeypatch, kind):
         data.load()
 
 
+# ---------------------------------------------------------------- asked for by a caller
+
+
+def test_source_goes_before_the_environment(tmp_path, monkeypatch):
+    make_folder(tmp_path / "set")
+    monkeypatch.setenv("VIT_EDU_DATA", str(tmp_path / "missing"))
+    for source in (tmp_path / "set", str(tmp_path / "set")):
+        d = data.load(source=source)
+        assert (d.kind, d.reason) == ("folder", f"you asked for {tmp_path / 'set'}.")
+    assert data.choose("shapes") == ("shapes", None, "you asked for shapes.")
+    assert data.load(source="shapes").reason == "you asked for shapes."
+    with pytest.raises(data.DataError, match=r"VIT_EDU_DATA names .*missing, and there is nothing"):
+        data.load()
+
+
+def test_source_that_cannot_be_had_is_named_as_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    with pytest.raises(data.DataError, match=r"^you asked for .*missing, and there is nothing of that name"):
+        data.load(source=tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(data.DataError, match=r"^you asked for the file .*file; expected a folder"):
+        data.load(source=tmp_path / "file")
+    with pytest.raises(data.DataError, match="cannot be reached"):  # no shapes instead
+        data.load(source="cifar10")
+
+
+def test_environment_is_named_where_it_decided(monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    assert data.load().reason == "VIT_EDU_DATA names shapes."
+    monkeypatch.setenv("VIT_EDU_DATA", "cifar10")
+    assert data.choose() == ("download", None, "VIT_EDU_DATA names cifar10.")
+
+
 # ---------------------------------------------------------------- CIFAR-10
 
 
