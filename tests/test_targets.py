@@ -108,6 +108,13 @@ def test_clips_move_where_the_target_says():
     assert data.DIRECTIONS[split.targets["direction"][whole][dx.argmax()]].endswith("right")
 
 
+def test_the_shape_does_not_tell_the_direction():
+    split = data.shapes(4000, 1, size=4, frames=1).train
+    together = torch.bincount(split.labels * 8 + split.targets["direction"], minlength=80)
+    assert together.min() > 20  # 50 expected of each pair, with a standard deviation of 6.3
+    assert together.max() < 80
+
+
 def test_clips_have_a_still_background_and_new_noise():
     split = data.shapes(100, 1, seed=4, mask=True, frames=3).train
     outside = (split.targets["mask"].amax(1) == 0)[:, None].expand(-1, 3, -1, -1)
@@ -129,12 +136,12 @@ def test_clips_of_no_frame():
 
 def test_everything_of_a_split_stays_together():
     split = Split(
-        torch.arange(10)[:, None, None, None], torch.arange(10), {"boxes": torch.arange(10)[:, None, None]}
+        torch.arange(10)[:, None, None, None], torch.arange(10), {"depth": torch.arange(10)[:, None, None]}
     )
     rest, part = split.hold_out(3, seed=1)
     for some in (rest, part, split.take(4), split.to("cpu"), split[2:5]):
         assert torch.equal(some.images.flatten(), some.labels)
-        assert torch.equal(some.targets["boxes"].flatten(), some.labels)
+        assert torch.equal(some.targets["depth"].flatten(), some.labels)
     assert sorted(torch.cat([rest.labels, part.labels]).tolist()) == list(range(10))
     assert (len(rest), len(part)) == (7, 3)
 
@@ -145,6 +152,10 @@ def test_split_of_unequal_parts():
         Split(images, labels, {"mask": torch.zeros(2, 8, 8)})
     with pytest.raises(ValueError, match="there are 3 labels and 1 images"):
         Split(images[:1], labels)
+    with pytest.raises(ValueError, match=r"last axes of 'mask' should be \(8, 8\); its shape is \(3, 4, 4\)"):
+        Split(images, labels, {"mask": torch.zeros(3, 4, 4)})
+    with pytest.raises(ValueError, match=r"last axes of 'boxes' should be \(4,\); its shape is \(3, 2\)"):
+        Split(images, labels, {"boxes": torch.zeros(3, 2)})
     with pytest.raises(ValueError, match="has a field 'labels' already"):
         Split(images, labels, {"labels": labels})
 

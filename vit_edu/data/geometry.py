@@ -80,7 +80,8 @@ def _crop_boxes(boxes, top, left, padding, height, width):
     x = (boxes[..., 0::2] + _each(padding - left, boxes)).clamp(0, width)  # (B, ..., 2): x1, x2
     y = (boxes[..., 1::2] + _each(padding - top, boxes)).clamp(0, height)  # (B, ..., 2): y1, y2
     moved = torch.stack([x, y], dim=-1).flatten(-2)  # (B, ..., 4)
-    left_over = (moved[..., 2:] > moved[..., :2]).all(-1, keepdim=True) & (boxes[..., :1] >= 0)
+    # An unused row has no width, and so stays unused
+    left_over = (moved[..., 2:] > moved[..., :2]).all(-1, keepdim=True)
     return torch.where(left_over, moved, -1)
 
 

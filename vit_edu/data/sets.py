@@ -15,7 +15,7 @@ class Split:
 
     images: (N, C, H, W), or clips (N, F, C, H, W); uint8. labels: (N,), int64.
     targets: further tensors by name, with N as their first axis. Some names have a meaning, since `flip_and_crop` moves
-    them with the image: "mask", "boxes" and "direction", as described there. Raises ValueError where the lengths differ.
+    them with the image: "mask", "boxes" and "direction", as described there. Raises ValueError where sizes do not fit.
     """
 
     images: torch.Tensor
@@ -30,6 +30,11 @@ class Split:
                 raise ValueError(
                     f"a split needs as many of everything: there are {len(self.labels)} labels "
                     f"and {len(values)} {name}."
+                )
+        for name, size in {"mask": self.images.shape[-2:], "boxes": (4,)}.items():
+            if name in self.targets and self.targets[name].shape[-len(size) :] != size:
+                raise ValueError(
+                    f"the last axes of {name!r} should be {tuple(size)}; its shape is {tuple(self.targets[name].shape)}."
                 )
 
     def __len__(self):
