@@ -6,7 +6,6 @@ from torchvision import ops, tv_tensors
 from torchvision.transforms import v2
 
 from vit_edu import data
-from vit_edu.data.sets import Split
 
 
 def iou(a, b):
@@ -135,11 +134,11 @@ def test_clips_of_no_frame():
 
 
 def test_everything_of_a_split_stays_together():
-    split = Split(
+    split = data.Split(
         torch.arange(10)[:, None, None, None], torch.arange(10), {"depth": torch.arange(10)[:, None, None]}
     )
     rest, part = split.hold_out(3, seed=1)
-    for some in (rest, part, split.take(4), split.to("cpu"), split[2:5]):
+    for some in (rest, part, split.take(4), split.to("cpu"), split.pick(slice(2, 5))):
         assert torch.equal(some.images.flatten(), some.labels)
         assert torch.equal(some.targets["depth"].flatten(), some.labels)
     assert sorted(torch.cat([rest.labels, part.labels]).tolist()) == list(range(10))
@@ -149,15 +148,15 @@ def test_everything_of_a_split_stays_together():
 def test_split_of_unequal_parts():
     images, labels = torch.zeros(3, 3, 8, 8), torch.zeros(3, dtype=torch.long)
     with pytest.raises(ValueError, match="there are 3 labels and 2 mask"):
-        Split(images, labels, {"mask": torch.zeros(2, 8, 8)})
+        data.Split(images, labels, {"mask": torch.zeros(2, 8, 8)})
     with pytest.raises(ValueError, match="there are 3 labels and 1 images"):
-        Split(images[:1], labels)
+        data.Split(images[:1], labels)
     with pytest.raises(ValueError, match=r"last axes of 'mask' should be \(8, 8\); its shape is \(3, 4, 4\)"):
-        Split(images, labels, {"mask": torch.zeros(3, 4, 4)})
+        data.Split(images, labels, {"mask": torch.zeros(3, 4, 4)})
     with pytest.raises(ValueError, match=r"last axes of 'boxes' should be \(4,\); its shape is \(3, 2\)"):
-        Split(images, labels, {"boxes": torch.zeros(3, 2)})
+        data.Split(images, labels, {"boxes": torch.zeros(3, 2)})
     with pytest.raises(ValueError, match="has a field 'labels' already"):
-        Split(images, labels, {"labels": labels})
+        data.Split(images, labels, {"labels": labels})
 
 
 # ---------------------------------------------------------------- moving

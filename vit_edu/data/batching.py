@@ -28,7 +28,7 @@ def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, f
     order = torch.randperm(len(split), generator=generator) if train else torch.arange(len(split))
     full = len(split) // batch_size * batch_size if train and len(split) >= batch_size else len(split)
     for chunk in order[:full].to(split.labels.device).split(batch_size):
-        batch = split[chunk]
+        batch = split.pick(chunk)
         images, targets = batch.images, batch.targets
         if train:
             images, targets = flip_and_crop(images, targets, flip, crop)

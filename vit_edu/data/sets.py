@@ -40,8 +40,8 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
-    def __getitem__(self, which):
-        """The images that `which`, a tensor of indices or a slice, picks, with their labels and targets."""
+    def pick(self, which):
+        """A split of the images that `which` picks: a tensor of indices, a boolean one (N,), or a slice."""
         return self._each(lambda values: values[which])
 
     def to(self, device):
@@ -56,7 +56,7 @@ class Split:
         """Two disjoint parts, (the rest, `count` images at random), the same for the same seed."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         order = order.to(self.labels.device)
-        return self[order[count:]], self[order[:count]]
+        return self.pick(order[count:]), self.pick(order[:count])
 
     def _each(self, change):
         targets = {name: change(values) for name, values in self.targets.items()}
