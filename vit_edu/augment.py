@@ -37,40 +37,26 @@ def cutout(images, size):
     return images.masked_fill(_boxes(images, rows, cols, size, size), 0.0)
 
 
-def _share(alpha):
-    """lambda ~ Beta(alpha, alpha), one for the batch, as a float from torch's generator."""
-    a, b = torch._standard_gamma(torch.full((2,), float(alpha), dtype=torch.float64)).tolist()
-    return a / (a + b) if a + b else 0.5
-
-
 def mixup(images, targets, alpha):
     """Every image is blended with its neighbour in the batch, and the targets alike. Returns (images, targets).
 
-    One share for the batch, drawn from Beta(alpha, alpha), as torchvision's v2.MixUp has it. The batch is shuffled, so the
-    neighbour is any image. Source: Zhang et al. 2018, arXiv:1710.09412.
+    One share for the batch, drawn from Beta(alpha, alpha). The batch is shuffled, so the neighbour is any image.
+    Source: Zhang et al. 2018, arXiv:1710.09412.
     """
-    share = _share(alpha)
-    return (
-        torch.lerp(images.roll(1, 0), images, share),
-        torch.lerp(targets.roll(1, 0), targets, share),
-    )
+    from torchvision.transforms import v2  # here, so that whoever does not mix need not wait for the import
+
+    return v2.MixUp(alpha=alpha)(images, targets)
 
 
 def cutmix(images, targets, alpha):
     """A box of every image is taken from its neighbour, and as much of the target. Returns (images, targets).
 
-    The box has 1 - share of the area, share drawn from Beta(alpha, alpha); one box for the batch, as torchvision's v2.CutMix
-    has it. What the border cuts off does not count. Source: Yun et al. 2019, arXiv:1905.04899.
+    The box has 1 - share of the area, share drawn from Beta(alpha, alpha), and is the same for the whole batch. What the
+    border cuts off does not count. Source: Yun et al. 2019, arXiv:1905.04899.
     """
-    H, W = images.shape[-2:]
-    row, col = int(torch.randint(H, ())), int(torch.randint(W, ()))
-    half = 0.5 * (1.0 - _share(alpha)) ** 0.5
-    top, bottom = max(0, row - int(half * H)), min(H, row + int(half * H))
-    left, right = max(0, col - int(half * W)), min(W, col + int(half * W))
-    mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images.roll(1, 0)[..., top:bottom, left:right]
-    share = 1.0 - (bottom - top) * (right - left) / (H * W)
-    return mixed, torch.lerp(targets.roll(1, 0), targets, share)
+    from torchvision.transforms import v2
+
+    return v2.CutMix(alpha=alpha)(images, targets)
 
 
 def distort(images, strength):
