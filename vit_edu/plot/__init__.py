@@ -1,0 +1,38 @@
+"""Every figure of the lessons. Each function returns a matplotlib figure that carries its own description;
+`show` puts it on the page with that description as alternative text, for those who cannot see it.
+
+    figure      show and finish; colours, markers, dashes
+    charts      curves, bars, dots, matrices
+    pictures    images, patches, where a model looks
+    drawings    the course, a block, names side by side
+    runs        learning curves, confusion
+
+Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
+"""
+
+from vit_edu.plot.charts import bars, dots, heatmap, heatmaps, lines, numbers, spread
+from vit_edu.plot.drawings import block_diagram, name_pairs, overview
+from vit_edu.plot.figure import finish, show
+from vit_edu.plot.pictures import attended, images, patch_grid
+from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
+
+__all__ = [
+    "LiveCurves",
+    "attended",
+    "bars",
+    "block_diagram",
+    "confusion",
+    "dots",
+    "finish",
+    "heatmap",
+    "heatmaps",
+    "images",
+    "learning_curves",
+    "lines",
+    "name_pairs",
+    "numbers",
+    "overview",
+    "patch_grid",
+    "show",
+    "spread",
+]

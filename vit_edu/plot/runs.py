@@ -1,0 +1,107 @@
+"""A training run: its curves, also while it goes on, and which classes its model confuses."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from vit_edu.plot.figure import COLOURS, axes_for, finish
+
+
+def learning_curves(history, recipe, classes, others=()):
+    """Loss and held-out accuracy of a run, from the history of `training.fit`; empty axes before the first epoch.
+
+    Over epochs, or over minutes where the recipe has those. classes: how many, for the line of guessing. others: histories
+    of the same recipe, as `training.logged_runs` has them; what lies between their lowest and highest is a grey band.
+    """
+    unit, end = ("epoch", recipe.epochs) if recipe.epochs else ("minutes", recipe.minutes)
+
+    def place(entries):
+        return [e["epoch"] if recipe.epochs else e["seconds"] / 60 for e in entries]
+
+    def band(name):
+        """Where, lowest and highest of the others at 200 places that all of them have reached."""
+        runs = [(place(other), [entry[name] for entry in other]) for other in others]
+        x = np.linspace(max(places[0] for places, _ in runs), min(p[-1] for p, _ in runs), 200)
+        values = [np.interp(x, places, found) for places, found in runs]
+        return x, np.min(values, axis=0), np.max(values, axis=0)
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    x = place(history)
+    if others:
+        style = {"color": "0.8", "label": f"{len(others)} runs of ours"}
+        where, low, high = band("loss")
+        left.fill_between(where, low, high, **style)
+        where, low, high = band("val_accuracy")
+        right.fill_between(where, 100 * low, 100 * high, **style)
+        right.legend(loc="center right", fontsize=8)
+    left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
+    left.set(title="Training loss", xlabel=unit, ylabel="cross-entropy, nats")
+    right.plot(x, [100 * entry["val_accuracy"] for entry in history], "s-", color=COLOURS[1], markersize=4)
+    right.axhline(100 / classes, color="0.5", linestyle=":")
+    right.text(end, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
+    right.set(
+        title="Accuracy on held-out images",
+        xlabel=unit,
+        ylabel="right answers, %",
+        ylim=(0, 100),
+    )
+    for ax in (left, right):
+        ax.set_xlim(*((0.5, end + 0.5) if recipe.epochs else (0, 1.02 * end)))
+        ax.grid(alpha=0.3)
+    whole = f"of {end} epochs" if recipe.epochs else f"epochs, of a run of {end:g} minutes"
+    fig.alt = f"Learning curves, {len(history)} {whole}."
+    if history:
+        last = history[-1]
+        fig.alt += (
+            f" Training loss {last['loss']:.2f}, {last['val_accuracy']:.1%} of the held-out images right."
+        )
+        if others:
+            at = np.searchsorted(where, x[-1]).clip(max=len(where) - 1)
+            fig.alt += f" Our {len(others)} runs had {low[at]:.1%} to {high[at]:.1%} there."
+    return fig
+
+
+class LiveCurves:
+    """Curves that grow while a run goes on: `training.fit(..., on_epoch=LiveCurves(recipe, classes))`.
+
+    Arguments as for `learning_curves`. Made just before the run, so that the picture stands above the progress bar.
+    """
+
+    def __init__(self, *about):
+        from IPython.display import display
+
+        self.about = about
+        self.handle = display(finish(learning_curves([], *about)), display_id=True)
+
+    def __call__(self, history):
+        if self.handle is not None:  # None outside a notebook
+            self.handle.update(finish(learning_curves(history, *self.about)))
+
+
+def confusion(true, predicted, classes):
+    """Confusion matrix with counts. true, predicted: (N,) labels."""
+    K = len(classes)
+    counts = torch.bincount(true * K + predicted, minlength=K * K).reshape(K, K)
+    fig, ax = axes_for(6.4, 5.6, "Which class is taken for which", "predicted class", "true class")
+    share = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    ax.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
+    for i in range(K):
+        for j in range(K):
+            ax.text(
+                j,
+                i,
+                f"{counts[i, j]}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[i, j] > 0.5 else "black",
+            )
+    ax.set_xticks(range(K), labels=classes, rotation=45, ha="right")
+    ax.set_yticks(range(K), labels=classes)
+    wrong = counts - torch.diag(counts.diag())
+    i, j = divmod(wrong.argmax().item(), K)
+    fig.alt = (
+        f"Confusion matrix of {len(true):,} images, {counts.diag().sum():,} of them right. "
+        f"The commonest mistake: {classes[i]} taken for {classes[j]}, {wrong.max()} times."
+    )
+    return fig
