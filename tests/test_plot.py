@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vit_edu import data, plot, training
+from vit_edu.plot.figure import for_imshow
 
 PICTURES = data.shapes(train=20, test=10).train.images
 EPOCHS = training.Recipe(epochs=3, batch_size=1, learning_rate=1.0)
@@ -65,10 +66,10 @@ def test_words_cannot_break_the_page():
 
 
 def test_bytes_and_floats_look_the_same():
-    shown = plot._picture(PICTURES[0])
-    assert (shown == plot._picture(PICTURES[0].float() / 255)).all()
+    shown = for_imshow(PICTURES[0])
+    assert (shown == for_imshow(PICTURES[0].float() / 255)).all()
     assert shown.shape == (32, 32, 3)
-    assert plot._picture(torch.rand(1, 4, 4)).shape == (4, 4)
+    assert for_imshow(torch.rand(1, 4, 4)).shape == (4, 4)
 
 
 def test_other_runs_are_a_band_behind_the_curve():

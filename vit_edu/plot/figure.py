@@ -61,12 +61,14 @@ def show(fig, alt=None):
 
 
 def axes_for(width, height, title, xlabel, ylabel):
+    """A figure of so many inches with one pair of axes. Returns (figure, axes)."""
     fig, ax = plt.subplots(figsize=(width, height))
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return fig, ax
 
 
 def span(values):
+    """The lowest and the highest of some numbers, in words."""
     return f"{float(min(values)):.3g} to {float(max(values)):.3g}"
 
 
@@ -79,5 +81,6 @@ def for_imshow(image):
 
 
 def bare(ax):
+    """Take the ticks off the axes of a picture."""
     ax.set_xticks([])
     ax.set_yticks([])

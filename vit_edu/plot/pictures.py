@@ -10,7 +10,7 @@ from vit_edu.plot.figure import bare, for_imshow
 
 
 def images(pictures, titles=None, columns=8, title="", scale=1.1):
-    """A grid of pictures. pictures: (B, C, H, W), bytes or 0..1. titles: one text a picture."""
+    """A grid of pictures. pictures: (B, C, H, W), bytes or 0..1. titles: a text for each picture."""
     count = len(pictures)
     columns = min(columns, count)
     rows = math.ceil(count / columns)
@@ -38,7 +38,7 @@ def images(pictures, titles=None, columns=8, title="", scale=1.1):
 def attended(pictures, maps, titles=None, title=""):
     """Pictures, and below each the same picture as bright as it is looked at.
 
-    pictures: (B, C, H, W), bytes or 0..1. maps: (B, rows, cols), how much each patch is looked at. titles: one text a picture.
+    pictures: (B, C, H, W), bytes or 0..1. maps: (B, rows, cols), how much each patch is looked at. titles: a text for each picture.
     """
     count = len(pictures)
     line = 0.2 * (1 + max((t.count("\n") for t in titles), default=0)) if titles else 0

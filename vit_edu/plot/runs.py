@@ -14,51 +14,47 @@ def learning_curves(history, recipe, classes, others=()):
     of the same recipe, as `training.logged_runs` has them; what lies between their lowest and highest is a grey band.
     """
     unit, end = ("epoch", recipe.epochs) if recipe.epochs else ("minutes", recipe.minutes)
-
-    def place(entries):
-        return [e["epoch"] if recipe.epochs else e["seconds"] / 60 for e in entries]
-
-    def band(name):
-        """Where, lowest and highest of the others at 200 places that all of them have reached."""
-        runs = [(place(other), [entry[name] for entry in other]) for other in others]
-        x = np.linspace(max(places[0] for places, _ in runs), min(p[-1] for p, _ in runs), 200)
-        values = [np.interp(x, places, found) for places, found in runs]
-        return x, np.min(values, axis=0), np.max(values, axis=0)
-
+    x = _places(history, recipe)
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    x = place(history)
-    if others:
-        style = {"color": "0.8", "label": f"{len(others)} runs of ours"}
-        where, low, high = band("loss")
-        left.fill_between(where, low, high, **style)
-        where, low, high = band("val_accuracy")
-        right.fill_between(where, 100 * low, 100 * high, **style)
-        right.legend(loc="center right", fontsize=8)
-    left.plot(x, [entry["loss"] for entry in history], "o-", color=COLOURS[0], markersize=4)
-    left.set(title="Training loss", xlabel=unit, ylabel="cross-entropy, nats")
-    right.plot(x, [100 * entry["val_accuracy"] for entry in history], "s-", color=COLOURS[1], markersize=4)
-    right.axhline(100 / classes, color="0.5", linestyle=":")
-    right.text(end, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
-    right.set(
-        title="Accuracy on held-out images",
-        xlabel=unit,
-        ylabel="right answers, %",
-        ylim=(0, 100),
-    )
-    for ax in (left, right):
+    for ax, name, scale, style, colour in (
+        (left, "loss", 1, "o-", COLOURS[0]),
+        (right, "val_accuracy", 100, "s-", COLOURS[1]),
+    ):
+        if others:
+            where, low, high = _band(others, recipe, name)
+            label = f"{len(others)} runs of ours"
+            ax.fill_between(where, scale * low, scale * high, color="0.8", label=label)
+        ax.plot(x, [scale * entry[name] for entry in history], style, color=colour, markersize=4)
         ax.set_xlim(*((0.5, end + 0.5) if recipe.epochs else (0, 1.02 * end)))
         ax.grid(alpha=0.3)
+    left.set(title="Training loss", xlabel=unit, ylabel="cross-entropy, nats")
+    right.set(title="Accuracy on held-out images", xlabel=unit, ylabel="right answers, %", ylim=(0, 100))
+    right.axhline(100 / classes, color="0.5", linestyle=":")
+    right.text(end, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
+    if others:
+        right.legend(loc="center right", fontsize=8)
     whole = f"of {end} epochs" if recipe.epochs else f"epochs, of a run of {end:g} minutes"
     fig.alt = f"Learning curves, {len(history)} {whole}."
     if history:
-        last = history[-1]
-        fig.alt += (
-            f" Training loss {last['loss']:.2f}, {last['val_accuracy']:.1%} of the held-out images right."
-        )
-        if others:
-            at = np.searchsorted(where, x[-1]).clip(max=len(where) - 1)
-            fig.alt += f" Our {len(others)} runs had {low[at]:.1%} to {high[at]:.1%} there."
+        loss, accuracy = history[-1]["loss"], history[-1]["val_accuracy"]
+        fig.alt += f" Training loss {loss:.2f}, {accuracy:.1%} of the held-out images right."
+    if history and others:  # the band is that of the accuracy, the last one drawn
+        at = np.searchsorted(where, x[-1]).clip(max=len(where) - 1)
+        fig.alt += f" Our {len(others)} runs had {low[at]:.1%} to {high[at]:.1%} there."
     return fig
+
+
+def _places(history, recipe):
+    """Where each entry of a history stands: its epoch, or its minutes."""
+    return [entry["epoch"] if recipe.epochs else entry["seconds"] / 60 for entry in history]
+
+
+def _band(others, recipe, name):
+    """Where, lowest and highest of several histories, each (200,), at places that all of them have reached."""
+    runs = [(_places(other, recipe), [entry[name] for entry in other]) for other in others]
+    x = np.linspace(max(places[0] for places, _ in runs), min(places[-1] for places, _ in runs), 200)
+    values = [np.interp(x, places, found) for places, found in runs]
+    return x, np.min(values, axis=0), np.max(values, axis=0)
 
 
 class LiveCurves:
