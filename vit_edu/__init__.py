@@ -6,7 +6,7 @@ Everything is imported on first use, so that `import vit_edu` costs next to noth
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["check", "data", "models", "plot", "pretrained", "settings", "training"]
+__all__ = ["check", "data", "inspect", "models", "plot", "pretrained", "settings", "training", "transfer"]
 
 
 def __getattr__(name):

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vit_edu import data, pretrained, training
+from vit_edu import data, inspect, pretrained, training
 from vit_edu.models import make_model
-from vit_edu.models.vit import scaled_dot_product_attention, split_heads
 from vit_edu.pretrained.preprocessing import at_size as preprocessing_at_size
 
 # ---------------------------------------------------------------- another layout
@@ -29,11 +28,9 @@ def pack_qkv(query, key, value):
 
 @torch.no_grad()
 def in_batches(model, images, batch_size=256):
-    """What the model gives for preprocessed images, in eval mode: (N, ...). The model is left in the mode that it was in."""
-    was_training = model.training
-    model.eval()
-    found = [model(pretrained.preprocess(chunk, model)) for chunk in images.split(batch_size)]
-    model.train(was_training)
+    """What the model gives for images, preprocessed here, in eval mode: (N, ...). The model is left in the mode that it was in."""
+    with inspect.eval_mode(model):
+        found = [model(pretrained.preprocess(chunk, model)) for chunk in images.split(batch_size)]
     return torch.cat(found)
 
 
@@ -53,21 +50,13 @@ def features(model, images):
     return torch.cat(found)
 
 
-@torch.no_grad()
 def attended(model, batch):
     """Where the last block looks: the share of its attention that each patch receives, (B, rows, cols); they sum to 1.
 
     batch: preprocessed, (B, C, H, W). A mean over heads, and over the tokens that look; where the model reads a class token,
     only that one looks.
     """
-    attn, found = model.blocks[-1].attn, []
-    hook = attn.qkv.register_forward_hook(lambda layer, inputs, output: found.append(output))
-    try:
-        model(batch)
-    finally:
-        hook.remove()
-    q, k, v = (split_heads(y, attn.num_heads) for y in found[0].chunk(3, dim=-1))
-    weights = scaled_dot_product_attention(q, k, v)[1]  # (B, h, T, T)
+    weights = inspect.attention_maps(model, batch)[-1]  # (B, h, T, T)
     looks = weights[:, :, :1] if model.global_pool == "token" else weights
     N = model.patch_embed.num_patches
     received = looks.mean(dim=(1, 2))[:, -N:]  # (B, N)

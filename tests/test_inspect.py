@@ -1,0 +1,142 @@
+"""Looking inside: the weights are those of other people's attention, explain the block's output, and leave no trace."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from vit_edu import inspect, pretrained
+from vit_edu.models import HybridViT, ViT
+from vit_edu.models.variants import PublishedViT
+from vit_edu.models.vit import Attention, merge_heads, split_heads
+
+SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5}
+STEM = ((8, 2),)
+MODELS = {
+    "class token": (lambda: ViT(**SMALL), 1),
+    "mean pool": (lambda: ViT(global_pool="avg", drop_path_rate=0.5, **SMALL), 0),
+    "hybrid": (lambda: HybridViT(stem=STEM, **SMALL), 1),
+    "distilled": (lambda: PublishedViT(dist_token=True, dist_head=True, **SMALL), 2),
+    "registers": (lambda: PublishedViT(registers=3, **SMALL), 4),
+    "registers alone": (
+        lambda: PublishedViT(class_token=False, registers=2, global_pool="avg", fc_norm=True, **SMALL),
+        2,
+    ),
+}
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def shaken(model):
+    """With weights large enough for maps that are far from uniform."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            value += 0.2 * torch.randn_like(value)
+    return model
+
+
+@pytest.fixture(params=MODELS)
+def case(request):
+    make, prefix = MODELS[request.param]
+    return shaken(make()).eval(), prefix
+
+
+def test_weights_are_those_that_make_the_output(case):
+    model, prefix = case
+    passed = []
+    for layer in (m for m in model.modules() if isinstance(m, Attention)):
+        layer.register_forward_hook(lambda layer, x, y: passed.append((x[0], y)))
+    maps = inspect.attention_maps(model, IMAGES)
+    T = prefix + 16
+    assert maps.shape == (3, 2, 2, T, T)
+    assert len(passed) == 3  # one pass
+    torch.testing.assert_close(maps.sum(dim=-1), torch.ones(3, 2, 2, T))
+    assert maps.std() > 0.02  # far from uniform, so that tokens or heads in another order would be noticed
+    for block, weights, (x, y) in zip(model.blocks, maps, passed, strict=True):
+        v = split_heads(nn.functional.linear(x, *(p[48:] for p in block.attn.qkv.parameters())), 2)
+        torch.testing.assert_close(block.attn.proj(merge_heads(weights @ v)), y, atol=1e-5, rtol=1e-5)
+
+
+TIMMS = {
+    "class token": lambda: timm.models.VisionTransformer(**SMALL),
+    "mean pool": lambda: timm.models.VisionTransformer(class_token=False, global_pool="avg", **SMALL),
+    "registers": lambda: timm.models.VisionTransformer(reg_tokens=3, no_embed_class=True, **SMALL),
+    "distilled": lambda: timm.models.deit.VisionTransformerDistilled(**SMALL),
+}
+
+
+@pytest.mark.parametrize("make", TIMMS.values(), ids=TIMMS)
+def test_weights_are_timms(make):
+    theirs = make()
+    theirs = shaken(theirs).eval()
+    found = []
+    for block in theirs.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda drop, x, weights: found.append(weights))
+    theirs(IMAGES)
+    ours = pretrained.from_model(theirs)
+    torch.testing.assert_close(inspect.attention_maps(ours, IMAGES), torch.stack(found), atol=1e-6, rtol=1e-5)
+
+
+def test_weights_are_torchs():
+    model = shaken(ViT(**SMALL)).eval()
+    maps = inspect.attention_maps(model, IMAGES)
+    x = super(ViT, model).forward(IMAGES)  # (B, T, D)
+    for block, weights in zip(model.blocks, maps, strict=True):
+        theirs = nn.MultiheadAttention(24, 2, batch_first=True)
+        theirs.load_state_dict(
+            {
+                "in_proj_weight": block.attn.qkv.weight,
+                "in_proj_bias": block.attn.qkv.bias,
+                "out_proj.weight": block.attn.proj.weight,
+                "out_proj.bias": block.attn.proj.bias,
+            }
+        )
+        normed = block.norm1(x)
+        _, wanted = theirs(normed, normed, normed, average_attn_weights=False)
+        torch.testing.assert_close(weights, wanted, atol=1e-6, rtol=1e-5)
+        x = block(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(case, training):
+    model, _ = case
+    model.train(training)
+    model.norm.train(not training)  # one part in another mode than the rest
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    rng = torch.get_rng_state()
+    first = inspect.attention_maps(model, IMAGES)
+    assert torch.equal(first, inspect.attention_maps(model, IMAGES))  # in eval mode: nothing is dropped
+    assert torch.equal(rng, torch.get_rng_state())
+    assert modes == [m.training for m in model.modules()]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not first.requires_grad
+    assert torch.is_grad_enabled()
+
+
+def test_what_the_model_computes_is_not_changed():
+    """The pass that is looked at goes through the same kernel, to the same logits, bit for bit."""
+    model = shaken(ViT(**SMALL)).eval()
+    wanted, found = model(IMAGES), []
+    model.register_forward_hook(lambda model, images, logits: found.append(logits))
+    inspect.attention_maps(model, IMAGES)
+    assert torch.equal(found[0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "says"),
+    [
+        (nn.Linear(2, 2), IMAGES, "Linear has no attention to look at: expected .* such as ViT"),
+        (ViT(**SMALL | {"depth": 0}), IMAGES, "ViT has no attention"),
+        (ViT(**SMALL), (IMAGES * 255).byte(), r"floats .* got torch.uint8. pretrained.preprocess"),
+        (ViT(**SMALL), torch.rand(2, 3, 32, 32), r"reads images of shape \(B, 3, 16, 16\)"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_refused_and_left_alone(model, images, says):
+    with pytest.raises(ValueError, match=says):
+        inspect.attention_maps(model, images)
+    assert model.training
+    assert not any(m._forward_hooks for m in model.modules())
