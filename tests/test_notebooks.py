@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from vit_edu import check
-from vit_edu.classroom import notebooks
+from vit_edu.authoring import course, lessons, notebooks
 
 ROOT = Path(__file__).parents[1]
 SOLUTIONS = notebooks.solutions(ROOT)
@@ -23,7 +23,7 @@ def code_cells(path):
 
 
 def test_deriving_again_changes_nothing(capsys):
-    assert notebooks.derive_all(ROOT, check=True) == 0, capsys.readouterr().out
+    assert lessons.derive_all(ROOT, check=True) == 0, capsys.readouterr().out
     assert len(SOLUTIONS) == len(check.LESSONS) == len(ALL) // 2
 
 
@@ -97,7 +97,7 @@ def test_marker_at_fault_is_an_error(source, says):
     }  # fmt: skip
     notebook.cells.append(cell)
     with pytest.raises(RuntimeError, match=says):
-        notebooks.derive(notebook)
+        lessons.derive(notebook)
 
 
 def test_course_makes_pages_with_folded_answers(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_course_makes_pages_with_folded_answers(tmp_path, monkeypatch):
     folder = tmp_path / "solutions"
     folder.mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "00_first.ipynb")
-    assert notebooks.course(tmp_path, tmp_path / "out") == 0
+    assert course.course(tmp_path, tmp_path / "out") == 0
     page = (tmp_path / "out" / "00_first.html").read_text()
     assert re.search(r"<summary>Why\?</summary>\s*<p>Because\.</p>\s*</details>", page)
     assert 'href="01_patches.html"' in page

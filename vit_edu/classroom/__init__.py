@@ -1,1 +1,1 @@
-"""What authors and teachers need: lessons derived from solutions, the course as pages."""
+"""What teachers need: the answers in submitted notebooks, checked, and the mistakes that learners make."""

@@ -6,7 +6,8 @@ convert(state_dict)                 their names -> ours, complete in both direct
 from_model(theirs)                  the same for a module of torchvision, timm or transformers
 parity(ours, theirs, images)        are the two the same function? a table, step by step
 resize_pos_embed, resize_patch_embed    another resolution, another patch size
-ship(checkpoint, name, images)      a run of `training.fit` becomes weights that `load` finds
+
+Nothing here trains: how a run becomes weights that `load` finds is in `authoring.shipping`.
 """
 
 from vit_edu.pretrained.comparison import Parity, Step, parity, steps
@@ -22,7 +23,7 @@ from vit_edu.pretrained.loading import load, torchvision_vit
 from vit_edu.pretrained.names import FAMILIES, TORCHVISION, Family, WeightsError, rename_key
 from vit_edu.pretrained.preprocessing import preprocess
 from vit_edu.pretrained.resolution import resize_patch_embed, resize_pos_embed
-from vit_edu.pretrained.shipping import SHIPPED, read_weights, ship
+from vit_edu.pretrained.shipped import SHIPPED, read_weights
 
 __all__ = [
     "FAMILIES",
@@ -47,7 +48,6 @@ __all__ = [
     "rename_key",
     "resize_patch_embed",
     "resize_pos_embed",
-    "ship",
     "steps",
     "torchvision_vit",
 ]

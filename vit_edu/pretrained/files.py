@@ -120,7 +120,7 @@ def require_digest(path, expected=""):
 
 
 def is_ours(path):
-    """Whether a file was written by `ship`, and so says what its model is."""
+    """Whether a file was written by `vit-edu ship`, and so says what its model is."""
     try:
         with safe_open(path, "pt") as file:
             return "vit_edu" in (file.metadata() or {})

@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 
 from vit_edu import data, settings
-from vit_edu.models.kinds import with_kind
 from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import files, preprocessing
 from vit_edu.pretrained.config import config_settings, settings_of
 from vit_edu.pretrained.conversion import convert, from_model
 from vit_edu.pretrained.names import WeightsError
-from vit_edu.pretrained.shipping import SHIPPED, about_data, read_weights
+from vit_edu.pretrained.shipped import SHIPPED, about_data, read_weights
 
 HUB = "https://huggingface.co"
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order
@@ -83,7 +82,7 @@ def _changed(model, img_size, num_classes):
     if img_size is None and num_classes is None:
         return model
     cfg = model.pretrained_cfg
-    if with_kind(cfg.get("model", {}))["kind"] != "vit":
+    if cfg["model"]["kind"] != "vit":
         raise WeightsError(
             f"a {type(model).__name__} is loaded as it is: leave out img_size and num_classes."
         )

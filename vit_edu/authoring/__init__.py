@@ -1,0 +1,9 @@
+"""What authors of the course need: lessons derived from solutions, the course as pages, weights that come with it.
+
+    notebooks   read, run and tidy a notebook
+    lessons     lessons/ from solutions/, with nbgrader's preprocessors
+    course      every solution run, a page for each, with nbconvert
+    shipping    a run becomes weights that `pretrained.load` finds
+
+nbgrader and nbconvert come with `pip install -e '.[authoring]'`; a learner does without.
+"""

@@ -1,0 +1,75 @@
+"""A run becomes weights that come with the course: a file that says what it is, with its digest and its card."""
+
+import json
+
+import torch
+from safetensors.torch import save
+
+from vit_edu import training
+from vit_edu.atomic import write_whole
+from vit_edu.models.saved import load_run
+from vit_edu.pretrained import SHIPPED, files
+
+
+def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
+    """Make a run of `training.fit` into weights that `pretrained.load(name)` finds: NAME.safetensors and its card, NAME.md.
+
+    checkpoint: as for `load_run`. images: `Data` to measure on. copy, hardware: sentences for the card. The weights are halved
+    (float16) where that costs less than 0.1 points of test accuracy. Returns the card.
+    Raises CheckpointError for a checkpoint that cannot be read or knows other classes than `images`.
+    """
+    model, state = load_run(checkpoint)
+    about = state["data"]
+    training.same_classes(about, images)
+    whole = {
+        key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
+    }
+    half = {k: v.half() if v.is_floating_point() else v for k, v in whole.items()}
+    accuracy, predicted = _measure(model, whole, about, images)
+    accuracy_half, _ = _measure(model, half, about, images)
+    kept = half if abs(accuracy - accuracy_half) < 0.001 else whole
+    meta = {"model": state["recipe"]["model"]} | {k: about[k] for k in ("classes", "shape", "mean", "std")}
+    path = folder / f"{name}.safetensors"
+    write_whole(path, save(kept, {"vit_edu": json.dumps(meta)}))
+    files.write_digest(path)
+
+    truth, classes = images.test.labels.cpu(), about["classes"]
+    recipe, last = training.Recipe(**state["recipe"]), state["history"][-1]
+    parameters = sum(value.numel() for value in model.parameters())
+    error = (accuracy * (1 - accuracy) / len(truth)) ** 0.5
+    card = f"""# {name}
+
+{type(model).__name__}, {parameters:,} parameters, {path.stat().st_size:,} bytes, {"float16" if kept is half else "float32"}.
+
+- Test accuracy: {accuracy:.2%} of {len(truth):,} images (standard error {error:.2%}); with halved weights {accuracy_half:.2%}.
+- Held-out accuracy at the end: {last["val_accuracy"]:.2%}; mean training loss of the last epoch {last["loss"]:.3f}.
+- Data: {copy or about["kind"]}. {recipe.validation:.0%} of the training images were held out; the test images were used once.
+- Recipe: {str(recipe).replace(chr(10), " ")}
+- Trained in {last["seconds"] / 60:.1f} minutes, {last["epoch"]} epochs. {hardware}
+- Known limits: it knows {len(classes)} classes and {about["shape"][1]} x {about["shape"][2]} pixels, and names one of the classes for any picture.
+
+Confusion matrix, true class in rows, answers in columns, both in the order of the rows:
+
+```
+{_confusion(truth, predicted, classes)}
+```
+"""
+    write_whole(path.with_suffix(".md"), card)
+    return card
+
+
+def _measure(model, weights, about, images):
+    """Accuracy on the test images with these weights, and the classes (N,) that were predicted."""
+    model.cpu().load_state_dict(weights)
+    predicted = training.predict_test(model, about, images).argmax(dim=1)
+    return (predicted == images.test.labels.cpu()).float().mean().item(), predicted
+
+
+def _confusion(truth, predicted, classes):
+    """A row of text for each class: its name, and how many of its images were taken for each class."""
+    K, width = len(classes), max(map(len, classes))
+    table = torch.bincount(truth * K + predicted, minlength=K * K).reshape(K, K)
+    return "\n".join(
+        f"{each:{width}} " + " ".join(f"{n:4d}" for n in row)
+        for each, row in zip(classes, table.tolist(), strict=True)
+    )
