@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from vit_edu import cli
+from vit_edu import cli, lab
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -107,7 +107,7 @@ def test_arguments_reach_jupyter():
 
 
 def test_commands_outside_a_clone_say_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "course_root", lambda: None)
+    monkeypatch.setattr(lab, "course_root", lambda: None)
     assert cli.main(["lab"]) == 1
     assert cli.main(["derive"]) == 1
     assert "clone of the course" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""`vit-edu doctor`: what this machine has, in plain words, with a remedy for each thing that is wrong."""
+
+import os
+import sys
+from importlib import metadata
+
+from vit_edu import lab
+
+
+class Wrong(Exception):
+    """Something that keeps the course from running: what it is, and the remedy."""
+
+
+def examine():
+    """Look at everything and print a line for each, with a remedy where it is wrong. Returns an exit status, 0 or 1."""
+    problems = 0
+    for name, look in LOOKS.items():
+        try:
+            print(f"ok     {name}: {look()}")
+            continue
+        except Wrong as wrong:
+            text, remedy = wrong.args
+        except Exception as error:  # a doctor must not die of what it finds
+            text, remedy = f"{type(error).__name__}: {error}", "Install it again: make clean && make lab"
+        problems += 1
+        print(f"WRONG  {name}: {text}\n       Remedy: {remedy}")
+    print("All is well." if not problems else f"{problems} thing{'s' if problems > 1 else ''} to mend.")
+    return 1 if problems else 0
+
+
+def _python():
+    text = f"{'.'.join(map(str, sys.version_info[:3]))}, {sys.executable}"
+    if sys.version_info < (3, 11):  # noqa: UP036  told here rather than by a traceback
+        raise Wrong(text, "Install Python 3.11 or newer, then: make clean && make lab")
+    return text
+
+
+def _packages():
+    from packaging.requirements import Requirement
+
+    wrong, seen = [], []
+    for line in metadata.requires("vit_edu") or []:
+        need = Requirement(line)
+        if need.marker and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{need.name} is missing")
+            continue
+        if need.specifier.contains(version, prereleases=True):
+            seen.append(f"{need.name} {version}")
+        else:
+            wrong.append(f"{need.name} is {version}, needed is {need.specifier}")
+    if wrong:
+        raise Wrong("; ".join(wrong), f"{lab.PIP} install -c constraints.txt -e .")
+    import torchvision  # noqa: F401  a torch and a torchvision that do not fit fail here
+
+    return ", ".join(seen)
+
+
+def _device():
+    import torch
+
+    from vit_edu.training import has_bf16, pick_device
+
+    device = pick_device()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(0)
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        in_bf16 = ", in bf16" if has_bf16(device) else ""
+        return f"CUDA GPU, {name}, {memory:.0f} GiB. Training uses it{in_bf16}."
+    if device.type == "mps":
+        return "Apple GPU (MPS). Training uses it."
+    return f"CPU, {torch.get_num_threads()} threads. Every lesson runs; training takes minutes."
+
+
+def _memory():
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return "its size cannot be asked for on this system; 4 GiB are enough."
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    text = f"{total:.0f} GiB; 4 are enough."
+    if total < 3.5:
+        raise Wrong(text, "Close other programs, or set VIT_EDU_FAST=1 for small models.")
+    return text
+
+
+def _jupyter():
+    if problem := lab.problem():
+        raise Wrong(*problem)
+    return f"version {metadata.version('jupyterlab')}, kernel python3 is there."
+
+
+def _lessons():
+    root = lab.course_root()
+    if root is None:
+        raise Wrong("no folder lessons/ here.", "Run this inside a clone of the course.")
+    return f"{len(list((root / 'lessons').glob('*.ipynb')))} notebooks in {root / 'lessons'}"
+
+
+def _data():
+    from vit_edu import data, settings
+
+    remedy = "Set VIT_EDU_DATA to a folder of images, to cifar10 or to shapes; or unset it."
+    try:
+        kind, path, reason = data.choose()
+        if kind == "folder":
+            data.check_folder(path)
+    except data.DataError as error:
+        raise Wrong(str(error), remedy) from error
+    texts = {
+        "cifar10": f"CIFAR-10 in {path}",
+        "archive": f"CIFAR-10, to be unpacked from {path}",
+        "folder": f"your image folder, {path}",
+        "shapes": "generated shapes",
+    }
+    if kind != "download":
+        return f"{texts[kind]}. Why: {reason}"
+    problem = data.download_problem()
+    if not problem:
+        return f"CIFAR-10 will be downloaded into {settings.cache_dir()} when a lesson first needs it."
+    if settings.data() == "cifar10":
+        raise Wrong(problem, remedy)
+    return f"generated shapes, because CIFAR-10 is not here and cannot be had: {problem}"
+
+
+LOOKS = {
+    "Python": _python,
+    "Packages": _packages,
+    "Device": _device,
+    "Memory": _memory,
+    "JupyterLab": _jupyter,
+    "Lessons": _lessons,
+    "Data": _data,
+}

@@ -1,0 +1,56 @@
+"""JupyterLab, opened at the first lesson, and what can stand in its way."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+FIRST_LESSON = "00_start_here.ipynb"
+PIP = f"{sys.executable} -m pip"
+
+
+def course_root():
+    """The folder that holds lessons/ and solutions/: the current one, one above it, or that of the package. None where there is none."""
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
+        if (folder / "lessons" / FIRST_LESSON).exists() or (folder / "solutions" / FIRST_LESSON).exists():
+            return folder
+    return None
+
+
+def open_lab(root, jupyter_args):
+    """Open JupyterLab at the first lesson of the course in `root`; `jupyter_args` go to Jupyter as they are. Returns its exit status."""
+    # As the default page and not as a file argument: then the printed address leads there too, with --no-browser.
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
+    command += [f"--LabApp.default_url=/lab/tree/lessons/{FIRST_LESSON}", *jupyter_args]
+    try:
+        return subprocess.call(command)
+    except KeyboardInterrupt:
+        return 0
+
+
+def problem():
+    """Why notebooks cannot be opened and run here, and the remedy: two texts; None where they can."""
+    if not importlib.util.find_spec("jupyterlab"):
+        return "JupyterLab is not installed.", f"{PIP} install -e '{course_root() or '.'}[lab]'"
+    if text := _kernel_problem():
+        return text, f"{sys.executable} -m ipykernel install --sys-prefix"
+    return None
+
+
+def _kernel_problem():
+    """What is wrong with the kernel `python3` that the notebooks ask for, or None."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        spec = KernelSpecManager().get_kernel_spec("python3")
+    except NoSuchKernel:
+        return "Jupyter has no kernel called python3, which the notebooks ask for."
+    program = spec.argv[0]
+    if not shutil.which(program):
+        return f"the kernel python3 wants to start {program}, and there is no such program."
+    ours = program in ("python", "python3") or os.path.samefile(shutil.which(program), sys.executable)
+    if not ours:
+        return f"the kernel python3 starts {program}, another Python than this one, {sys.executable}."
+    return None
