@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
-import os
 import statistics
 import time
 from pathlib import Path
@@ -112,13 +111,13 @@ CHANGES = {"mimetic initialisation": mimetic, "all tokens, 2-D rotary positions"
 
 
 def run(job):
-    """One run, in a process of its own. job: (piece, recipe, folder of the logs). Returns its entry in pieces.jsonl."""
-    piece, recipe, folder = job
+    """One run, in a process of its own. job: (piece, recipe, source of images, folder of logs). Returns its entry."""
+    piece, recipe, source, folder = job
     log = folder / f"{piece.replace(' ', '_')}-{recipe.seed}.json"
     there = log.exists() and json.loads(log.read_text())["settings"]
     if not there or not measure.same_settings(there, recipe):
         torch.set_num_threads(1)
-        images = data.load()
+        images = data.load(source=source)
         model = training.build_model(recipe, images)
         CHANGES.get(piece, lambda model: None)(model)
         history = training.fit(model, images, recipe, clock=time.process_time)
@@ -157,8 +156,6 @@ def main(argv=None):
     parser.add_argument("--log", type=Path, default=training.LOGS / "pieces.jsonl")
     parser.add_argument("--out", type=Path, default=measure.RESULTS)
     args = parser.parse_args(argv)
-    if args.data:
-        os.environ["VIT_EDU_DATA"] = args.data
     # Runs of another recipe or of other minutes are not taken for these
     runs = args.runs / f"{args.recipe}-{args.minutes:g}"
     conditions = measure.conditions("pieces", argv, "cpu")
@@ -184,7 +181,7 @@ def main(argv=None):
         for piece in args.pieces:
             changes = dict(PIECES[piece])
             changes["model"] = whole.model | changes.get("model", {})
-            jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), runs))
+            jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), args.data, runs))
     runs.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
         found = earlier + pool.map(run, jobs, chunksize=1)

@@ -68,8 +68,6 @@ def main(argv=None):
     unknown = set(asked) - set(TARGETS)
     if unknown:
         parser.error(f"no target for {', '.join(unknown)}; there are {', '.join(TARGETS)}")
-    if args.data:
-        os.environ["VIT_EDU_DATA"] = args.data
     for seed in args.seeds:
         for name in asked:
             with tempfile.TemporaryDirectory() as compiled:
@@ -102,7 +100,7 @@ def run(name, seed, args):
     command = [name, "--seeds", str(seed)] + ["--one-core"] * args.one_core
     conditions = measure.conditions("time_to_accuracy", command, device)
     clock = time.process_time if args.one_core else time.perf_counter
-    images = data.load()
+    images = data.load(source=args.data)
     print(f"{name}, seed {seed}: {recipe}\n{conditions}", flush=True)
     model = training.build_model(recipe, images).to(device)
     history = training.fit(model, images, recipe, out=out, clock=clock)

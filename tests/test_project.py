@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from vit_edu import cli, lab
+from vit_edu import cli
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -104,13 +104,6 @@ def test_arguments_reach_jupyter():
     done = vit_edu("lab", "--version")
     assert done.returncode == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", done.stdout.strip())
-
-
-def test_commands_outside_a_clone_say_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lab, "course_root", lambda: None)
-    assert cli.main(["lab"]) == 1
-    assert cli.main(["derive"]) == 1
-    assert "clone of the course" in capsys.readouterr().err
 
 
 def test_course_with_an_unknown_number(capsys):

@@ -17,7 +17,9 @@ def catalogue(only=()):
         for name in names:
             parts += ["", *_exercise(check.get(name)), ""]
     for asked in only:
-        if asked not in check.LESSONS:
+        if asked.isdigit() and asked not in check.LESSONS:
+            raise KeyError(f"there is no lesson {asked}; there are {', '.join(check.LESSONS)}.")
+        if not asked.isdigit():
             check.get(asked)
     return "\n".join(parts).rstrip()
 

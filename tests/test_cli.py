@@ -1,0 +1,78 @@
+"""The command `vit-edu`, with the mistakes that people make: a sentence and an exit status, never a traceback."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from vit_edu import cli, lab
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "--recipe", "labtop"], "there is no recipe 'labtop'; there are .*laptop"),
+        (["train", "--recipe", "fast", "--data", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "there is no nowhere.* Name the folder of a run"),
+        (["evaluate", "."], "there is no checkpoint.pt.* Name the folder of a run"),
+        (["ship", "nowhere", "mine", "--data", "shapes"], "there is no nowhere.* Name the folder of a run"),
+        (["mistakes", "99"], "there is no lesson 99; there are 00, .*12"),
+        (["mistakes", "patchfy"], "Did you mean patchify"),
+    ],
+)
+def test_what_is_not_there_is_said(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 1
+    assert re.search(f"^vit-edu: .*{says}", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["tain"], ["train", "--minutes", "ten"], ["check"], ["course", "--in"]]
+)
+def test_words_that_the_command_does_not_know(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(words)
+    assert error.value.code == 2
+    assert "usage: vit-edu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["lab"], ["derive"], ["course", "03"]])
+def test_outside_a_clone(words, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "course_root", lambda: None)
+    assert cli.main(words) == 1
+    assert "Run this inside a clone of the course." in capsys.readouterr().err
+
+
+def without(package, *words):
+    """The command where a package is not installed."""
+    code = f"import sys; sys.modules[{package!r}] = None; from vit_edu.cli import main; sys.exit(main({list(words)}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("package", "words"), [("nbgrader", ["derive", "--check"]), ("nbconvert", ["course", "77"])]
+)
+def test_what_authors_need_is_named(package, words):
+    done = without(package, *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"vit-edu: this command needs {package}, which is not installed.")
+    assert done.stderr.rstrip().endswith("-m pip install -e '.[authoring]'")
+
+
+def test_teachers_and_learners_need_no_packages_of_authors():
+    for package in ("nbgrader", "nbconvert", "nbformat"):
+        assert without(package, "mistakes", "00").returncode == 0
+
+
+def test_data_is_asked_for_by_name_and_not_by_the_environment(tmp_path, monkeypatch, capsys):
+    """--data goes before VIT_EDU_DATA and leaves it alone."""
+    monkeypatch.setenv("VIT_EDU_DATA", str(tmp_path / "nowhere"))
+    out = str(tmp_path / "run")
+    words = ["--data", "shapes"]
+    assert cli.main(["train", "--recipe", "fast", "--minutes", "0.001", "--out", out, *words]) == 0
+    assert cli.main(["evaluate", out, *words]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert cli.main(["evaluate", out]) == 1  # without the word, the environment's
+    assert "nowhere" in capsys.readouterr().err
