@@ -1,5 +1,21 @@
 """vit_edu: the package behind the course. A person builds a Vision Transformer; this is what they build on.
 
+Its rooms, from top to bottom. Each imports only from the rooms below it; tests/test_floors.py reads this table.
+
+    cli, doctor, lab    the command vit-edu
+    authoring           lessons derived from solutions, the course as pages, weights that come with the course
+    classroom           the answers in submitted notebooks, the mistakes to expect in a class
+    check               how an exercise answers, and the catalogue of exercises
+    transfer            few labels: features, neighbours, a probe, fine-tuning
+    pretrained          published weights in our models, key by key; does without the trainer
+    plot                every figure of the lessons
+    training            recipes, steps, optimisers, the loop, checkpoints, logs
+    inspect             what a model pays attention to
+    models              the models of the course, and the table of their kinds
+    augment             images changed at random, for training
+    data                CIFAR-10, folders of images, generated shapes
+    settings, atomic    the VIT_EDU_* names; files written whole or not at all
+
 Everything is imported on first use, so that `import vit_edu` costs next to nothing.
 """
 
