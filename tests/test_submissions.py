@@ -71,7 +71,7 @@ def test_a_folder_at_once(folder, tmp_path, capsys):
     assert "ended in the middle" in rows["eve"]["error"]
     assert "SyntaxError" in rows["finn"]["error"]
     assert "holds no exercise" in rows["gil"]["error"]
-    assert "no notebook" in rows["hans"]["error"]
+    assert "not a notebook" in rows["hans"]["error"]
     full = json.loads(files[1].read_text())
     ben = next(r for r in full if "/ben/" in r["notebook"])
     assert not ben["passed"]

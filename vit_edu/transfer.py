@@ -1,4 +1,4 @@
-"""Another task, another resolution with weights that exist: features, neighbours, a probe, fine-tuning; where a model looks.
+"""Trained weights for another task or another resolution: features, neighbours, a probe, fine-tuning; where a model looks.
 
 Models are those of `pretrained.load`: their `pretrained_cfg` says what images must look like. Images are uint8, (N, C, H, W).
 Letters of shapes as in `models.vit`; M labelled images, K classes.
@@ -85,7 +85,7 @@ def at_size(model, img_size, resize=pretrained.resize_pos_embed):
 
 
 def few(split, per_class, seed=0):
-    """A `Split` with so many images of each class, the same for the same seed. Raises ValueError where there are fewer."""
+    """A `Split` of `per_class` images of each class, the same ones for the same seed. Raises ValueError where there are fewer."""
     generator = torch.Generator().manual_seed(seed)
     picked = []
     for label in split.labels.unique():
@@ -100,7 +100,7 @@ def few(split, per_class, seed=0):
 
 
 def knn_predict(features, labels, queries, k):
-    """The class that most of the k nearest labelled images have; by cosine, and of two with as many votes the smaller number.
+    """The commonest class among the k nearest labelled images, by cosine similarity; of classes with equal votes, the lowest.
 
     features: (M, D). labels: (M,). queries: (N, D). Returns (N,).
     """
@@ -113,7 +113,7 @@ def knn_predict(features, labels, queries, k):
 def linear_probe(features, labels, num_classes):
     """Logistic regression on features that stay as they are: an nn.Linear(D, K) that reads them.
 
-    features: (M, D). labels: (M,). Each feature is brought to mean 0 and deviation 1 first, which the layer then does itself;
+    features: (M, D). labels: (M,). Each feature is first brought to mean 0 and deviation 1, which the layer returned does itself;
     the weights are kept small by an L2 penalty of one half (scikit-learn's LogisticRegression, C=1).
     """
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
@@ -151,7 +151,7 @@ def new_head(model, num_classes):
 
 
 def from_scratch(model, num_classes, seed=0):
-    """The same architecture with weights that have seen nothing."""
+    """The same architecture with fresh, untrained weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         cfg = model.pretrained_cfg
@@ -161,7 +161,7 @@ def from_scratch(model, num_classes, seed=0):
 
 
 def layer_rate(name, depth, peak, decay):
-    """The learning rate of a parameter by its name: `peak` for head and last norm, `decay` times less for each layer below.
+    """The learning rate of a parameter by its name: `peak` for head and last norm, times `decay` for each layer further down.
 
     depth: number of blocks. The last block has peak * decay, the first peak * decay**depth, what stands before the blocks
     peak * decay**(depth + 1). Same as in BEiT and MAE.
@@ -178,7 +178,7 @@ def fine_tune(model, split, steps, peak, decay=1.0, rate_of=layer_rate, batch_si
     """A copy of the model, trained on a `Split`, flipped and shifted; in eval mode.
 
     steps: of AdamW, warm-up over a tenth of them, then half a cosine. peak, decay: see `layer_rate`, which `rate_of` may
-    replace; what has rate 0 is frozen. Random numbers elsewhere are not touched.
+    replace; what has rate 0 is frozen. The global random state is left as it was.
     """
     model, groups = copy.deepcopy(model).train(), {}
     for name, value in model.named_parameters():

@@ -10,6 +10,24 @@ from vit_edu.atomic import write_whole
 from vit_edu.models.saved import load_run
 from vit_edu.pretrained import SHIPPED, files
 
+CARD = """# {name}
+
+{architecture}, {file}.
+
+- Test accuracy: {accuracy}; with halved weights {accuracy_half}.
+- Held-out accuracy at the end: {held_out}; mean training loss of the last epoch {loss}.
+- Data: {data}. {validation} of the training images were held out; the test images were used once.
+- Recipe: {recipe}
+- Trained in {time}
+- Known limits: it knows {classes} classes and {pixels} pixels, and names one of the classes for any picture.
+
+Confusion matrix, true class in rows, answers in columns, both in the order of the rows:
+
+```
+{confusion}
+```
+"""
+
 
 def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
     """Make a run of `training.fit` into weights that `pretrained.load(name)` finds: NAME.safetensors and its card, NAME.md.
@@ -33,27 +51,25 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
     write_whole(path, save(kept, {"vit_edu": json.dumps(meta)}))
     files.write_digest(path)
 
-    truth, classes = images.test.labels.cpu(), about["classes"]
-    recipe, last = training.Recipe(**state["recipe"]), state["history"][-1]
+    truth, recipe, last = images.test.labels.cpu(), training.Recipe(**state["recipe"]), state["history"][-1]
     parameters = sum(value.numel() for value in model.parameters())
     error = (accuracy * (1 - accuracy) / len(truth)) ** 0.5
-    card = f"""# {name}
-
-{type(model).__name__}, {parameters:,} parameters, {path.stat().st_size:,} bytes, {"float16" if kept is half else "float32"}.
-
-- Test accuracy: {accuracy:.2%} of {len(truth):,} images (standard error {error:.2%}); with halved weights {accuracy_half:.2%}.
-- Held-out accuracy at the end: {last["val_accuracy"]:.2%}; mean training loss of the last epoch {last["loss"]:.3f}.
-- Data: {copy or about["kind"]}. {recipe.validation:.0%} of the training images were held out; the test images were used once.
-- Recipe: {str(recipe).replace(chr(10), " ")}
-- Trained in {last["seconds"] / 60:.1f} minutes, {last["epoch"]} epochs. {hardware}
-- Known limits: it knows {len(classes)} classes and {about["shape"][1]} x {about["shape"][2]} pixels, and names one of the classes for any picture.
-
-Confusion matrix, true class in rows, answers in columns, both in the order of the rows:
-
-```
-{_confusion(truth, predicted, classes)}
-```
-"""
+    card = CARD.format(
+        name=name,
+        architecture=f"{type(model).__name__}, {parameters:,} parameters",
+        file=f"{path.stat().st_size:,} bytes, {'float16' if kept is half else 'float32'}",
+        accuracy=f"{accuracy:.2%} of {len(truth):,} images (standard error {error:.2%})",
+        accuracy_half=f"{accuracy_half:.2%}",
+        held_out=f"{last['val_accuracy']:.2%}",
+        loss=f"{last['loss']:.3f}",
+        data=copy or about["kind"],
+        validation=f"{recipe.validation:.0%}",
+        recipe=str(recipe).replace("\n", " "),
+        time=f"{last['seconds'] / 60:.1f} minutes, {last['epoch']} epochs. {hardware}",
+        classes=len(about["classes"]),
+        pixels=f"{about['shape'][1]} x {about['shape'][2]}",
+        confusion=_confusion(truth, predicted, about["classes"]),
+    )
     write_whole(path.with_suffix(".md"), card)
     return card
 

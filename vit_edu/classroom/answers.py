@@ -1,9 +1,9 @@
 """The answers in one notebook, run and checked: `python -m vit_edu.classroom.answers NOTEBOOK`.
 
-`submissions.py` starts this in a process of its own, with limits, and reads one line of JSON an answer.
+`submissions.py` starts this in a process of its own, with limits, and reads one line of JSON for each answer.
 
 Only what an answer needs is run: the function or class below `@check.exercise`, and of all other cells those statements
-that define a name which it uses. Plots, trainings and downloads stay unrun.
+that define a name it uses. Plotting, training and downloading are skipped.
 """
 
 import ast
@@ -169,7 +169,7 @@ def main(path):
         assert isinstance(cells, list)
         assert all(isinstance(c, dict) for c in cells)
     except Exception as error:
-        say(unreadable=f"this is no notebook ({type(error).__name__})")
+        say(unreadable=f"this is not a notebook ({type(error).__name__})")
         return
     _limits()
     try:
@@ -182,7 +182,7 @@ def main(path):
         say(end=True)
     except BaseException as error:
         say(unreadable=f"its cells cannot be run ({type(error).__name__})")
-    os._exit(0)  # threads that an answer left behind do not hold it up
+    os._exit(0)  # without waiting for threads that an answer left behind
 
 
 if __name__ == "__main__":

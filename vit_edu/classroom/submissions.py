@@ -95,7 +95,7 @@ def check_notebook(path, seconds=120.0):
 
 
 def _run(path, seconds, row):
-    """The lines of JSON that the process wrote. Whatever it started is ended with it."""
+    """Run the answers of a notebook; returns the lines of JSON that the process wrote. Whatever it started ends with it."""
     kept = ("PATH", "SYSTEMROOT", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "TEMP", "TMP")
     environment = {k: os.environ[k] for k in kept if k in os.environ}
     with tempfile.TemporaryDirectory(prefix="vit-edu-", ignore_cleanup_errors=True) as folder:
@@ -133,7 +133,7 @@ def _run(path, seconds, row):
 
 
 def _end(process):
-    """The process and what it started, where the platform has groups of processes."""
+    """End the process and, where the platform has process groups, whatever it started."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -142,7 +142,7 @@ def _end(process):
 
 
 def _expected(path, answers):
-    """The exercises of the lesson that the notebook is one of: by its answers, else by the number in its name."""
+    """The exercises that the notebook should hold: those of its lesson, known by its answers, else by the number in its name."""
     lessons = [n for n in check.LESSONS if set(check.names(n)) & answers.keys()]
     number = re.search(r"(?<!\d)(\d\d)_", path.name)
     if not lessons and number and number[1] in check.LESSONS:
@@ -179,7 +179,7 @@ def _first_failure(answer):
 
 
 def _printable(text):
-    """Without what could steer a terminal."""
+    """The text without characters that could steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

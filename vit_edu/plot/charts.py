@@ -176,7 +176,7 @@ def heatmaps(matrices, titles, title, xlabel, ylabel, label="", columns=4):
 
 
 def numbers(matrices, titles, title=""):
-    """Small matrices side by side with their numbers written in; for what is checked by hand."""
+    """Small matrices side by side with their numbers written in, for what is checked by hand. titles: a text for each."""
     widths = [m.shape[1] for m in matrices]
     fig, axes = plt.subplots(
         1,

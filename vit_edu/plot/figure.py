@@ -61,7 +61,7 @@ def show(fig, alt=None):
 
 
 def axes_for(width, height, title, xlabel, ylabel):
-    """A figure of so many inches with one pair of axes. Returns (figure, axes)."""
+    """A figure with one pair of axes, `width` by `height` inches. Returns (figure, axes)."""
     fig, ax = plt.subplots(figsize=(width, height))
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return fig, ax

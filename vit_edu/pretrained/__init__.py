@@ -7,7 +7,7 @@ from_model(theirs)                  the same for a module of torchvision, timm o
 parity(ours, theirs, images)        are the two the same function? a table, step by step
 resize_pos_embed, resize_patch_embed    another resolution, another patch size
 
-Nothing here trains: how a run becomes weights that `load` finds is in `authoring.shipping`.
+Nothing here trains. How a run of `training.fit` becomes weights that `load` finds: `authoring.shipping`.
 """
 
 from vit_edu.pretrained.comparison import Parity, Step, parity, steps

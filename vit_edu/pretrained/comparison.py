@@ -72,7 +72,7 @@ def parity(ours, theirs, images, dtype=None, tolerance=None):
     blocks = [[n for n in x if n.startswith("block ") and "attention" not in n] for x in (a, b)]
     if len(blocks[0]) != len(blocks[1]):
         raise ValueError(
-            f"ours has {len(blocks[0])} blocks and theirs {len(blocks[1])}: no two of the same architecture."
+            f"ours has {len(blocks[0])} blocks and theirs {len(blocks[1])}: they are not of the same architecture."
         )
     rows = []
     for name in common:
