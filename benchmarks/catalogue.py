@@ -154,11 +154,11 @@ EXPLAINED = {
     ): "the last of two axes is axis 1",
     (
         "train_step",
-        "_autocast(images.device, cpu_bf16) -> images.device",
+        "autocast(images.device, cpu_bf16) -> images.device",
     ): "autocast is outside of the exercise",
     (
         "evaluate",
-        "_autocast(images.device) -> images.device",
+        "autocast(images.device) -> images.device",
     ): "autocast is outside of the exercise",
     (
         "evaluate",

@@ -3,7 +3,7 @@
 Images per second over one epoch: read a folder in CIFAR-10's format, go once over its images (crop with padding 4, flip,
 normalise, CutMix), take a step with each batch. The folder is made from generated shapes and is in the system's file cache.
 
-- ours: `data.load`, `data.batches` and `training.mix`: all images on the device, a batch augmented at once.
+- ours: `data.load`, `data.batches` and the task's `prepare`: all images on the device, a batch augmented at once.
 - usual: torchvision's `CIFAR10` and `transforms.v2`, image by image, in a `DataLoader` (`--workers 0 2`; the fastest is what
   ours is compared with). Crop and flip work on PIL images, which is the faster order here; CutMix runs where the batches are
   made; workers persist; on CUDA batches come through pinned memory.
@@ -39,13 +39,14 @@ class Ours:
 
     def __init__(self, device):
         self.data = vit_data.load().to(device)
+        self.task = training.make_task(RECIPE, self.data)
 
     def __iter__(self):
         data = self.data
         for images, labels in vit_data.batches(
             data.train, RECIPE.batch_size, data.mean, data.std, train=True
         ):
-            yield training.mix(images, labels, RECIPE, len(data.classes))
+            yield self.task.prepare(images, labels)
 
 
 class Usual:
@@ -135,9 +136,9 @@ def figures(device, root, workers, rounds):
     optimizer = training.make_optimizer(model, RECIPE)
     dropout = training.TokenDropout(model)
     if device.type == "cuda":
-        take_step = training.compiled_step(model, optimizer)
+        take_step = training.CompiledStep(model, optimizer, dropout=dropout)
     else:
-        take_step = functools.partial(training.train_step, model, optimizer)
+        take_step = training.PlainStep(model, optimizer)
     epochs = 3 if device.type == "cuda" else 1
     batch = next(iter(Ours(device)))
     for share in SHARES:

@@ -22,7 +22,6 @@ import torch
 from vit_edu import data as vit_data
 from vit_edu import training
 from vit_edu.atomic import write_whole
-from vit_edu.models.kinds import with_kind
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -154,6 +153,6 @@ def trusted(root):
 
 def same_settings(logged, recipe):
     """Whether a log is of this recipe; what the log does not name has its default."""
-    both = (dataclasses.asdict(r) for r in (training.Recipe(**logged), recipe))
-    logged, asked = (json.dumps(r | {"model": with_kind(r["model"])}, sort_keys=True) for r in both)
+    asked = dataclasses.asdict(recipe)
+    logged, asked = (json.dumps(dataclasses.asdict(training.Recipe.from_dict(r)), sort_keys=True) for r in (logged, asked))
     return logged == asked

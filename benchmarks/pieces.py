@@ -1,7 +1,7 @@
 """What each piece of a recipe is worth: `python benchmarks/pieces.py [--recipe laptop] [--minutes 4] --data ...`.
 
 Trains the recipe whole, and again with one piece taken out or exchanged, several seeds each. The accuracy on held-out training
-images goes to vit_edu/logs/pieces.jsonl (conditions first, then an entry a run), from which lesson 06 draws it, and as a table to
+images goes to vit_edu/training/logs/pieces.jsonl (conditions first, then an entry a run), from which lesson 06 draws it, and as a table to
 benchmarks/results/pieces.md. The test images are not used. Every run has the same minutes, on one thread, counted by the
 processor's clock: so they may go side by side, and a piece that costs time must earn it.
 """

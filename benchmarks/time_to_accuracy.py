@@ -1,7 +1,7 @@
 """Accuracy within so many minutes, for the recipes that have a target: `python benchmarks/time_to_accuracy.py laptop --data ...`.
 
 Each run is `training.fit`, as in lesson 06 and in `vit-edu train`, followed by one look at the test images. Its log goes to
-vit_edu/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table over all logs goes to
+vit_edu/training/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table over all logs goes to
 benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again; one whose run and log
 are there is not run again. Each run has a process and, for CUDA, a folder of compiled code of its own, so that none is faster for those before.
 

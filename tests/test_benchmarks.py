@@ -342,7 +342,7 @@ def test_rotary_scores_know_only_differences_of_places():
 def test_the_logs_that_ship_are_whole():
     for path in training.LOGS.glob("*-[0-9]*.jsonl"):
         first, history, last = training.read_log(path)
-        recipe = training.Recipe(**first["settings"])
+        recipe = training.Recipe.from_dict(first["settings"])
         assert path.stem == f"{first['recipe']}-{recipe.seed}"
         assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
         assert history[-1]["seconds"] >= 60 * recipe.minutes

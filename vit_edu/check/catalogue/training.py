@@ -555,7 +555,7 @@ def negative_corners(images, padding=4):
     "Ask what should come out with padding=0, then try it.",
 )
 def padding_ignored(images, padding=4):
-    return training.vit_data.random_crop(images)
+    return data.random_crop(images)
 
 
 @random_crop.mistake(
@@ -597,7 +597,7 @@ def repeated_border(images, padding=4):
 )
 def channels_apart(images, padding=4):
     single = images.flatten(0, 1)[:, None]  # (B C, 1, H, W)
-    return training.vit_data.random_crop(single, padding).reshape(images.shape)
+    return data.random_crop(single, padding).reshape(images.shape)
 
 
 @random_crop.mistake(
@@ -615,7 +615,7 @@ def square_windows(images, padding=4):
 )
 def same_corners_each_time(images, padding=4):
     torch.manual_seed(0)
-    return training.vit_data.random_crop(images, padding)
+    return data.random_crop(images, padding)
 
 
 @random_crop.mistake(
@@ -625,7 +625,7 @@ def same_corners_each_time(images, padding=4):
 )
 def floats_for_bytes_cropped(images, padding=4):
     out = torch.zeros(images.shape)
-    out[:] = training.vit_data.random_crop(images, padding)
+    out[:] = data.random_crop(images, padding)
     return out
 
 
@@ -635,7 +635,7 @@ def floats_for_bytes_cropped(images, padding=4):
     "Crop the same tensor in place 50 times and show what is left of it.",
 )
 def written_into_the_input(images, padding=4):
-    images[:] = training.vit_data.random_crop(images, padding)
+    images[:] = data.random_crop(images, padding)
     return images
 
 

@@ -1,0 +1,81 @@
+"""Training, in plain PyTorch: what lesson 06 builds, and a loop that can be stopped, ends on time and compiles.
+
+| room | what is in it |
+|---|---|
+| recipes | everything that decides how a run goes |
+| steps | what lesson 06 builds; device and bf16; fewer tokens; the compiled step |
+| optim | AdamW, Muon, the average of the weights |
+| tasks | what is learned: loss, score, what happens to a batch |
+| checkpoint | what a run is, saved and resumed |
+| loop | `fit` |
+| parallel | several GPUs, through torchrun |
+| logs | runs of ours, to compare with |
+"""
+
+from vit_edu.models.saved import CheckpointError, load_run, read_checkpoint
+from vit_edu.training.checkpoint import Run
+from vit_edu.training.logs import LOGS, logged_pieces, logged_runs, read_log
+from vit_edu.training.loop import Bar, Budget, Diverged, Losses, build_model, fit
+from vit_edu.training.optim import Average, CombinedOptimizer, Muon, make_optimizer, orthogonalize
+from vit_edu.training.recipes import RECIPES, Recipe, pick_recipe, run_folder
+from vit_edu.training.steps import (
+    CompiledStep,
+    PlainStep,
+    TokenDropout,
+    accuracy,
+    autocast,
+    cross_entropy,
+    evaluate,
+    has_bf16,
+    learning_rate,
+    pick_device,
+    predict,
+    predict_test,
+    same_classes,
+    train_step,
+)
+from vit_edu.training.tasks import TASKS, Classification, Task, make_task
+
+__all__ = [
+    "LOGS",
+    "RECIPES",
+    "TASKS",
+    "Average",
+    "Bar",
+    "Budget",
+    "CheckpointError",
+    "Classification",
+    "CombinedOptimizer",
+    "CompiledStep",
+    "Diverged",
+    "Losses",
+    "Muon",
+    "PlainStep",
+    "Recipe",
+    "Run",
+    "Task",
+    "TokenDropout",
+    "accuracy",
+    "autocast",
+    "build_model",
+    "cross_entropy",
+    "evaluate",
+    "fit",
+    "has_bf16",
+    "learning_rate",
+    "load_run",
+    "logged_pieces",
+    "logged_runs",
+    "make_optimizer",
+    "make_task",
+    "orthogonalize",
+    "pick_device",
+    "pick_recipe",
+    "predict",
+    "predict_test",
+    "read_checkpoint",
+    "read_log",
+    "run_folder",
+    "same_classes",
+    "train_step",
+]

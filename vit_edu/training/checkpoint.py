@@ -1,0 +1,117 @@
+"""A run and its checkpoint: one object holds what the file holds."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from vit_edu.atomic import write_whole
+from vit_edu.models.kinds import with_kind
+from vit_edu.models.saved import CheckpointError, read_checkpoint
+from vit_edu.training.optim import Average, make_optimizer
+
+
+class Run:
+    """A training run between two steps: model, optimiser, average, order of the images, random numbers, history.
+
+    `save` writes all of it into a folder, `resume` puts it back, so that the run ends with the same weights as one that was
+    never stopped. model: on the device where it trains. recipe: a `Recipe`. data: a `Data`.
+    """
+
+    def __init__(self, model, recipe, data):
+        self.model, self.recipe = model, recipe
+        self.about = _about(data)
+        self.device = next(model.parameters()).device
+        self.optimizer = make_optimizer(model, recipe)
+        self.average = Average(model, recipe.average) if recipe.average else None
+        self.order = torch.Generator().manual_seed(recipe.seed)  # of its own: nothing else shifts the order
+        self.history = []
+
+    @property
+    def judged(self):
+        """The model that is evaluated and kept: the average where there is one."""
+        return self.average.model if self.average else self.model
+
+    def save(self, folder):
+        """Write `checkpoint.pt` and `history.jsonl` into the folder, each whole or not at all."""
+        folder = Path(folder)
+        average = self.average and {
+            "weights": self.average.model.state_dict(),
+            "steps": self.average.steps,
+        }
+        state = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "data": self.about,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": average,
+            "history": self.history,
+            "order": self.order.get_state(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
+        }
+        # First, so that whoever kills the run between the two finds an epoch too many, which comes again, and none too few
+        write_whole(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
+        write_whole(folder / "checkpoint.pt", lambda file: torch.save(state, file))
+
+    def resume(self, folder):
+        """Put everything back as the checkpoint in the folder has it; nothing happens where there is none.
+
+        Raises CheckpointError where it is damaged, or belongs to another recipe, other images or another model.
+        """
+        path = Path(folder) / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = read_checkpoint(path)
+        _require_same_recipe(path, state["recipe"], self.recipe)
+        _require_same_data(path, state["data"], self.about)
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} holds another model: {error}") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.model.load_state_dict(state["average"]["weights"])
+            self.average.steps = state["average"]["steps"]
+        self.order.set_state(state["order"])
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["cuda_rng"]:
+            torch.cuda.set_rng_state(state["cuda_rng"][0], self.device)
+        self.history = state["history"]
+
+
+def _about(data):
+    """What a checkpoint says of its data."""
+    return {
+        "kind": data.kind,
+        "classes": list(data.classes),
+        "shape": list(data.train.images.shape[1:]),
+        "mean": data.mean.flatten().tolist(),
+        "std": data.std.flatten().tolist(),
+    }
+
+
+def _require_same_recipe(path, saved, recipe):
+    try:
+        theirs = dataclasses.asdict(type(recipe).from_dict(saved))
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be continued: {error}") from error
+    mine = dataclasses.asdict(recipe) | {"model": with_kind(recipe.model)}
+    differ = [name for name in mine if mine[name] != theirs[name]]
+    if differ:
+        detail = "; ".join(f"{name} was {theirs[name]}, is {mine[name]}" for name in differ)
+        raise CheckpointError(
+            f"{path} belongs to another recipe: {detail}. Choose another folder, or remove the file."
+        )
+
+
+def _require_same_data(path, saved, about):
+    same = all(about[k] == saved[k] for k in ("kind", "classes", "shape")) and all(
+        torch.allclose(torch.tensor(about[k]), torch.tensor(saved[k]), atol=1e-4) for k in ("mean", "std")
+    )
+    if not same:
+        was, now = (f"{a['kind']} ({len(a['classes'])} classes, mean {a['mean']})" for a in (saved, about))
+        raise CheckpointError(
+            f"{path} was trained on other images: {was}; now there are {now}. Name its data, or choose another folder."
+        )

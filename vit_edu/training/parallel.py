@@ -1,0 +1,181 @@
+"""Several GPUs, or several CPU processes, through torchrun: each rank computes its share of every batch.
+
+    torchrun --standalone --nproc-per-node=2 -m vit_edu train --recipe gpu --out runs/two
+
+All ranks go through the same shuffled epoch with the same random numbers, so each knows every batch as it stands after
+augmentation, and takes its share of the images. The gradients are averaged before the optimiser, which then does the same on
+every rank: the weights stay equal. The recipe's batch size counts the images of all ranks together, so a run ends with the same
+weights, within rounding, whatever the number of ranks, and may be resumed with another number. What a model draws inside a
+step (stochastic depth, fewer tokens) is drawn by each rank for itself, and the batch norm of a hybrid sees a rank's own images:
+there, runs are alike but not equal.
+"""
+
+import contextlib
+import os
+
+import torch
+import torch.distributed as dist
+
+
+class ParallelError(Exception):
+    """The ranks of a run cannot work together; the text says why and what to do."""
+
+
+class Alone:
+    """One process. It has the same methods as `Ranks`, and they have nothing to do."""
+
+    rank, size = 0, 1
+    first = True
+
+    def share(self, images, targets):
+        """This rank's part of a batch. Returns (images, targets)."""
+        return images, targets
+
+    def averaging(self, optimizer):
+        """The optimiser whose steps use the gradients of all ranks."""
+        return optimizer
+
+    def mean(self, loss):
+        """The mean of a loss over the images of all ranks, where each rank has that of its share."""
+        return loss
+
+    def from_first(self, value):
+        """What the first rank has for `value`, a list of numbers or any object; that of the others is not used."""
+        return value
+
+    def average_buffers(self, *models):
+        """Running statistics of batch norms become the mean over all ranks."""
+
+    def own_noise(self, step):
+        """A context in which every rank draws random numbers of its own."""
+        return contextlib.nullcontext()
+
+
+class Ranks(Alone):
+    """The processes that torchrun started, as seen from one of them.
+
+    rank: the number of this process, from 0. size: how many there are. first: whether this is rank 0, which writes and prints.
+    Raises ParallelError.
+    """
+
+    def __init__(self, seed=0):
+        self.rank, self.size, self.seed = dist.get_rank(), dist.get_world_size(), seed
+        self.first = self.rank == 0
+        self.weight = 1 / self.size  # this rank's share of the images of the batch
+
+    def share(self, images, targets):
+        count = len(images)
+        if count < self.size:
+            raise ParallelError(
+                f"a batch of {count} images leaves {self.size - count} of {self.size} ranks without any. Start fewer ranks "
+                "with --nproc-per-node, or train on more images."
+            )
+        self.weight = len(range(self.rank, count, self.size)) / count
+
+        def mine(value):
+            if isinstance(value, dict):
+                return {name: mine(each) for name, each in value.items()}
+            return value[self.rank :: self.size]
+
+        return mine(images), mine(targets)
+
+    def averaging(self, optimizer):
+        return _AveragingOptimizer(optimizer, self)
+
+    def mean(self, loss):
+        total = torch.as_tensor(loss, dtype=torch.float32) * self.weight
+        dist.all_reduce(total)
+        return total if isinstance(loss, torch.Tensor) else total.item()
+
+    def from_first(self, value):
+        if isinstance(value, list):  # of numbers, after every step: without the detour through pickle
+            numbers = torch.tensor(value, dtype=torch.float64)
+            dist.broadcast(numbers, src=0)
+            return numbers.tolist()
+        holder = [value]
+        dist.broadcast_object_list(holder, src=0, device=torch.device("cpu"))
+        return holder[0]
+
+    @torch.no_grad()
+    def average_buffers(self, *models):
+        for value in {id(v): v for model in models for v in model.buffers()}.values():
+            if value.is_floating_point():
+                dist.all_reduce(value)
+                value /= self.size
+
+    @contextlib.contextmanager
+    def own_noise(self, step):
+        on_cuda = torch.cuda.is_available()
+        devices = [torch.cuda.current_device()] if on_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(hash((self.seed, step, self.rank)) % 2**63)
+            yield
+
+
+class _AveragingOptimizer:
+    """An optimiser whose step begins by averaging the gradients over all ranks, each weighed by its images."""
+
+    def __init__(self, optimizer, ranks):
+        self.optimizer, self.ranks = optimizer, ranks
+        self.zero_grad = optimizer.zero_grad
+
+    @torch.no_grad()
+    def step(self):
+        values = [v for group in self.optimizer.param_groups for v in group["params"] if v.grad is not None]
+        grads = [value.grad for value in values]
+        flat = torch.cat([grad.flatten() for grad in grads]) * self.ranks.weight
+        dist.all_reduce(flat)
+        parts = flat.split([grad.numel() for grad in grads])
+        torch._foreach_copy_(grads, [p.view_as(g) for p, g in zip(parts, grads, strict=True)])
+        self.optimizer.step()
+
+
+# ---------------------------------------------------------------- beginning and end
+
+
+def started_by_torchrun():
+    """Whether torchrun started this process: then its environment names its rank."""
+    return {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
+
+
+@contextlib.contextmanager
+def group():
+    """While this context lasts, the processes that torchrun started can talk: NCCL on CUDA, gloo on CPUs.
+
+    Nothing happens in a process that torchrun did not start. Raises ParallelError.
+    """
+    if not started_by_torchrun():
+        yield
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if local >= count:
+            raise ParallelError(
+                f"rank {local} of this machine has no GPU: there {'is' if count == 1 else 'are'} {count}. "
+                f"Start torchrun with --nproc-per-node={count}."
+            )
+        torch.cuda.set_device(local)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise ParallelError(_why_no_group(error)) from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _why_no_group(error):
+    place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    if "EADDRINUSE" in str(error) or "already in use" in str(error):
+        return (
+            f"the port of {place} is in use, probably by another run. Let torchrun choose a free one with --standalone, or "
+            "name another with --master-port."
+        )
+    return f"the ranks could not find each other at {place}: {str(error).strip().splitlines()[0]}"
+
+
+def current(seed=0):
+    """The ranks of this run: `Ranks` inside of `group` where torchrun started this process, else `Alone`."""
+    return Ranks(seed) if dist.is_available() and dist.is_initialized() else Alone()

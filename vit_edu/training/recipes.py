@@ -1,0 +1,222 @@
+"""Recipes: everything that decides how a run goes, besides the data."""
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from vit_edu import settings
+from vit_edu.models.kinds import with_kind
+
+GONE = {"clip": 0.0}  # fields that recipes once had, and the value that left them out
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run goes; saved with every checkpoint. Raises ValueError for values that make no sense.
+
+    `str(recipe)` names what differs from the defaults below.
+    """
+
+    batch_size: int  # images a step, over all GPUs together
+    learning_rate: float  # the peak, after the warm-up
+    epochs: int | None = None  # passes over the training images; a recipe has either epochs or minutes
+    minutes: float | None = None  # time to train for; the schedule then follows the clock
+    optimizer: str = "adamw"  # "adamw"; or "muon" for the matrices inside the model and AdamW for the rest
+    schedule: str = "cosine"  # how the learning rate falls to zero after the warm-up: "cosine" or "linear"
+    tokens: tuple = ()  # pairs (until, share): the blocks see this share of the tokens until then, 0..1 of the run
+    zero_init: bool = False  # the last matrix of every branch starts at zero: each block begins as the identity
+    weight_decay: float = 0.05  # of matrices only: not of biases, norms, class token and positions
+    warmup: float = 0.1  # share of the run in which the learning rate climbs
+    average: float = 0.0  # decay of a running average of the weights, which is then what is evaluated and kept
+    flip: bool = True  # mirror half of the images
+    crop: int = 4  # shift images by up to so many pixels
+    label_smoothing: float = 0.0  # this share of every target is spread evenly over all classes
+    cutout: int = 0  # blank a square of so many pixels in each image
+    distort: float = 0.0  # turn, stretch and recolour each image, this strongly
+    mixup: float = 0.0  # blend images, with shares drawn from Beta(mixup, mixup)
+    cutmix: float = 0.0  # paste boxes from other images; where both are on, each batch draws one of the two
+    mix_prob: float = 1.0  # share of the batches that are mixed
+    cpu_bf16: bool = False  # bf16 on a CPU that has instructions for it; a CUDA device that has bf16 always uses it
+    validation: float = 0.1  # share of the training images held out for the curves
+    max_images: int | None = None  # train on at most so many
+    seed: int = 0  # of weights, order and augmentation
+    task: str = "classification"  # what is learned: a key of `tasks.TASKS`
+    model: dict = field(default_factory=dict)  # its "kind" (see `models.KINDS`) and arguments; the data decide sizes
+
+    def __post_init__(self):
+        if (self.epochs is None) == (self.minutes is None):
+            raise ValueError(
+                f"a recipe has either epochs or minutes; got epochs={self.epochs}, minutes={self.minutes}."
+            )
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f'optimizer is "adamw" or "muon", got {self.optimizer!r}.')
+        if self.schedule not in ("cosine", "linear"):
+            raise ValueError(f'schedule is "cosine" or "linear", got {self.schedule!r}.')
+        if not 0 <= self.mix_prob <= 1:
+            raise ValueError(f"mix_prob is a share of the batches, in 0..1, got {self.mix_prob}.")
+        if not all(len(pair) == 2 and 0 < pair[0] <= 1 and 0 < pair[1] <= 1 for pair in self.tokens):
+            raise ValueError(
+                f"tokens holds pairs (until, share), both in 0..1, got {self.tokens}: ((0.5, 0.25),) shows a "
+                "quarter of the tokens in the first half of the run."
+            )
+
+    @classmethod
+    def from_dict(cls, saved):
+        """The recipe in a checkpoint or a log, also in one from before a field was added or taken away.
+
+        Raises ValueError where the saved recipe uses something that recipes no longer have.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in saved.keys() - known:
+            if name not in GONE or saved[name] != GONE[name]:
+                raise ValueError(f"this version knows no {name} in a recipe; got {name}={saved[name]!r}.")
+        kept = {name: value for name, value in saved.items() if name in known}
+        return cls(**kept | {"model": with_kind(kept["model"])})
+
+    def __str__(self):
+        how_long = f"{self.minutes:g} minutes" if self.epochs is None else f"{self.epochs} epochs"
+        said = ("batch_size", "learning_rate", "epochs", "minutes", "seed", "model")
+        words = [
+            _words(f.name, getattr(self, f.name))
+            for f in dataclasses.fields(self)
+            if f.name not in said and getattr(self, f.name) != f.default
+        ]
+        model = ", ".join(f"{name} {value}" for name, value in self.model.items())
+        return (
+            f"{how_long} in batches of {self.batch_size}, learning rate {self.learning_rate:g}; "
+            f"{', '.join(words) or 'all else as by default'}; seed {self.seed}.\nModel: {model}."
+        )
+
+
+def _words(name, value):
+    """A field as words: "zero init", "no flip", "crop 2", "tokens 25% until 30% of the run"."""
+    name = name.replace("_", " ")
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    if name == "tokens":
+        return "tokens " + ", ".join(f"{share:.0%} until {until:.0%} of the run" for until, share in value)
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+
+
+_LAPTOP = {
+    "batch_size": 128,
+    "learning_rate": 6e-3,
+    "optimizer": "muon",
+    "schedule": "linear",
+    "zero_init": True,
+    "crop": 2,
+    "label_smoothing": 0.1,
+    "validation": 0.04,
+}
+_GPU = {
+    "batch_size": 768,
+    "learning_rate": 3e-3,
+    "optimizer": "muon",
+    "weight_decay": 0.1,
+    "zero_init": True,
+    "average": 0.999,
+    "label_smoothing": 0.1,
+    "cutout": 8,
+    "distort": 1.0,
+    "cutmix": 1.0,
+    "validation": 0.04,
+}
+_GPU_MODEL = {
+    "patch_size": 4,
+    "embed_dim": 256,
+    "depth": 8,
+    "num_heads": 4,
+    "global_pool": "avg",
+    "drop_path_rate": 0.1,
+}
+
+RECIPES = {
+    # Five minutes, which is enough for two CPU cores.
+    "laptop": Recipe(
+        minutes=5,
+        tokens=((0.3, 0.25), (0.7, 0.5)),
+        model={
+            "patch_size": 4,
+            "embed_dim": 64,
+            "depth": 4,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "global_pool": "avg",
+        },
+        **_LAPTOP,
+    ),
+    # The same with a convolutional stem, which leaves 16 tokens.
+    "laptop-hybrid": Recipe(
+        minutes=5,
+        model={
+            "kind": "hybrid",
+            "stem": ((32, 2), (64, 2), (64, 1), (64, 1)),
+            "patch_size": 8,
+            "embed_dim": 96,
+            "depth": 2,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "global_pool": "avg",
+        },
+        **_LAPTOP,
+    ),
+    # Two hours of one or two CPU cores.
+    "long": Recipe(
+        minutes=120,
+        model={
+            "kind": "hybrid",
+            "stem": ((64, 2), (64, 1), (128, 2), (128, 1), (128, 1)),
+            "patch_size": 8,
+            "embed_dim": 192,
+            "depth": 4,
+            "num_heads": 3,
+            "mlp_ratio": 2,
+            "global_pool": "avg",
+        },
+        **_LAPTOP
+        | {
+            "batch_size": 256,
+            "crop": 4,
+            "cutout": 8,
+            "cutmix": 1.0,
+            "mix_prob": 0.5,
+            "cpu_bf16": True,
+        },
+    ),
+    # For one CUDA device, in bf16: many passes over the images, so each must look new. Not measured yet.
+    "gpu": Recipe(minutes=4.8, model=_GPU_MODEL, **_GPU),
+    "gpu-long": Recipe(
+        minutes=11.8,
+        mixup=0.8,
+        model=_GPU_MODEL | {"embed_dim": 384, "num_heads": 6, "drop_path_rate": 0.2},
+        **_GPU,
+    ),
+    "gpu-hybrid": Recipe(
+        minutes=9.8,
+        model=_GPU_MODEL | {"kind": "hybrid", "stem": ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))},
+        **_GPU,
+    ),
+    # Seconds, for tests: VIT_EDU_FAST=1.
+    "fast": Recipe(
+        epochs=2,
+        batch_size=64,
+        learning_rate=2e-3,
+        max_images=640,
+        model={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "global_pool": "avg"},
+    ),
+}
+
+
+def pick_recipe(device):
+    """Name of the recipe that suits the device: "fast" under VIT_EDU_FAST=1, "gpu" on CUDA, else "laptop"."""
+    if settings.fast():
+        return "fast"
+    return "gpu" if torch.device(device).type == "cuda" else "laptop"
+
+
+def run_folder(name):
+    """Where a run of this name keeps its checkpoints: runs/NAME here; a fresh folder under VIT_EDU_FAST=1."""
+    return Path(tempfile.mkdtemp(prefix="vit_edu-")) if settings.fast() else Path("runs") / name

@@ -1,0 +1,240 @@
+"""What lesson 06 builds, and what a step needs on top: the device, bf16, fewer tokens, a compiled step."""
+
+import contextlib
+import math
+import time
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from vit_edu import data as vit_data
+from vit_edu.models.saved import CheckpointError
+
+# ---------------------------------------------------------------- the pieces of lesson 06
+
+
+def accuracy(logits, labels):
+    """Share of images whose largest logit is the right one. logits: (B, K), labels: (B,). Returns a float, 0..1."""
+    return (logits.argmax(dim=-1) == labels).float().mean().item()
+
+
+def learning_rate(step, total_steps, warmup_steps, peak):
+    """Learning rate of a step: a linear climb, then half a cosine down to zero.
+
+    step: 0 for the first. Step warmup_steps - 1 has the peak, step total_steps (one past the last) would have zero.
+    Source: warm-up, paper, appendix B.1; cosine, Loshchilov and Hutter 2017, arXiv:1608.03983.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / (total_steps - warmup_steps)  # 0 .. 1
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def cross_entropy(model, images, labels):
+    """The loss of a classifier, in nats, mean over the batch. labels: (B,) classes, or (B, K) their probabilities."""
+    return F.cross_entropy(model(images), labels)
+
+
+def train_step(model, optimizer, images, labels, loss_of=cross_entropy, cpu_bf16=False):
+    """One step of gradient descent on one batch. Returns the loss before the step, as a float.
+
+    labels: what `loss_of(model, images, labels)` compares with. cpu_bf16: see `Recipe`.
+    """
+    model.train()
+    with autocast(images.device, cpu_bf16):
+        loss = loss_of(model, images, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def evaluate(model, batches):
+    """Accuracy over all batches, each image counted once. Returns a float, 0..1.
+
+    batches: pairs (images (B, C, H, W), labels (B,)). The model is put into eval mode, and afterwards back into the
+    mode that it was in. Raises ValueError when there is no batch.
+    """
+    was_training = model.training
+    model.eval()
+    right = total = 0
+    for images, labels in batches:
+        with autocast(images.device):
+            right += (model(images).argmax(dim=-1) == labels).sum().item()
+        total += len(labels)
+    model.train(was_training)
+    if total == 0:
+        raise ValueError("there is nothing to evaluate on: no batch came.")
+    return right / total
+
+
+# ---------------------------------------------------------------- a trained model on images
+
+
+@torch.no_grad()
+def predict(model, split, mean, std, batch_size=512):
+    """Class probabilities for every image of a split, in its order. Returns (N, K), float32, on the CPU."""
+    was_training = model.training
+    model.eval()
+    found = []
+    for images, _ in vit_data.batches(split, batch_size, mean, std):
+        with autocast(images.device):
+            found.append(model(images).float().softmax(dim=-1).cpu())
+    model.train(was_training)
+    return torch.cat(found)
+
+
+def predict_test(model, about, images):
+    """Class probabilities (N, K) of the test images, normalised as in training. about: "mean" and "std" of a checkpoint."""
+    device = pick_device()
+    mean, std = (torch.tensor(about[k], device=device)[:, None, None] for k in ("mean", "std"))
+    return predict(model.to(device), images.test.to(device), mean, std)
+
+
+def same_classes(about, images):
+    """Raise CheckpointError unless the data have the classes of the checkpoint, in its order."""
+    if list(images.classes) != about["classes"]:
+        raise CheckpointError(
+            f"the checkpoint knows the classes {', '.join(about['classes'])}; the data have "
+            f"{', '.join(images.classes)}. Name its data with --data."
+        )
+
+
+# ---------------------------------------------------------------- device and bf16
+
+
+def pick_device():
+    """The best device at hand: CUDA, then Apple's MPS, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def has_bf16(device):
+    """Whether the device computes in bf16: same range as float32, half the bytes. CUDA from Ampere (2020) on; CPUs with
+    AVX-512 BF16 or AMX, where torch can tell (`torch.cpu.get_capabilities`)."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        has = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@contextlib.contextmanager
+def autocast(device, cpu_bf16=False):
+    """bf16 where the device has it, for matrix products and convolutions; on a CPU, where it is asked for."""
+    if device.type == "cpu" and cpu_bf16 and has_bf16(device):
+        # Torch's fused attention for the CPU goes back slowly in bf16: see benchmarks/results/cpu_bf16.md
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        enabled = device.type == "cuda" and has_bf16(device)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=enabled):
+            yield
+
+
+# ---------------------------------------------------------------- what faster steps need
+
+
+class TokenDropout:
+    """While the model trains, its blocks see only some tokens of each image, drawn at random. (B, T, D) -> (B, n, D).
+
+    keep: the share of the tokens, 0..1, to be changed as the run goes on; 1 keeps all, as evaluation does. The class token
+    stays. A quarter of the tokens makes a step about four times as fast, and the attention sixteen times.
+    Source: PatchDropout, Liu et al. 2022, arXiv:2208.07220; from few to many, as in growing image sizes.
+    """
+
+    def __init__(self, model):
+        self.keep = 1.0
+        self.prefix = int(getattr(model, "cls_token", None) is not None)
+        self.hook = model.blocks.register_forward_pre_hook(self)
+
+    def __call__(self, blocks, inputs):
+        (x,) = inputs
+        B, T, D = x.shape
+        patches = T - self.prefix
+        count = max(1, round(patches * self.keep))
+        if not blocks.training or count == patches:
+            return None  # as it is
+        kept = torch.rand(B, patches, device=x.device).topk(count, dim=1).indices + self.prefix
+        if self.prefix:
+            kept = torch.cat([kept.new_zeros(B, 1), kept], dim=1)
+        return (x.gather(1, kept[..., None].expand(-1, -1, D)),)  # (B, n, D)
+
+    def remove(self):
+        """From now on the blocks see all tokens."""
+        self.hook.remove()
+
+
+class PlainStep:
+    """`train_step` of one model: `step(images, targets)` returns the loss as a float."""
+
+    compiling = 0.0  # seconds
+
+    def __init__(self, model, optimizer, loss_of=cross_entropy, cpu_bf16=False):
+        self.model, self.optimizer, self.loss_of, self.cpu_bf16 = model, optimizer, loss_of, cpu_bf16
+
+    def __call__(self, images, targets):
+        return train_step(self.model, self.optimizer, images, targets, self.loss_of, self.cpu_bf16)
+
+
+class CompiledStep:
+    """The same step for CUDA: model and loss compiled, with fixed shapes, and nothing waits for the GPU.
+
+    `step(images, targets)` returns the loss as a tensor on the device. compiling: seconds that went to compiling, by `clock`.
+    dropout: the `TokenDropout` of the model, if any: another share of the tokens is compiled for itself. Where the first step
+    cannot be compiled (no C compiler, a card that is too old), a sentence says so, and the steps run uncompiled.
+    """
+
+    def __init__(
+        self, model, optimizer, loss_of=cross_entropy, dropout=None, backend="inductor", clock=time.perf_counter
+    ):
+        torch.compiler.reset()  # no run meets the limit of compilations because of those before it
+        torch.backends.cudnn.benchmark = True  # shapes are fixed: let it try its kernels
+        self.model, self.optimizer, self.dropout, self.clock = model, optimizer, dropout, clock
+        self.plain_loss = loss_of
+        self.bf16 = has_bf16(next(model.parameters()).device) and next(model.parameters()).is_cuda
+        self.loss_of = torch.compile(self._loss, dynamic=False, fullgraph=True, backend=backend)
+        self.known = set()  # the shares of the tokens that have been compiled
+        self.compiling = 0.0
+
+    def __call__(self, images, targets):
+        share = self.dropout.keep if self.dropout else 1.0
+        if share not in self.known:
+            return self._first_step(images, targets, share)
+        return self._step(images, targets)
+
+    def _loss(self, images, targets):
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.bf16):
+            return self.plain_loss(self.model, images, targets)
+
+    def _step(self, images, targets):
+        if not self.model.training:  # walks over all modules
+            self.model.train()
+        self.optimizer.zero_grad()
+        loss = self.loss_of(images, targets)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _first_step(self, images, targets, share):
+        """The step that compiles, timed from its beginning to the end of its work on the device."""
+        started = self.clock()
+        try:
+            loss = self._step(images, targets)
+        except Exception as error:
+            if self.known or isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            print(f"The model cannot be compiled here and runs slower, uncompiled: {reason}")
+            self.loss_of = self._loss
+            loss = self._step(images, targets)
+        if loss.is_cuda:
+            torch.cuda.synchronize()
+        self.known.add(share)
+        self.compiling += self.clock() - started
+        return loss

@@ -1,0 +1,101 @@
+"""What is learned: a task gives the loss, the score, and what happens to a batch before a step. A new task adds a row to TASKS."""
+
+import math
+
+import torch
+
+from vit_edu import augment
+from vit_edu.training.steps import cross_entropy, evaluate
+
+
+class Task:
+    """What a run learns. `fit`, the history, the curves and the progress bar speak of its score.
+
+    score_name: what the score is called, "accuracy" for instance; the history has it as `key`, "val_accuracy".
+    higher_is_better: its direction. as_percent: whether it is a share, 0..1, shown in percent.
+    recipe: a `Recipe`. data: a `Data`.
+    """
+
+    score_name = "score"
+    higher_is_better = True
+    as_percent = False
+
+    def __init__(self, recipe, data):
+        self.recipe, self.data = recipe, data
+
+    @property
+    def key(self):
+        """The name of the score in the entries of a history."""
+        return f"val_{self.score_name.replace(' ', '_')}"
+
+    @property
+    def outputs(self):
+        """How many numbers the head of the model gives for an image."""
+        return len(self.data.classes)
+
+    @property
+    def guessing(self):
+        """The loss of a model that knows nothing; a run whose loss is five times as large has diverged."""
+        return math.inf
+
+    def prepare(self, images, targets):
+        """What happens to a batch of normalised images (B, C, H, W) and its targets before the step. Returns both."""
+        return images, targets
+
+    def loss(self, model, images, targets):
+        """The loss of a batch, a tensor without axes, to be minimised."""
+        raise NotImplementedError
+
+    def score(self, model, batches):
+        """How good the model is on held-out batches, pairs (images, targets). Returns a float."""
+        raise NotImplementedError
+
+    def words(self, score):
+        """A score for the eye: "89.3%"."""
+        return f"{score:.1%}" if self.as_percent else f"{score:.3g}"
+
+
+class Classification(Task):
+    """Which class does an image show? Cross-entropy in nats; accuracy, 0..1."""
+
+    score_name = "accuracy"
+    as_percent = True
+
+    @property
+    def guessing(self):
+        """ln K, for K classes."""
+        return math.log(max(2, len(self.data.classes)))
+
+    def prepare(self, images, targets):
+        """The recipe's augmentation. targets: (B,) labels; (B, K) probabilities where the recipe softens or mixes them."""
+        recipe = self.recipe
+        if recipe.distort:
+            images = augment.distort(images, recipe.distort)
+        if recipe.cutout:
+            images = augment.cutout(images, recipe.cutout)
+        if not (recipe.label_smoothing or recipe.mixup or recipe.cutmix):
+            return images, targets
+        targets = augment.one_hot(targets, len(self.data.classes), recipe.label_smoothing)
+        ways = [(f, a) for f, a in ((augment.mixup, recipe.mixup), (augment.cutmix, recipe.cutmix)) if a]
+        if ways and float(torch.rand(())) < recipe.mix_prob:
+            way, alpha = ways[int(torch.randint(len(ways), ()))]
+            images, targets = way(images, targets, alpha)
+        return images, targets
+
+    def loss(self, model, images, targets):
+        return cross_entropy(model, images, targets)
+
+    def score(self, model, batches):
+        return evaluate(model, batches)
+
+
+TASKS = {
+    "classification": Classification,
+}
+
+
+def make_task(recipe, data):
+    """The task of a recipe for these data. Raises ValueError for one that is not in the table."""
+    if recipe.task not in TASKS:
+        raise ValueError(f"there is no task {recipe.task!r}; there are {', '.join(TASKS)}.")
+    return TASKS[recipe.task](recipe, data)
