@@ -154,5 +154,7 @@ def trusted(root):
 def same_settings(logged, recipe):
     """Whether a log is of this recipe; what the log does not name has its default."""
     asked = dataclasses.asdict(recipe)
-    logged, asked = (json.dumps(dataclasses.asdict(training.Recipe.from_dict(r)), sort_keys=True) for r in (logged, asked))
+    logged, asked = (
+        json.dumps(dataclasses.asdict(training.Recipe.from_dict(r)), sort_keys=True) for r in (logged, asked)
+    )
     return logged == asked

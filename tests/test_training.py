@@ -14,7 +14,7 @@ import torch
 
 from vit_edu import cli, data, pretrained, training
 from vit_edu.atomic import write_whole
-from vit_edu.models import ViT, make_model
+from vit_edu.models import KINDS, ViT, make_model
 from vit_edu.models.vit import Embeddings
 from vit_edu.training import Recipe, checkpoint, parallel
 
@@ -259,6 +259,106 @@ def test_fast_mode_and_devices_choose_the_recipe(monkeypatch):
     assert (training.pick_recipe("cpu"), training.pick_recipe("cuda:0")) == ("laptop", "gpu")
 
 
+# ---------------------------------------------------------------- another task, another model
+
+
+class Brightness(training.Task):
+    """How bright is an image? The target is in the picture itself."""
+
+    score_name = "mean error"
+    higher_is_better = False
+    outputs = 1
+
+    def prepare(self, images, targets):
+        return images, images.mean(dim=(1, 2, 3))  # (B,)
+
+    def loss(self, model, images, targets):
+        return (model(images)[:, 0] - targets).square().mean()
+
+    def score(self, model, batches):
+        with torch.no_grad():
+            errors = [(model.eval()(x)[:, 0] - x.mean(dim=(1, 2, 3))).abs() for x, _ in batches]
+        return torch.cat(errors).mean().item()
+
+
+class Linear(torch.nn.Module):
+    """A model without blocks that says itself what Muon takes and what starts at zero."""
+
+    def __init__(self, img_size, in_chans, num_classes):
+        super().__init__()
+        self.inside = torch.nn.Linear(in_chans * img_size[0] * img_size[1], 8)
+        self.outside = torch.nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.outside(self.inside(x.flatten(1)))
+
+    def inner_matrices(self):
+        return [self.inside.weight]
+
+    def branch_ends(self):
+        return [self.outside.weight]
+
+
+@pytest.fixture
+def brightness(monkeypatch):
+    monkeypatch.setitem(training.TASKS, "brightness", Brightness)
+    monkeypatch.setitem(KINDS, "linear", Linear)
+    return dataclasses.replace(
+        TINY,
+        task="brightness",
+        model={"kind": "linear"},
+        optimizer="muon",
+        zero_init=True,
+        learning_rate=1e-3,
+    )
+
+
+def test_a_task_of_ones_own_needs_no_change_elsewhere(images, tmp_path, capsys, brightness):
+    model, history = run(images, tmp_path, recipe=brightness)
+    assert model.outside.out_features == 1
+    assert history[-1]["val_mean_error"] < history[0]["val_mean_error"]
+    assert "val_accuracy" not in history[-1]
+    assert ", val 0." in capsys.readouterr().out
+    state = training.read_checkpoint(tmp_path / "checkpoint.pt")
+    assert Recipe.from_dict(state["recipe"]) == brightness
+    with pytest.raises(training.CheckpointError, match="task was brightness, is classification"):
+        run(images, tmp_path, recipe=dataclasses.replace(brightness, task="classification"))
+
+
+def test_the_model_is_asked_what_muon_takes_and_what_starts_at_zero(images, brightness):
+    model = training.build_model(brightness, images)
+    assert not model.outside.weight.any()
+    assert model.inside.weight.any()
+    muon, adamw = training.make_optimizer(model, brightness).optimizers
+    assert [p is model.inside.weight for g in muon.param_groups for p in g["params"]] == [True]
+    assert len([p for g in adamw.param_groups for p in g["params"]]) == 3
+
+
+def test_an_unknown_task_or_kind_is_refused(images):
+    with pytest.raises(ValueError, match="no task 'dreaming'; there are classification"):
+        training.build_model(dataclasses.replace(TINY, task="dreaming"), images)
+    with pytest.raises(ValueError, match="no model of kind 'rnn'; there are vit, hybrid"):
+        training.build_model(dataclasses.replace(TINY, model={"kind": "rnn"}), images)
+
+
+def test_recipes_of_before_keep_their_meaning():
+    old = dataclasses.asdict(training.RECIPES["laptop-hybrid"])
+    del old["task"], old["model"]["kind"]
+    old |= {"clip": 0.0}
+    assert Recipe.from_dict(old) == training.RECIPES["laptop-hybrid"]
+    with pytest.raises(ValueError, match=r"knows no clip in a recipe; got clip=1\.0"):
+        Recipe.from_dict(old | {"clip": 1.0})
+
+
+def test_a_recipe_says_what_differs_from_the_defaults():
+    text = str(dataclasses.replace(TINY, tokens=((0.3, 0.25),), flip=False, crop=2))
+    assert text.startswith(
+        "3 epochs in batches of 16, learning rate 0.002; tokens 25% until 30% of the run, no flip, crop 2; "
+    )
+    assert "weight decay" not in text
+    assert "zero init" in str(training.RECIPES["laptop"])
+
+
 # ---------------------------------------------------------------- what faster recipes add
 
 FULL = dataclasses.replace(
@@ -314,29 +414,57 @@ def test_muon_gets_the_matrices_of_blocks_and_patches(images):
     assert sorted(got + rest) == sorted(names.values())
 
 
-def test_killed_at_any_moment_a_run_goes_on(images, tmp_path):
-    """kill -9 after 0, 1, 2 ... written files, in a process of its own, until it gets through."""
-    code = f"""
+KILLED = """
 import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_training import TINY, data, run, training
-left = int(sys.argv[2])
-write = training.write_whole
-def dies(path, write_it):
-    global left
-    if left == 0:
-        # In the middle of a file
-        open(path.with_suffix(path.suffix + ".unfinished"), "wb").write(b"half")
-        os.kill(os.getpid(), 9)
-    left -= 1
-    write(path, write_it)
-training.write_whole = dies
-run(data.shapes(train=100, test=40), sys.argv[1])
+sys.path.insert(0, sys.argv[1])
+from test_training import data, run
+from vit_edu import atomic
+
+left = int(sys.argv[3])
+
+
+class Dies:
+    \"\"\"A file that lets so many bytes through, then the process is gone.\"\"\"
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, content):
+        global left
+        content = bytes(content)
+        if len(content) > left:
+            self.file.write(content[:left])
+            self.file.flush()
+            os.kill(os.getpid(), 9)
+        left -= len(content)
+        return self.file.write(content)
+
+
+atomic.open = lambda *arguments: Dies(open(*arguments))
+run(data.shapes(train=100, test=40), sys.argv[2])
 """
-    for left in (0, 1, 3, 9):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(left)], check=False)
-    assert done.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no kill -9")
+def test_killed_in_the_middle_of_a_file_a_run_goes_on(images, tmp_path):
+    """kill -9 while the history or the checkpoint is being written, at this byte, in a process of its own."""
     whole, _ = run(images)
+    for written, ends in ((20, -9), (5_000, -9), (60_000, -9), (10**9, 0)):
+        command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path), str(written)]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == ends
+        left = list(tmp_path.glob(".*.unfinished"))
+        assert bool(left) == (ends != 0) or written > 10**6
+        if (tmp_path / "checkpoint.pt").exists():
+            assert training.read_checkpoint(tmp_path / "checkpoint.pt")["history"]
     resumed, history = run(images, tmp_path)
     assert len(history) == 3
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
@@ -524,6 +652,38 @@ def test_the_compiled_step_is_the_same_step(images):
         ends.append((float(loss), *model.parameters()))
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_lazy_branch_of_the_loop_is_the_same_run(images, tmp_path):
+    """The branch that CUDA takes, whole: compiled steps, losses that are looked at late, other shares of the tokens; stopped
+    and resumed. With torch's eager backend it runs on any machine, and every loss is that of the plain branch."""
+    recipe = dataclasses.replace(FULL, model=TINY.model | {"patch_size": 8, "drop_path_rate": 0.0})
+
+    def stop(history):
+        raise KeyboardInterrupt
+
+    def fit(**options):
+        model = training.build_model(recipe, images)
+        return model, training.fit(model, images, recipe, **options)
+
+    plain, expected = fit()
+    lazy, history = fit(compiler="eager")
+    _, cut = fit(compiler="eager", out=tmp_path, on_epoch=stop)
+    assert len(cut) == 1
+    # Lazily, a checkpoint is written every 30 seconds only: the first epoch is the first that is due
+    resumed, again = fit(compiler="eager", out=tmp_path)
+    for entries in (history, again):
+        assert [e["loss"] for e in entries] == pytest.approx([e["loss"] for e in expected], rel=1e-5)
+        assert all(0 < e["compiling"] <= e["seconds"] for e in entries)
+    for model in (lazy, resumed):
+        for a, b in zip(plain.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_the_lazy_branch_stops_at_a_loss_that_has_gone_astray(images):
+    recipe = dataclasses.replace(TINY, learning_rate=1e3, optimizer="muon")
+    with pytest.raises(training.Diverged, match=r"the loss became .* at step \d, with .* guessing has 2\.30"):
+        training.fit(training.build_model(recipe, images), images, recipe, compiler="eager")
 
 
 def test_what_cannot_be_compiled_runs_uncompiled(images, capsys):

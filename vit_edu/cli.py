@@ -1,5 +1,5 @@
 """The command `vit-edu`: lab and doctor; train and evaluate; check and mistakes for teachers; ship, derive and course
-for authors. What a command does lies in other rooms; here its words are read and its answer is said.
+for authors. What a command does lies in other rooms; here its arguments are read and its answer is printed.
 
 What a command needs is imported when it runs, so that each starts fast and needs no more than it uses.
 """
@@ -31,17 +31,17 @@ def main(argv=None):
         return 1
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- commands and options
 
 
 def _parser():
     parser = argparse.ArgumentParser(prog="vit-edu", description="Build a Vision Transformer, step by step.")
     parser.add_argument("--version", action="version", version=f"vit_edu {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    _learners_words(commands)
-    _training_words(commands)
-    _teachers_words(commands)
-    _authors_words(commands)
+    _learner_commands(commands)
+    _training_commands(commands)
+    _teacher_commands(commands)
+    _author_commands(commands)
     return parser
 
 
@@ -52,11 +52,11 @@ def _command(commands, run, name, **texts):
     return parser
 
 
-def _data_word(parser, help="cifar10, shapes or a folder, as VIT_EDU_DATA"):
+def _data_option(parser, help="cifar10, shapes or a folder, as VIT_EDU_DATA"):
     parser.add_argument("--data", metavar="WHAT", help=help)
 
 
-def _learners_words(commands):
+def _learner_commands(commands):
     parser = _command(
         commands,
         open_lab,
@@ -69,7 +69,7 @@ def _learners_words(commands):
     _command(commands, doctor, "doctor", help="look at this machine, say what is wrong and how to mend it")
 
 
-def _training_words(commands):
+def _training_commands(commands):
     parser = _command(
         commands,
         train,
@@ -80,16 +80,16 @@ def _training_words(commands):
     parser.add_argument(
         "--recipe", metavar="NAME", help="its name; left out: the one that suits this machine"
     )
-    _data_word(parser)
+    _data_option(parser)
     parser.add_argument("--minutes", type=float, help="train for so long, whatever the recipe says")
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation")
     parser.add_argument("--out", default="runs/train", help="folder of the run (runs/train)")
     parser = _command(commands, evaluate, "evaluate", help="test accuracy of a checkpoint")
     parser.add_argument("checkpoint", help="the folder of a run, or its checkpoint.pt")
-    _data_word(parser)
+    _data_option(parser)
 
 
-def _teachers_words(commands):
+def _teacher_commands(commands):
     parser = _command(
         commands,
         check,
@@ -122,13 +122,13 @@ as right. Check notebooks of people whom you do not trust in a container or a vi
     )
 
 
-def _authors_words(commands):
+def _author_commands(commands):
     parser = _command(
         commands, ship, "ship", help="for authors: make a run into weights that come with the course"
     )
     parser.add_argument("checkpoint", help="the folder of a run, or its checkpoint.pt")
     parser.add_argument("name", help="for pretrained.load(NAME)")
-    _data_word(parser, help="as VIT_EDU_DATA")
+    _data_option(parser, help="as VIT_EDU_DATA")
     parser.add_argument("--copy", default="", help="for the card: which copy of the data it is")
     parser.add_argument("--hardware", default="", help="for the card: what it was trained on")
     parser = _command(commands, derive, "derive", help="for authors: make lessons/ from solutions/")
@@ -154,32 +154,22 @@ def open_lab(args):
     return lab.open_lab(root, args.jupyter_args)
 
 
-def doctor(args):
-    """`vit-edu doctor`."""
-    from vit_edu.doctor import examine
-
-    return examine()
-
-
-# ---------------------------------------------------------------- training
-
-
-def _load_data(source):
+def _load_data(source, say=True):
     from vit_edu import data
 
     images = data.load(source=source)
-    print(images, flush=True)
+    if say:
+        print(images, flush=True)
     return images
 
 
-def train(args):
-    """`vit-edu train`: the same code as the notebook's. Returns an exit status."""
+def _asked_recipe(args):
+    """(its name, the recipe) that the arguments of `vit-edu train` ask for."""
     from dataclasses import replace
 
-    from vit_edu import data, training
+    from vit_edu import training
 
-    device = training.pick_device()
-    name = args.recipe or training.pick_recipe(device)
+    name = args.recipe or training.pick_recipe(training.pick_device())
     if name not in training.RECIPES:
         raise CommandError(f"there is no recipe {name!r}; there are {', '.join(training.RECIPES)}.")
     recipe = training.RECIPES[name]
@@ -187,15 +177,34 @@ def train(args):
         recipe = replace(recipe, minutes=args.minutes, epochs=None)
     if args.seed is not None:
         recipe = replace(recipe, seed=args.seed)
+    return name, recipe
+
+
+def train(args):
+    """`vit-edu train`: the same code as the notebook's, on as many ranks as torchrun started. Returns an exit status."""
+    from vit_edu import data, training
+    from vit_edu.training import parallel
+
+    name, recipe = _asked_recipe(args)
     try:
-        images = _load_data(args.data)
-        print(f"Recipe {name}: {recipe}\nOn {device}, into {args.out}.", flush=True)
-        model = training.build_model(recipe, images).to(device)
-        history = training.fit(model, images, recipe, out=args.out)
-    except (data.DataError, training.CheckpointError, training.Diverged, ValueError) as error:
+        with parallel.group() as ranks:
+            device = training.pick_device()  # each rank's own
+            images = ranks.first_then_others(lambda: _load_data(args.data, say=ranks.first))
+            if ranks.first:
+                where = f"{ranks.size} x {device.type}" if ranks.size > 1 else device
+                print(f"Recipe {name}: {recipe}\nOn {where}, into {args.out}.", flush=True)
+            model = training.build_model(recipe, images).to(device)
+            history = training.fit(model, images, recipe, out=args.out)
+    except parallel.ParallelError as error:
         raise CommandError(str(error)) from error
-    if history:
-        print(f"held-out accuracy {history[-1]['val_accuracy']:.2%}, {history[-1]['seconds']:.0f} s")
+    except (data.DataError, training.CheckpointError, training.Diverged, ValueError) as error:
+        if parallel.is_first():  # the same on all ranks: said once
+            raise CommandError(str(error)) from error
+        return 1
+    if history and ranks.first:
+        task = training.make_task(recipe, images)
+        score = task.words(history[-1][task.key], digits=2)
+        print(f"held-out {task.score_name} {score}, {history[-1]['seconds']:.0f} s")
     return 0
 
 

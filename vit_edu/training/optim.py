@@ -3,7 +3,6 @@
 import copy
 
 import torch
-from torch import nn
 
 from vit_edu.training.steps import has_bf16
 

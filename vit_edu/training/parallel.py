@@ -50,6 +50,10 @@ class Alone:
         """A context in which every rank draws random numbers of its own."""
         return contextlib.nullcontext()
 
+    def first_then_others(self, load):
+        """What `load()` returns. The first rank calls it alone, so that nothing is downloaded twice; then the others."""
+        return load()
+
 
 class Ranks(Alone):
     """The processes that torchrun started, as seen from one of them.
@@ -111,6 +115,12 @@ class Ranks(Alone):
             torch.manual_seed(hash((self.seed, step, self.rank)) % 2**63)
             yield
 
+    def first_then_others(self, load):
+        if self.first:
+            loaded = load()
+        dist.barrier()
+        return loaded if self.first else load()
+
 
 class _AveragingOptimizer:
     """An optimiser whose step begins by averaging the gradients over all ranks, each weighed by its images."""
@@ -138,14 +148,19 @@ def started_by_torchrun():
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
 
 
+def is_first():
+    """Whether this process is the one that prints: rank 0, or the only one."""
+    return not started_by_torchrun() or os.environ["RANK"] == "0"
+
+
 @contextlib.contextmanager
 def group():
     """While this context lasts, the processes that torchrun started can talk: NCCL on CUDA, gloo on CPUs.
 
-    Nothing happens in a process that torchrun did not start. Raises ParallelError.
+    Gives what `current` gives. Nothing else happens in a process that torchrun did not start. Raises ParallelError.
     """
     if not started_by_torchrun():
-        yield
+        yield Alone()
         return
     local = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
@@ -161,7 +176,7 @@ def group():
     except (RuntimeError, ValueError) as error:
         raise ParallelError(_why_no_group(error)) from error
     try:
-        yield
+        yield Ranks()
     finally:
         dist.destroy_process_group()
 

@@ -27,10 +27,14 @@ class Recipe:
     optimizer: str = "adamw"  # "adamw"; or "muon" for the matrices inside the model and AdamW for the rest
     schedule: str = "cosine"  # how the learning rate falls to zero after the warm-up: "cosine" or "linear"
     tokens: tuple = ()  # pairs (until, share): the blocks see this share of the tokens until then, 0..1 of the run
-    zero_init: bool = False  # the last matrix of every branch starts at zero: each block begins as the identity
+    zero_init: bool = (
+        False  # the last matrix of every branch starts at zero: each block begins as the identity
+    )
     weight_decay: float = 0.05  # of matrices only: not of biases, norms, class token and positions
     warmup: float = 0.1  # share of the run in which the learning rate climbs
-    average: float = 0.0  # decay of a running average of the weights, which is then what is evaluated and kept
+    average: float = (
+        0.0  # decay of a running average of the weights, which is then what is evaluated and kept
+    )
     flip: bool = True  # mirror half of the images
     crop: int = 4  # shift images by up to so many pixels
     label_smoothing: float = 0.0  # this share of every target is spread evenly over all classes
@@ -39,12 +43,16 @@ class Recipe:
     mixup: float = 0.0  # blend images, with shares drawn from Beta(mixup, mixup)
     cutmix: float = 0.0  # paste boxes from other images; where both are on, each batch draws one of the two
     mix_prob: float = 1.0  # share of the batches that are mixed
-    cpu_bf16: bool = False  # bf16 on a CPU that has instructions for it; a CUDA device that has bf16 always uses it
+    cpu_bf16: bool = (
+        False  # bf16 on a CPU that has instructions for it; a CUDA device that has bf16 always uses it
+    )
     validation: float = 0.1  # share of the training images held out for the curves
     max_images: int | None = None  # train on at most so many
     seed: int = 0  # of weights, order and augmentation
     task: str = "classification"  # what is learned: a key of `tasks.TASKS`
-    model: dict = field(default_factory=dict)  # its "kind" (see `models.KINDS`) and arguments; the data decide sizes
+    model: dict = field(
+        default_factory=dict
+    )  # its "kind" (see `models.KINDS`) and arguments; the data decide sizes
 
     def __post_init__(self):
         if (self.epochs is None) == (self.minutes is None):

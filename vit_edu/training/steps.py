@@ -191,7 +191,13 @@ class CompiledStep:
     """
 
     def __init__(
-        self, model, optimizer, loss_of=cross_entropy, dropout=None, backend="inductor", clock=time.perf_counter
+        self,
+        model,
+        optimizer,
+        loss_of=cross_entropy,
+        dropout=None,
+        backend="inductor",
+        clock=time.perf_counter,
     ):
         torch.compiler.reset()  # no run meets the limit of compilations because of those before it
         torch.backends.cudnn.benchmark = True  # shapes are fixed: let it try its kernels

@@ -50,9 +50,9 @@ class Task:
         """How good the model is on held-out batches, pairs (images, targets). Returns a float."""
         raise NotImplementedError
 
-    def words(self, score):
-        """A score for the eye: "89.3%"."""
-        return f"{score:.1%}" if self.as_percent else f"{score:.3g}"
+    def words(self, score, digits=1):
+        """A score for the eye: "89.3%". digits: after the point, of a score in percent."""
+        return f"{score:.{digits}%}" if self.as_percent else f"{score:.3g}"
 
 
 class Classification(Task):

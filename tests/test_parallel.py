@@ -1,0 +1,198 @@
+"""Several ranks, through torchrun, with gloo on the CPU: the same weights, one clock, nothing lost when a rank is killed."""
+
+import dataclasses
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vit_edu import data, training
+from vit_edu.training import Recipe, parallel
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or sys.platform == "win32", reason="torch without gloo and torchrun"
+)
+
+MODEL = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+TINY = Recipe(
+    epochs=2, batch_size=32, learning_rate=2e-3, optimizer="muon", crop=2, label_smoothing=0.1, model=MODEL
+)
+RECIPES = {
+    "even": dataclasses.replace(TINY, average=0.9, cutmix=1.0, zero_init=True),
+    "uneven": dataclasses.replace(TINY, batch_size=31, optimizer="adamw"),
+    "long": dataclasses.replace(TINY, epochs=400),
+}
+
+
+def images():
+    return data.shapes(train=200, test=20)
+
+
+def torchrun(*arguments, ranks=2, **options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    }
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def alone(recipe, out=None):
+    model = training.build_model(recipe, images())
+    return model, training.fit(model, images(), recipe, out=out)
+
+
+def work(folder):
+    """What each of two ranks does for `test_two_ranks_...`: all recipes, then a run in minutes with clocks that differ."""
+    with parallel.group() as ranks:
+        for name in ("even", "uneven"):
+            recipe = RECIPES[name]
+            model = training.build_model(recipe, images())
+            history = training.fit(model, images(), recipe)
+            torch.save((model.state_dict(), history), Path(folder) / f"{name}-{ranks.rank}.pt")
+        ticks = itertools.count(step=1 + 9 * ranks.rank)  # the clock of rank 1 runs ten times as fast
+        minutes = dataclasses.replace(TINY, epochs=None, minutes=1.0)
+        model = training.build_model(minutes, images())
+        history = training.fit(model, images(), minutes, clock=lambda: next(ticks))
+        torch.save((model.state_dict(), history), Path(folder) / f"minutes-{ranks.rank}.pt")
+        few = dataclasses.replace(TINY, max_images=1, batch_size=1)
+        try:
+            training.fit(training.build_model(few, images()), images(), few)
+        except parallel.ParallelError as error:
+            (Path(folder) / f"few-{ranks.rank}.txt").write_text(str(error))
+
+
+def run_long(out):
+    """A rank that writes down its process, for the test that kills one."""
+    with parallel.group() as ranks:
+        (Path(out) / f"rank-{ranks.rank}.pid").write_text(str(os.getpid()))
+        recipe = RECIPES["long"]
+        training.fit(training.build_model(recipe, images()), images(), recipe, out=out)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    started = torchrun(__file__, "work", folder)
+    said, _ = started.communicate(timeout=120)
+    assert started.returncode == 0, said
+    return folder
+
+
+@pytest.mark.parametrize("name", ["even", "uneven"])
+def test_two_ranks_end_with_the_weights_of_one(two_ranks, name):
+    (first, history), (second, same) = (torch.load(two_ranks / f"{name}-{rank}.pt") for rank in (0, 1))
+    assert history == same
+    model, expected = alone(RECIPES[name])
+    for key, value in model.state_dict().items():
+        assert torch.equal(first[key], second[key])
+        if not key.endswith(
+            "qkv.bias"
+        ):  # that of the keys has no gradient but rounding, which AdamW enlarges
+            torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-4)
+    for mine, theirs in zip(expected, history, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+        assert mine["val_accuracy"] == theirs["val_accuracy"]
+
+
+def test_the_clock_of_the_first_rank_decides_for_all(two_ranks):
+    (first, history), (second, same) = (torch.load(two_ranks / f"minutes-{rank}.pt") for rank in (0, 1))
+    assert history == same
+    assert 60 <= history[-1]["seconds"] < 64
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_rank_without_images_is_said(two_ranks):
+    for rank in (0, 1):
+        text = (two_ranks / f"few-{rank}.txt").read_text()
+        assert "a batch of 1 images leaves 1 of 2 ranks without any" in text
+
+
+def test_a_killed_rank_ends_the_run_which_goes_on_with_another_number_of_ranks(tmp_path):
+    started = torchrun(__file__, "run_long", tmp_path)
+    try:
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "checkpoint.pt").exists():
+            assert started.poll() is None, started.communicate()[0]
+            assert time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.05)
+        os.kill(int((tmp_path / "rank-1.pid").read_text()), signal.SIGKILL)
+        said, _ = started.communicate(timeout=100)
+    finally:
+        started.kill()
+    assert started.returncode != 0
+    assert "Signal 9" in said or "-9" in said
+    _, state = training.load_run(tmp_path)
+    done = len(state["history"])
+    assert 1 <= done < RECIPES["long"].epochs, said
+
+    def stop(history):
+        if len(history) == done + 2:
+            raise KeyboardInterrupt
+
+    recipe = RECIPES["long"]
+    model = training.build_model(recipe, images())
+    history = training.fit(model, images(), recipe, out=tmp_path, on_epoch=stop)
+    assert len(history) == done + 2
+    # ... and the other way round: what one process has written, two ranks take up
+    code = (
+        "from vit_edu import data, training; from vit_edu.training import parallel; import sys; "
+        "sys.path.insert(0, sys.argv[1]); from test_parallel import RECIPES, images\n"
+        "with parallel.group() as ranks:\n"
+        "    def stop(history):\n        raise SystemExit(7 if len(history) > int(sys.argv[3]) else 8)\n"
+        "    recipe = RECIPES['long']\n"
+        "    training.fit(training.build_model(recipe, images()), images(), recipe, sys.argv[2], on_epoch=stop)\n"
+    )
+    (tmp_path / "again.py").write_text(code)
+    again = torchrun(tmp_path / "again.py", Path(__file__).parent, tmp_path, done + 2)
+    said, _ = again.communicate(timeout=100)
+    assert "exitcode  : 7" in said, said
+
+
+def test_a_port_in_use_is_said(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(parallel.ParallelError, match=r"port of 127.0.0.1:\d+ is in use.*--standalone"),
+            parallel.group(),
+        ):
+            pass
+
+
+def test_without_torchrun_nothing_changes():
+    with parallel.group() as ranks:
+        assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
+        assert not torch.distributed.is_initialized()
+
+
+def test_train_with_torchrun_says_everything_once(tmp_path):
+    started = torchrun(
+        "-m", "vit_edu", "train", "--recipe", "fast", "--data", "shapes", "--out", tmp_path / "run"
+    )
+    said, _ = started.communicate(timeout=120)
+    assert started.returncode == 0, said
+    assert said.count("Recipe fast") == said.count("held-out accuracy") == 1
+    assert "On 2 x cpu" in said
+    assert len(training.load_run(tmp_path / "run")[1]["history"]) == 2
+
+
+if __name__ == "__main__":
+    {"work": work, "run_long": run_long}[sys.argv[1]](sys.argv[2])
