@@ -154,6 +154,16 @@ def open_lab(args):
     return lab.open_lab(root, args.jupyter_args)
 
 
+def doctor(args):
+    """`vit-edu doctor`."""
+    from vit_edu.doctor import examine
+
+    return examine()
+
+
+# ---------------------------------------------------------------- training
+
+
 def _load_data(source, say=True):
     from vit_edu import data
 

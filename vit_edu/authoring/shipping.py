@@ -51,7 +51,11 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
     write_whole(path, save(kept, {"vit_edu": json.dumps(meta)}))
     files.write_digest(path)
 
-    truth, recipe, last = images.test.labels.cpu(), training.Recipe.from_dict(state["recipe"]), state["history"][-1]
+    truth, recipe, last = (
+        images.test.labels.cpu(),
+        training.Recipe.from_dict(state["recipe"]),
+        state["history"][-1],
+    )
     parameters = sum(value.numel() for value in model.parameters())
     error = (accuracy * (1 - accuracy) / len(truth)) ** 0.5
     card = CARD.format(
