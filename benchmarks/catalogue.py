@@ -1,375 +1,50 @@
-"""What the catalogue of exercises catches: `python benchmarks/catalogue.py [LESSON or EXERCISE ...] [--survivors]`.
+"""What the catalogue of exercises catches: `python benchmarks/catalogue.py [LESSON or EXERCISE ...] [--survivors] [--readme]`.
 
 Prints, for each exercise: checks, correct alternatives accepted, known mistakes rejected, those named by their own
-diagnosis, pairs of mistakes that look alike, mutants of the reference that survive, and the seconds of one answer.
-
-A mutant is the reference with one small change that a program made: two axes exchanged, a term dropped, a constant,
-an operator or a comparison changed, a call left out. One that passes every check is a survivor: either it computes the
-same, then its reason stands in EXPLAINED, or a check is missing.
+diagnosis, pairs of mistakes that look alike, mutants of the reference that survive (see tests/mutation.py), and the
+seconds of one answer. With --readme, the figures of all exercises replace those in README.md.
 """
 
 import argparse
-import ast
-import copy
-import inspect
 import itertools
-import platform
+import re
 import sys
-import textwrap
 import time
+from pathlib import Path
 
 import torch
 
 from vit_edu import check
-from vit_edu.check import engine
+from vit_edu.atomic import write_whole
 from vit_edu.check.compare import compare
 
-# (exercise, what was changed) -> why the mutant is a right answer all the same.
-EXPLAINED = {
-    (
-        "drop_path",
-        "0.0 -> 1.0 in: if not training or drop_prob == 0.0:",
-    ): "at rate 0 the mask is all ones and the divisor 1; rate 1 is not asked for",
-    ("make_blocks", "max(1, depth - 1) -> max(depth - 1, 1)"): "the same maximum",
-    (
-        "prepend_class_token",
-        "-1 -> 1 in: return torch.cat([cls_token.expand(len(tokens), -1, -1), tokens], dim=1)",
-    ): "expand keeps an axis of length 1 for 1 as for -1",
-    (
-        "sincos_positions",
-        "torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing='ij') -> without indexing",
-    ): "'ij' is the default, with a warning",
-    (
-        "scaled_dot_product_attention",
-        "k.transpose(-2, -1) -> k.transpose(-1, -2)",
-    ): "the same exchange of two axes",
-    (
-        "Embeddings",
-        "-1 -> 1 in: x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)",
-    ): "expand keeps an axis of length 1 for 1 as for -1",
-    (
-        "Embeddings",
-        "nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None -> nn.Parameter(torch.zeros(1, 1, embed_dim))",
-    ): "the exercise always has a class token",
-    (
-        "Embeddings",
-        "pos_embed == 'sincos' -> pos_embed != 'sincos'",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "F.pad(fixed, (0, 0, int(class_token), 0)) -> fixed",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "F.pad(fixed, (0, 0, int(class_token), 0)) -> F.pad((0, 0, int(class_token), 0), fixed)",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "0 -> 1 in: fixed = F.pad(fixed, (0, 0, int(class_token), 0))",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "0 -> -1 in: fixed = F.pad(fixed, (0, 0, int(class_token), 0))",
-    ): "an option that the exercise does not have",
-    ("Embeddings", "int(class_token) -> class_token"): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "self.register_buffer('pos_embed', fixed[None]) -> 'pos_embed'",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "self.register_buffer('pos_embed', fixed[None]) -> self.register_buffer(fixed[None], 'pos_embed')",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "pos_embed == 'none' -> pos_embed != 'none'",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "without: if pos_embed == 'sincos':",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "without: fixed = sincos_positions(*self.patch_embed.grid_size, embed_dim)",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "without: fixed = F.pad(fixed, (0, 0, int(class_token), 0))",
-    ): "an option that the exercise does not have",
-    (
-        "Embeddings",
-        "without: self.register_buffer('pos_embed', fixed[None])",
-    ): "an option that the exercise does not have",
-    ("Embeddings", "without: if pos_embed == 'none':"): "an option that the exercise does not have",
-    ("Embeddings", "without: self.pos_embed = None"): "an option that the exercise does not have",
-    (
-        "patchify",
-        "-2 -> 2 in: rows, cols = _grid(*images.shape[-2:], patch_size)",
-    ): "the same for four axes: shape[2:] is shape[-2:]",
-    (
-        "resize_pos_embed",
-        "grid.shape[1] ** 0.5 + 0.5 -> grid.shape[1] ** 0.5",
-    ): "the root of a square number is exact in float64",
-    (
-        "resize_pos_embed",
-        "0.5 -> 0.0 in: n = int(grid.shape[1] ** 0.5 + 0.5)",
-    ): "the root of a square number is exact in float64",
-    (
-        "resize_pos_embed",
-        "F.interpolate(grid, size=tuple(new_grid), mode='bicubic', antialias=True, align_corners=False) -> without align_corners",
-    ): "False is the default",
-    (
-        "resize_pos_embed",
-        "tuple(new_grid) -> new_grid",
-    ): "F.interpolate takes a tuple or a list as it is",
-    (
-        "resize_pos_embed",
-        "grid.reshape(1, rows, cols, -1) -> grid.reshape(1, cols, rows, -1)",
-    ): "the exercise starts from square grids only",
-    (
-        "resize_pos_embed",
-        "grid.flatten(2).transpose(1, 2) -> grid.flatten(2).transpose(2, 1)",
-    ): "the same exchange of two axes",
-    (
-        "knn_predict",
-        "F.normalize(queries, dim=1) -> queries",
-    ): "the length of a query scales its whole row and changes no order",
-    ("knn_predict", "F.normalize(queries, dim=1) -> without dim"): "axis 1 is the default",
-    ("knn_predict", "F.normalize(features, dim=1) -> without dim"): "axis 1 is the default",
-    (
-        "knn_predict",
-        "similar.topk(k, dim=1) -> without dim",
-    ): "the last axis is the default, and the last of two",
-    (
-        "random_flip",
-        "torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5 -> torch.rand(len(images), 1, 1, 1, device=images.device) <= 0.5",
-    ): "exactly 0.5 is hardly ever drawn",
-    (
-        "random_flip",
-        "torch.where(flip, images.flip(-1), images) -> torch.where(flip, images, images.flip(-1))",
-    ): "the other half is mirrored: still probability 1/2",
-    (
-        "accuracy",
-        "-1 -> 1 in: return (logits.argmax(dim=-1) == labels).float().mean().item()",
-    ): "the last of two axes is axis 1",
-    (
-        "train_step",
-        "autocast(images.device, cpu_bf16) -> images.device",
-    ): "autocast is outside of the exercise",
-    (
-        "evaluate",
-        "autocast(images.device) -> images.device",
-    ): "autocast is outside of the exercise",
-    (
-        "evaluate",
-        "-1 -> 1 in: right += (model(images).argmax(dim=-1) == labels).sum().item()",
-    ): "the last of two axes is axis 1",
-    (
-        "random_flip",
-        "torch.rand(len(images), 1, 1, 1, device=images.device) -> without device",
-    ): "the same on the CPU, where answers are checked",
-    (
-        "random_crop",
-        "torch.randint(0, 2 * padding + 1, (2, B), device=images.device) -> without device",
-    ): "the same on the CPU, where answers are checked",
-    (
-        "random_crop",
-        "torch.arange(B, device=images.device) -> without device",
-    ): "the same on the CPU, where answers are checked",
-    (
-        "ViT",
-        "nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity() -> nn.Linear(embed_dim, num_classes)",
-    ): "a model without a head is not asked for",
-    ("ViT", "init_weights(self) -> self"): "the text leaves the initial weights free",
-    ("ViT", "without: init_weights(self)"): "the text leaves the initial weights free",
-    (
-        "batch_independent",
-        "torch.allclose(model(images), alone, atol=1e-05) -> torch.allclose(alone, model(images), atol=1e-05)",
-    ): "the same comparison",
-    (
-        "batch_independent",
-        "1e-05 -> 2e-05 in: return torch.allclose(model(images), alone, atol=1e-05)",
-    ): "still room for rounding, and for nothing else",
-    (
-        "parameters_without_gradient",
-        "model(images).square() -> model(images)",
-    ): "any function of the output serves",
-    (
-        "order_matters",
-        "torch.allclose(model(images), model(_moved(images, patch_size)), atol=1e-05) -> torch.allclose(model(_moved(images, patch_size)), model(images), atol=1e-05)",
-    ): "the same comparison",
-    (
-        "order_matters",
-        "1e-05 -> 2e-05 in: return not torch.allclose(model(images), model(_moved(images, patch_size)), atol=1e-05)",
-    ): "still room for rounding, and for nothing else",
-}
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests"))
 
-SWAPS = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.Div,
-    ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult,
-    ast.MatMult: ast.Mult,
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.Eq: ast.NotEq,
-    ast.And: ast.Or,
-    ast.Or: ast.And,
-}
+import alternatives  # noqa: E402
+import mutation  # noqa: E402
 
+try:
+    from benchmarks import measure
+except ImportError:  # started as a script
+    import measure
 
-def mutations(node):
-    """(what, other node) for every small change of this node alone."""
-    if isinstance(node, ast.BinOp):
-        if type(node.op) in SWAPS:
-            other = copy.copy(node)
-            other.op = SWAPS[type(node.op)]()
-            yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
-        for part in (node.left, node.right):  # drop a term or a factor
-            yield f"{ast.unparse(node)} -> {ast.unparse(part)}", part
-    elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
-        other = copy.copy(node)
-        other.ops = [SWAPS[type(node.ops[0])](), *node.ops[1:]]
-        yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
-        yield f"{ast.unparse(node)} -> {ast.unparse(node.operand)}", node.operand
-    elif isinstance(node, ast.Constant):
-        for value in _constants(node.value):
-            yield f"{node.value!r} -> {value!r}", ast.Constant(value)
-    elif isinstance(node, ast.Call):
-        yield from _calls(node)
-    elif isinstance(node, ast.IfExp):
-        for part in (node.body, node.orelse):
-            yield f"{ast.unparse(node)} -> {ast.unparse(part)}", part
+# The part of README.md that --readme writes.
+MARKERS = "<!-- written by benchmarks/catalogue.py --readme -->", "<!-- end -->"
 
-
-def _constants(value):
-    if isinstance(value, bool):
-        return [not value]
-    if isinstance(value, int):
-        return [value + 1, value - 1]
-    if isinstance(value, float):
-        return [value * 2, 0.0 if value else 1.0]
-    if isinstance(value, str) and "->" in value:  # an einops pattern: exchange two neighbours after the arrow
-        left, right = value.split("->")
-        names = right.split()
-        swapped = []
-        for i in range(len(names) - 1):
-            a, b = (n.strip("()") for n in names[i : i + 2])
-            other = [
-                names[i].replace(a, b),
-                names[i + 1].replace(b, a),
-            ]
-            swapped.append(f"{left}-> {' '.join(names[:i] + other + names[i + 2 :])}")
-        return swapped
-    return []
-
-
-def _calls(node):
-    inner = None
-    if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Name):
-        inner = node.func.value  # x[...].method(...) -> x[...]
-    elif isinstance(node.func, ast.Attribute) and node.func.value.id not in (
-        "torch",
-        "F",
-        "nn",
-        "math",
-        "self",
-        "vit",
-        "random",
-    ):
-        inner = node.func.value  # x.method(...) -> x
-    elif node.args and not any(isinstance(a, ast.Starred) for a in node.args):
-        inner = node.args[0]  # f(x, ...) -> x
-    if inner is not None:
-        yield f"{ast.unparse(node)} -> {ast.unparse(inner)}", inner
-    if len(node.args) >= 2 and not any(isinstance(a, ast.Starred) for a in node.args):
-        for i in range(len(node.args) - 1):  # exchange two arguments
-            other = copy.copy(node)
-            other.args = list(node.args)
-            other.args[i], other.args[i + 1] = other.args[i + 1], other.args[i]
-            yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
-    for i, keyword in enumerate(node.keywords):  # leave out a named argument
-        other = copy.copy(node)
-        other.keywords = node.keywords[:i] + node.keywords[i + 1 :]
-        yield f"{ast.unparse(node)} -> without {keyword.arg}", other
-
-
-def mutants(reference):
-    """(what, function or class) for every mutation of the source of `reference` that can be built."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(reference)))
-    home = sys.modules[reference.__module__]
-    seen = {ast.unparse(tree)}
-    for path, node in _walk(tree):
-        for what, other in mutations(node):
-            mutant = copy.deepcopy(tree)
-            _replace(mutant, path, other)
-            source = ast.unparse(ast.fix_missing_locations(mutant))
-            if source in seen:
-                continue
-            seen.add(source)
-            names = dict(vars(home))
-            try:
-                # super() finds its class by itself: it was compiled inside this one
-                exec(compile(source, "<mutant>", "exec"), names)
-            except Exception:
-                continue
-            if isinstance(node, ast.Constant | ast.UnaryOp):
-                what += f" in: {_statement(tree, path)}"
-            yield what, names[reference.__name__]
-    for path, node in _walk(tree):  # leave out a statement
-        if isinstance(node, ast.Assign | ast.AugAssign | ast.Expr | ast.If) and not (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        ):
-            mutant = copy.deepcopy(tree)
-            _replace(mutant, path, ast.Pass())
-            names = dict(vars(home))
-            exec(compile(ast.fix_missing_locations(mutant), "<mutant>", "exec"), names)
-            yield f"without: {ast.unparse(node).splitlines()[0]}", names[reference.__name__]
-
-
-def _walk(node, path=()):
-    """(path, node) for all nodes, decorators, annotations, default values, texts and error messages left out."""
-    if isinstance(node, ast.Raise) or (
-        isinstance(node, ast.If) and all(isinstance(n, ast.Raise) for n in node.body)
-    ):
-        return
-    yield path, node
-    for name, value in ast.iter_fields(node):
-        if name in ("decorator_list", "annotation", "returns", "args") and not isinstance(node, ast.Call):
-            continue
-        if isinstance(value, ast.AST):
-            yield from _walk(value, (*path, (name, None)))
-        elif isinstance(value, list):
-            for i, each in enumerate(value):
-                docstring = isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
-                if isinstance(each, ast.AST) and not docstring:
-                    yield from _walk(each, (*path, (name, i)))
-
-
-def _statement(tree, path):
-    """The first line of the innermost statement on this path."""
-    node = found = tree
-    for name, i in path:
-        node = getattr(node, name) if i is None else getattr(node, name)[i]
-        if isinstance(node, ast.stmt):
-            found = node
-    return ast.unparse(found).splitlines()[0]
-
-
-def _replace(tree, path, other):
-    for name, i in path[:-1]:
-        tree = getattr(tree, name) if i is None else getattr(tree, name)[i]
-    name, i = path[-1]
-    if i is None:
-        setattr(tree, name, other)
-    else:
-        getattr(tree, name)[i] = other
-
-
-# ---------------------------------------------------------------- figures
+COLUMNS = (
+    "checks",
+    "alternatives",
+    "accepted",
+    "mistakes",
+    "rejected",
+    "named",
+    "alike",
+    "mutants",
+    "survivors",
+    "explained",
+    "seconds",
+)
 
 
 def alike(exercise):
@@ -383,85 +58,122 @@ def alike(exercise):
     ]
 
 
-def survivors(exercise):
-    """(how many mutants there are, those that pass every check, as texts)."""
-    passed, total, limit = [], 0, engine.TIME_LIMIT
-    engine.TIME_LIMIT = 2.0  # some mutants loop
-    try:
-        for what, mutant in mutants(exercise.reference):
-            total += 1
-            if exercise.check(mutant).passed:
-                passed.append(what)
-    finally:
-        engine.TIME_LIMIT = limit
-    return total, passed
+def counts(exercise):
+    """{column: value} for what needs no answer to be checked."""
+    return {
+        "checks": len(exercise.cases),
+        "alternatives": len(alternatives.of(exercise.name)),
+        "mistakes": len(exercise.mistakes),
+    }
 
 
-def figures(exercise, with_mutants=True):
+def figures(exercise):
     """{column: value} for one exercise."""
     started = time.perf_counter()
     check.run(exercise.name, exercise.reference)
     first = time.perf_counter() - started
     found = [exercise.check(m.build) for m in exercise.mistakes]
-    total, passed = survivors(exercise) if with_mutants else (0, [])
-    return {
-        "checks": len(exercise.cases),
-        "alternatives": len(exercise.alternatives),
-        "accepted": sum(exercise.check(a).passed for a in exercise.alternatives),
-        "mistakes": len(exercise.mistakes),
+    total, passed = mutation.survivors(exercise)
+    explained = mutation.EXPLAINED.get(exercise.name, {})
+    return counts(exercise) | {
+        "accepted": sum(exercise.check(a).passed for a in alternatives.of(exercise.name)),
         "rejected": sum(not r.passed for r in found),
         "named": sum(r.diagnosis == m.diagnosis for r, m in zip(found, exercise.mistakes, strict=True)),
         "alike": alike(exercise),
         "mutants": total,
-        "survivors": [p for p in passed if (exercise.name, p) not in EXPLAINED],
-        "explained": sum((exercise.name, p) in EXPLAINED for p in passed),
+        "survivors": [p for p in passed if p not in explained],
+        "explained": sum(p in explained for p in passed),
         "seconds": first,
     }
+
+
+def summed(rows):
+    """{column: sum over all exercises}; of a list its length counts."""
+    return {c: sum(_value(row, c) for row in rows) for c in COLUMNS if all(c in row for row in rows)}
+
+
+def _value(row, column):
+    return len(row[column]) if isinstance(row[column], list) else row[column]
+
+
+def _line(name, row):
+    cells = (f"{_value(row, c):>13.2f}" if c == "seconds" else f"{_value(row, c):>13}" for c in COLUMNS)
+    return f"{name:30}{''.join(cells)}"
+
+
+# ---------------------------------------------------------------- README.md
+
+
+def readme_head(exercises, total):
+    """The first line of the table in README.md."""
+    return f"| {exercises} exercises, {total['checks']:,} checks | |"
+
+
+def readme_part(rows, conditions):
+    """What README.md says between MARKERS. rows: {exercise: figures}."""
+    total, slowest = summed(rows.values()), max(row["seconds"] for row in rows.values())
+    rejected = total["mutants"] - total["explained"] - total["survivors"]
+    return f"""
+What the checks know, as counted by `python benchmarks/catalogue.py` ({conditions}):
+
+{readme_head(len(rows), total)}
+|---|---|
+| right answers written in other ways, accepted | {total["accepted"]} of {total["alternatives"]} |
+| known mistakes, rejected | {total["rejected"]} of {total["mistakes"]} |
+| ... and named by their own diagnosis | {total["named"]} of {total["mistakes"]} |
+| pairs of mistakes that look alike | {total["alike"]} |
+| mutants of the reference, made by a program, rejected | {rejected} of {total["mutants"]} |
+| ... that pass and are right answers as well: each with its reason | {total["explained"]} |
+| slowest first answer | {slowest:.2f} s |
+
+"""
+
+
+def between_markers(text):
+    """Start and end of the part of README.md that --readme writes."""
+    start, end = MARKERS
+    found = re.search(f"(?<={re.escape(start)}\n)(.*?)(?={re.escape(end)})", text, re.DOTALL)
+    if not found:
+        raise SystemExit(f"README.md has no part between the lines\n{start}\n{end}")
+    return found.span()
+
+
+def write_readme(rows, conditions):
+    file = ROOT / "README.md"
+    text = file.read_text(encoding="utf-8")
+    start, end = between_markers(text)
+    write_whole(file, text[:start] + readme_part(rows, conditions) + text[end:])
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("only", nargs="*", help="lessons or exercises")
     parser.add_argument("--survivors", action="store_true", help="list them")
+    parser.add_argument(
+        "--readme", action="store_true", help="write the figures of all exercises to README.md"
+    )
     args = parser.parse_args()
+    if args.only and args.readme:
+        parser.error("--readme needs the figures of all exercises: leave out the names.")
     names = check.names()
     if args.only:
         names = [n for o in args.only for n in (check.names(o) if o in check.LESSONS else [o])]
     started, rows = time.perf_counter(), {n: figures(check.get(n)) for n in names}
-    columns = [
-        "checks",
-        "alternatives",
-        "accepted",
-        "mistakes",
-        "rejected",
-        "named",
-        "alike",
-        "mutants",
-        "survivors",
-        "explained",
-        "seconds",
-    ]
-    print(f"{'exercise':30}" + "".join(f"{c:>13}" for c in columns))
-
-    def value(row, column):
-        return len(row[column]) if isinstance(row[column], list) else row[column]
-
+    conditions = f"{time.perf_counter() - started:.0f} s, {measure.hardware('cpu')}, torch {torch.__version__.split('+')[0]}"
+    print(f"{'exercise':30}" + "".join(f"{c:>13}" for c in COLUMNS))
     for name, row in rows.items():
-        cells = (f"{value(row, c):>13.2f}" if c == "seconds" else f"{value(row, c):>13}" for c in columns)
-        print(f"{name:30}{''.join(cells)}")
+        print(_line(name, row))
         if args.survivors:
             for what in row["survivors"]:
                 print(f"    survives: {what}")
             for pair in row["alike"]:
                 print(f"    alike: {' and '.join(pair)}")
-    total = {c: sum(value(r, c) for r in rows.values()) for c in columns}
-    cells = (f"{total[c]:>13.2f}" if c == "seconds" else f"{total[c]:>13}" for c in columns)
-    print(f"{f'all {len(rows)}':30}{''.join(cells)}")
+    print(_line(f"all {len(rows)}", summed(rows.values())))
     print(
-        f"\nslowest first answer {max(r['seconds'] for r in rows.values()):.2f} s; all of this took "
-        f"{time.perf_counter() - started:.0f} s; {platform.machine()}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads"
+        f"\nslowest first answer {max(r['seconds'] for r in rows.values()):.2f} s; all of this: {conditions}"
     )
+    if args.readme:
+        write_readme(rows, conditions)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,25 @@
 The figures over all exercises: `python benchmarks/catalogue.py`.
 """
 
+import subprocess
+import sys
+
+import alternatives
+import mutation
 import pytest
 
 from benchmarks import catalogue
 from vit_edu import check
-from vit_edu.check import report
+from vit_edu.check import report, texts
 
 NAMES = check.names()
-ALTERNATIVES = [(n, a) for n in NAMES for a in check.get(n).alternatives]
+ALTERNATIVES = [(n, a) for n in NAMES for a in alternatives.of(n)]
 MISTAKES = [(n, m) for n in NAMES for m in check.get(n).mistakes]
+
+
+@pytest.mark.parametrize("lesson", check.LESSONS)
+def test_code_and_text_of_a_lesson_have_the_same_exercises(lesson):
+    assert sorted(check.of_lesson(lesson)) == sorted(check.names(lesson))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -21,15 +31,12 @@ def test_entry_is_complete_and_the_reference_passes(name):
     assert found.passed, found.text
     assert len(found.checks) >= 3
     assert len({c.name for c in found.checks}) == len(found.checks)
-    assert len(exercise.alternatives) >= 3
+    assert len(alternatives.of(name)) >= 3
     assert len(exercise.mistakes) >= 6
     assert len(exercise.hints) == 3
-    assert all(h.strip() for h in exercise.hints)
-    assert len({m.name for m in exercise.mistakes}) == len(exercise.mistakes)
     assert len({m.diagnosis for m in exercise.mistakes}) == len(exercise.mistakes)
     for mistake in exercise.mistakes:
         assert 20 < len(mistake.diagnosis) < 330, mistake.name
-        assert mistake.talk.strip(), mistake.name
 
 
 @pytest.mark.parametrize(("name", "alternative"), ALTERNATIVES, ids=lambda x: getattr(x, "__name__", x))
@@ -52,12 +59,220 @@ def test_no_two_mistakes_look_alike(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mutants_of_the_reference_fail(name):
-    total, passed = catalogue.survivors(check.get(name))
+    total, passed = mutation.survivors(check.get(name))
     assert total >= 5
-    assert [p for p in passed if (name, p) not in catalogue.EXPLAINED] == []
+    assert [p for p in passed if p not in mutation.EXPLAINED.get(name, {})] == []
 
 
-def test_explanations_are_of_survivors():
-    for name, what in catalogue.EXPLAINED:
-        assert name in NAMES
-        assert what in {w for w, _ in catalogue.mutants(check.get(name).reference)}, (name, what)
+@pytest.mark.parametrize("name", mutation.EXPLAINED)
+def test_explanations_are_of_mutants(name):
+    made = {what for what, _ in mutation.mutants(check.get(name).reference)}
+    assert mutation.EXPLAINED[name].keys() <= made
+
+
+def test_an_exercise_loads_its_own_lesson_alone():
+    code = """
+import sys
+from vit_edu import check
+check.names()
+before = [m for m in sys.modules if m.startswith("vit_edu.check.catalogue.")]
+check.get("count_patches")
+print(before, [m for m in sys.modules if m.startswith("vit_edu.check.catalogue.")])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[] ['vit_edu.check.catalogue.start_here']"
+
+
+@pytest.mark.parametrize("lesson", check.LESSONS)
+def test_a_lesson_loads_nothing_heavy(lesson):
+    heavy = ("torchvision", "PIL", "matplotlib", "scipy", "pandas", "IPython")
+    code = (
+        f"import sys; from vit_edu import check; check.get({check.names(lesson)[0]!r}); "
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+# ---------------------------------------------------------------- README.md
+
+
+def test_the_readme_has_the_numbers_of_the_catalogue():
+    text = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
+    start, end = catalogue.between_markers(text)
+    total = catalogue.summed([catalogue.counts(check.get(n)) for n in NAMES])
+    part = text[start:end].splitlines()
+    remedy = "run `python benchmarks/catalogue.py --readme`"
+    assert catalogue.readme_head(len(NAMES), total) in part, remedy
+    for row, column in (
+        ("right answers", "alternatives"),
+        ("known mistakes", "mistakes"),
+        ("... and", "mistakes"),
+    ):
+        line = next(line for line in part if line.startswith(f"| {row}"))
+        assert line.endswith(f" of {total[column]} |"), remedy
+
+
+def test_what_is_written_to_the_readme_is_found_there_again(tmp_path, monkeypatch):
+    figures = dict.fromkeys(catalogue.COLUMNS, 3) | {"alike": [("a", "b")], "survivors": [], "seconds": 0.25}
+    start, end = catalogue.MARKERS
+    (tmp_path / "README.md").write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    catalogue.write_readme({"patchify": figures, "pool": figures}, "5 s, a machine")
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"before\n{start}\n\nWhat the checks know")
+    assert text.endswith(f"| slowest first answer | 0.25 s |\n\n{end}\nafter\n")
+    assert "| 2 exercises, 6 checks | |" in text
+    assert "| known mistakes, rejected | 6 of 6 |" in text
+    assert "| pairs of mistakes that look alike | 2 |" in text
+    (tmp_path / "README.md").write_text("nothing to fill in")
+    with pytest.raises(SystemExit, match="no part between the lines"):
+        catalogue.write_readme({"patchify": figures}, "")
+
+
+# ---------------------------------------------------------------- texts
+
+TEXTS = sorted(texts.FOLDER.glob("*/*.md"))
+
+
+@pytest.mark.parametrize("file", TEXTS, ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_every_text_is_that_of_a_lesson(file):
+    number, _, name = file.stem.partition("_")
+    assert check.LESSONS.get(number) == name
+    assert texts.translation(file.parent.name, number)
+
+
+ENGLISH = """# 01 Patches
+
+For the readers of this file.
+
+## patchify
+
+1. A nudge.
+2. The idea,
+   on two lines.
+3. `x = 1`\\
+       `y = 2`
+
+### strip
+
+A strip of pixels,
+not a square.
+
+> Ask where
+> pixel 4 is.
+
+### column
+
+In columns.
+
+> Draw it.
+
+## unpatchify
+
+1. One.
+2. Two.
+3. ```
+   if ...:
+       return x
+
+   ## not a heading
+   ```
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A course of one lesson; `write(language, text)` gives it another text."""
+    monkeypatch.setattr(texts, "FOLDER", tmp_path / "text")
+    monkeypatch.setenv("VIT_EDU_LANG", "en")
+
+    def write(language, text):
+        file = tmp_path / "text" / language / "01_patches.md"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        texts._read.cache_clear()
+        texts._contents.cache_clear()
+
+    write("en", ENGLISH)
+    yield write
+    texts._read.cache_clear()
+
+
+def test_a_text_is_read_as_it_was_meant(folder):
+    assert texts.lessons() == {"01": "patches"}
+    assert texts.exercises() == {"patchify": "01", "unpatchify": "01"}
+    assert texts.hints("patchify") == ("A nudge.", "The idea, on two lines.", "`x = 1`\n    `y = 2`")
+    assert texts.hints("unpatchify")[2] == "if ...:\n    return x\n\n## not a heading"
+    assert texts.mistake("patchify", "strip") == ("A strip of pixels, not a square.", "Ask where pixel 4 is.")
+    assert texts.mistakes("patchify", {"column", "strip"}) == ["strip", "column"]
+
+
+def test_another_language_is_used_as_far_as_it_goes(folder, monkeypatch):
+    folder("xx", "## patchify\n\n### column\n\nⁿ colums.\n\n> Đraw.\n\n## unpatchify\n\n1. A\n2. B\n3. C\n")
+    monkeypatch.setenv("VIT_EDU_LANG", "xx_YY")
+    assert texts.mistake("patchify", "column") == ("ⁿ colums.", "Đraw.")
+    assert texts.mistake("patchify", "strip")[1] == "Ask where pixel 4 is."
+    assert texts.hints("patchify")[0] == "A nudge."
+    assert texts.hints("unpatchify") == ("A", "B", "C")
+    assert texts.mistakes("patchify", {"column", "strip"}) == ["strip", "column"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("In columns.", "", r"text/en/01_patches.md, patchify, column: the diagnosis is empty"),
+        ("> Draw it.", "Draw it.", r"text/en/01_patches.md, patchify, column: there is no talking point"),
+        ("### column", "### strip", r"text/en/01_patches.md, patchify, strip: there are two such sections"),
+        ("## unpatchify", "## patchify", r"text/en/01_patches.md, patchify: there are two such sections"),
+        (
+            "1. A nudge.",
+            "A nudge.",
+            r"text/en/01_patches.md, patchify: 'A nudge.' stands before the first hint",
+        ),
+        ("A nudge.", "", r"text/en/01_patches.md, patchify: hint 1 is empty"),
+        (
+            "1. One.\n2. Two.\n3. ```\n   if",
+            "```\n   if",
+            r"01_patches.md, unpatchify: '```' stands before the first",
+        ),
+        ("## patchify", "", r"text/en/01_patches.md: '### strip' stands before the first exercise"),
+        ("### strip", "### a strip", r"text/en/01_patches.md: '### a strip' is not the name"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_said(folder, old, new, message):
+    folder("en", ENGLISH.replace(old, new, 1))
+    with pytest.raises(texts.TextError, match=message):
+        texts.exercises()
+
+
+def test_missing_and_unused_sections_are_named(folder):
+    with pytest.raises(
+        texts.TextError, match=r"01_patches.md, patchify: no section for turned. .*'### turned'"
+    ):
+        texts.mistakes("patchify", ["strip", "column", "turned"])
+    with pytest.raises(
+        texts.TextError, match=r"01_patches.md, patchify: there is no mistake called column in"
+    ):
+        texts.mistakes("patchify", ["strip"])
+    with pytest.raises(texts.TextError, match=r"text/en has a section called fold"):
+        texts.hints("fold")
+    with pytest.raises(texts.TextError, match=r"01_patches.md, patchify: no section for turned"):
+        texts.mistake("patchify", "turned")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("## fold\n", "text/xx/01_patches.md, fold: the lesson has no such exercise"),
+        (
+            "## patchify\n### bent\nA\n> B\n",
+            "text/xx/01_patches.md, patchify: there is no mistake called bent",
+        ),
+        ("## patchify\n1. One\n2. Two\n", "text/xx/01_patches.md, patchify: 2 hints, but there are 3"),
+    ],
+)
+def test_what_a_translation_has_too_much_is_said(folder, text, message):
+    folder("xx", text)
+    with pytest.raises(texts.TextError, match=message):
+        texts.translation("xx", "01")

@@ -6,6 +6,8 @@ import pytest
 
 from vit_edu import check, settings
 
+TOTAL = len(check.names())
+
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
@@ -42,7 +44,7 @@ def test_hints_come_one_by_one_and_end(monkeypatch):
 
 
 def test_answers_are_counted(file, capsys):
-    assert "0 of 37 exercises right" in check.progress().text
+    assert f"0 of {TOTAL} exercises right" in check.progress().text
     answer(lambda height, width, patch_size: 1)
     assert "✗" in check.progress().text
     answer(right)
@@ -51,7 +53,7 @@ def test_answers_are_counted(file, capsys):
     assert kept["tries"] == 3
     assert kept["right"]
     shown = check.progress()
-    assert shown.headline == "1 of 37 exercises right"
+    assert shown.headline == f"1 of {TOTAL} exercises right"
     page = shown._repr_mimebundle_()["text/html"]
     assert "<svg role='img' aria-label=" in page
     assert "count_patches: right" in page
@@ -75,13 +77,13 @@ def test_a_damaged_file_is_set_aside(file, text, capsys):
     file.parent.mkdir()
     file.write_text(text, encoding="latin-1")
     answer(right)
-    assert "1 of 37" in check.progress().text
+    assert f"1 of {TOTAL}" in check.progress().text
     aside = file.with_name("progress.damaged-1.json")
     assert aside.read_text(encoding="latin-1") == text
     file.write_text(text, encoding="latin-1")
     shown = check.progress()
     assert "damaged" in shown.remark
-    assert "0 of 37" in shown.text
+    assert f"0 of {TOTAL}" in shown.text
     assert file.with_name("progress.damaged-2.json").exists()
 
 
@@ -89,7 +91,7 @@ def test_no_place_for_the_file_is_no_problem(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("VIT_EDU_PROGRESS", str(tmp_path / "file" / "progress.json"))
     assert answer(right) is right
-    assert "0 of 37" in check.progress().text
+    assert f"0 of {TOTAL}" in check.progress().text
     monkeypatch.setenv("VIT_EDU_PROGRESS", "off")
     assert settings.progress_file() is None
     answer(right)

@@ -1,7 +1,7 @@
 """Exercises that answer: `@check.exercise` in a notebook, `check.run(name, candidate)` in a program.
 
-The engine (`engine.py` and its neighbours) knows nothing of Vision Transformers. What each exercise expects stands in
-`catalogue/`, one module a lesson: the reference, the cases, correct alternatives, known mistakes, hints.
+The engine (`engine.py` and its neighbours) knows nothing of Vision Transformers. What each exercise expects is in
+`catalogue/`, one module per lesson: the reference, the cases and the known mistakes. What is said about it is in `text/`.
 """
 
 import difflib
@@ -9,6 +9,7 @@ import importlib
 
 from vit_edu import settings
 from vit_edu.check import record as _record
+from vit_edu.check import texts
 from vit_edu.check.engine import Exercise
 from vit_edu.check.report import RIGHT, Check, Report, frame, inline
 
@@ -24,40 +25,31 @@ __all__ = [
     "run",
 ]
 
-# Lesson -> the module in catalogue/ that holds its exercises.
-LESSONS = {
-    "00": "start_here",
-    "01": "patches",
-    "02": "embeddings",
-    "03": "attention",
-    "04": "encoder",
-    "05": "vit",
-    "06": "training",
-    "12": "pretrained",
-}
-
-
-def _of_lesson(lesson):
-    return importlib.import_module(f"vit_edu.check.catalogue.{LESSONS[lesson]}").EXERCISES
+# Number of a lesson -> its name, which is also that of the module in catalogue/ with its exercises.
+LESSONS = texts.lessons()
 
 
 def names(lesson=None):
     """The exercises of the course in order, or those of one lesson ("03"). KeyError where there is no such lesson."""
-    if lesson is None:
-        return [e.name for each in LESSONS for e in _of_lesson(each)]
-    if lesson not in LESSONS:
+    if lesson is not None and lesson not in LESSONS:
         raise KeyError(f"there is no lesson {lesson!r}; there are {', '.join(LESSONS)}.")
-    return [e.name for e in _of_lesson(lesson)]
+    return [name for name, number in texts.exercises().items() if lesson in (None, number)]
 
 
 def get(name):
-    """The `Exercise` of that name; KeyError with the nearest names where there is none."""
-    catalogue = {e.name: e for each in LESSONS for e in _of_lesson(each)}
-    if name not in catalogue:
-        near = difflib.get_close_matches(str(name), catalogue, n=3)
+    """The `Exercise` of that name; only its own lesson is loaded. KeyError with the nearest names where there is none."""
+    lessons = texts.exercises()
+    if name not in lessons:
+        near = difflib.get_close_matches(str(name), lessons, n=3)
         meant = f" Did you mean {' or '.join(near)}?" if near else ""
         raise KeyError(f"there is no exercise called {name!r}.{meant} `check.names()` lists them all.")
-    return catalogue[name]
+    return of_lesson(lessons[name])[name]
+
+
+def of_lesson(lesson):
+    """{name: Exercise} of the lesson with this number, as they stand in its module in catalogue/."""
+    module = importlib.import_module(f"vit_edu.check.catalogue.{LESSONS[lesson]}")
+    return {e.name: e for e in vars(module).values() if isinstance(e, Exercise)}
 
 
 def run(name, candidate):

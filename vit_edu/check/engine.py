@@ -4,9 +4,10 @@ It knows nothing of what is being taught. An `Exercise` has
 
     reference     the answer that is handed on when a learner has none yet
     cases         each a function of the candidate that returns something to compare: a tensor, a number, a text
-    alternatives  other correct ways to write it; all must pass
     mistakes      known wrong answers, each with a diagnosis; a candidate that behaves like one is told so
     hints         three of them: a nudge, the idea, the shape of the code
+
+The words, diagnoses and hints, are not here: see `texts`.
 
 Reference, mistakes and candidate go through the same cases with the same inputs and the same random seed. Whatever a
 candidate raises, prints or changes stays inside.
@@ -15,7 +16,7 @@ candidate raises, prints or changes stays inside.
 import traceback
 from dataclasses import dataclass, replace
 
-from vit_edu.check import guard
+from vit_edu.check import guard, texts
 from vit_edu.check.cases import NoLayout, Subject, Unfair
 from vit_edu.check.compare import NO_LAYOUT, TOO_SLOW, UNWRITTEN, Failure, compare, worked
 from vit_edu.check.report import (
@@ -37,49 +38,68 @@ NOT_COMPARED = "not compared: its parameters cannot be given the same weights as
 
 @dataclass(frozen=True)
 class Mistake:
-    """A known wrong answer. build: the wrong code itself. diagnosis: one or two sentences for the learner.
+    """A known wrong answer to an exercise. build: the wrong code itself."""
 
-    talk: for a teacher, a question or a demonstration that brings the point home.
-    """
-
+    exercise: str
+    name: str
     build: callable
-    diagnosis: str
-    talk: str = ""
 
     @property
-    def name(self):
-        return self.build.__name__
+    def diagnosis(self):
+        """One or two sentences for the learner."""
+        return texts.mistake(self.exercise, self.name)[0]
+
+    @property
+    def talk(self):
+        """For a teacher: a question or a demonstration that brings the point home."""
+        return texts.mistake(self.exercise, self.name)[1]
+
+
+def variant(base, **members):
+    """A class like `base`, except for these methods and attributes: `variant(BaseViT, eps=1e-5)`."""
+    return type(base)(base.__name__, (base,), members)
 
 
 class Exercise:
-    """One exercise: see the module's text. `mistake` and `alternative` are decorators that add to it.
+    """One exercise: see the module's text.
 
-    views: for modules, see `layouts.layouts`.
+    name: the reference's own where it is left out; hints and mistakes are found by it. views: for modules, see
+    `layouts.layouts`.
     """
 
-    def __init__(self, reference, *cases, hints=(), name=None, views=()):
+    def __init__(self, reference, *cases, name=None, views=()):
         self.name = name or reference.__name__
         self.reference = reference
         self.cases = cases
-        self.hints = hints
         self.views = views
-        self.mistakes = []
-        self.alternatives = []
+        self._wrong = {}  # name of a mistake -> its code
         self._observed = {}
 
-    def mistake(self, diagnosis, talk=""):
-        """Add the function or class below as a known mistake."""
+    @property
+    def hints(self):
+        return texts.hints(self.name)
 
-        def add(build):
-            self.mistakes.append(Mistake(build, diagnosis, talk))
-            return build
+    @property
+    def mistakes(self):
+        """The known mistakes as a list of `Mistake`, in the order of the text: the first that fits is the diagnosis.
 
-        return add
+        TextError where the text has no section for one of them, or a section for none of them.
+        """
+        names = texts.mistakes(self.name, self._wrong) if self._wrong else []
+        return [Mistake(self.name, name, self._wrong[name]) for name in names]
 
-    def alternative(self, build):
-        """Add the function or class below as another correct answer."""
-        self.alternatives.append(build)
+    def mistake(self, build):
+        """Decorator: the function or class below it is a known mistake, named like its section in the text."""
+        if build.__name__ in self._wrong:
+            raise ValueError(f"{self.name} has two mistakes called {build.__name__}.")
+        self._wrong[build.__name__] = build
         return build
+
+    def add_mistakes(self, **builds):
+        """Add known mistakes as a table, name=code: for those whose code is a single expression."""
+        for name, build in builds.items():
+            build.__name__ = name
+            self.mistake(build)
 
     def check(self, candidate):
         """Run all cases and return a `Report`. Never raises for what the candidate does."""

@@ -1,1 +1,1 @@
-"""The exercises, one module a lesson: almost only data."""
+"""The exercises, one module per lesson: reference, cases and known mistakes. Their words are in `text/`."""

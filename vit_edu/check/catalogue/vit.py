@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
 from torch import nn
 
 from vit_edu.check.cases import (
@@ -20,7 +19,7 @@ from vit_edu.check.cases import (
     parameters,
     passes_gradient,
 )
-from vit_edu.check.engine import Exercise
+from vit_edu.check.engine import Exercise, variant
 from vit_edu.models import vit
 from vit_edu.training import accuracy
 
@@ -38,119 +37,28 @@ pool = Exercise(
     not_contiguous(drawn(2, 3, 4), "avg"),
     in_double(drawn(2, 3, 4), "avg"),
     passes_gradient(drawn(2, 3, 4), "token"),
-    hints=(
-        "Which of the three axes of (B, T, D) has to go?",
-        "Both ways take away the token axis, axis 1: one by choosing an index there, the other by a mean along it.",
-        'Two cases: `if global_pool == "token": return tokens[:, ...]`, else a mean over `dim=...`.',
+)
+
+pool.add_mistakes(
+    first_image=lambda tokens, global_pool: tokens[0] if global_pool == "token" else tokens.mean(dim=0),
+    last_token=lambda tokens, global_pool: tokens[:, -1] if global_pool == "token" else tokens.mean(dim=1),
+    over_width=lambda tokens, global_pool: tokens[:, 0] if global_pool == "token" else tokens.mean(dim=-1),
+    axis_kept=lambda tokens, global_pool: (
+        tokens[:, :1] if global_pool == "token" else tokens.mean(dim=1, keepdim=True)
+    ),
+    modes_exchanged=lambda tokens, global_pool: (
+        tokens.mean(dim=1) if global_pool == "token" else tokens[:, 0]
+    ),
+    always_the_token=lambda tokens, global_pool: tokens[:, 0],
+    always_the_mean=lambda tokens, global_pool: tokens.mean(dim=1),
+    sum_of_tokens=lambda tokens, global_pool: tokens[:, 0] if global_pool == "token" else tokens.sum(dim=1),
+    maximum_of_tokens=lambda tokens, global_pool: (
+        tokens[:, 0] if global_pool == "token" else tokens.amax(dim=1)
+    ),
+    mean_without_token_zero=lambda tokens, global_pool: (
+        tokens[:, 0] if global_pool == "token" else tokens[:, 1:].mean(dim=1)
     ),
 )
-
-
-@pool.alternative
-def with_select(tokens, global_pool):
-    return tokens.select(1, 0) if global_pool == "token" else tokens.sum(1) / tokens.shape[1]
-
-
-@pool.alternative
-def with_reduce(tokens, global_pool):
-    if global_pool == "token":
-        return rearrange(tokens[:, :1], "b 1 d -> b d")
-    return reduce(tokens, "b t d -> b d", "mean")
-
-
-@pool.alternative
-def as_weighted_sum(tokens, global_pool):
-    T = tokens.shape[1]
-    weights = tokens.new_full((T,), 1 / T)
-    if global_pool == "token":
-        weights = F.one_hot(torch.tensor(0), T).to(tokens)
-    return torch.einsum("t,btd->bd", weights, tokens)
-
-
-@pool.alternative
-def image_by_image(tokens, global_pool):
-    pick = {"token": lambda image: image[0], "avg": lambda image: sum(image) / len(image)}
-    return torch.stack([pick[global_pool](image) for image in tokens])
-
-
-@pool.mistake(
-    "The wrong axis: index 0 of the first axis is the first *image*. The class token is token 0 of every image.",
-    "Ask: what are the shapes of `x[0]`, `x[:, 0]` and `x[:, :, 0]` for an x of shape (2, 5, 4)?",
-)
-def first_image(tokens, global_pool):
-    return tokens[0] if global_pool == "token" else tokens.mean(dim=0)
-
-
-@pool.mistake(
-    "The class token is token 0; this reads the last one.",
-    "Show where lesson 02 put the class token: in front, so that its index does not depend on the number of patches.",
-)
-def last_token(tokens, global_pool):
-    return tokens[:, -1] if global_pool == "token" else tokens.mean(dim=1)
-
-
-@pool.mistake(
-    "The mean is taken over the width, not over the tokens: each token has become one number.",
-    "Ask: (2, 5, 4) goes in, (2, 5) comes out; which axis is gone, and what did its numbers mean?",
-)
-def over_width(tokens, global_pool):
-    return tokens[:, 0] if global_pool == "token" else tokens.mean(dim=-1)
-
-
-@pool.mistake(
-    "The token axis is kept with length 1. One vector an image is wanted: (B, D).",
-    "Print the shapes of `x[:, 0]` and `x[:, :1]`: an index takes an axis away, a slice keeps it.",
-)
-def axis_kept(tokens, global_pool):
-    return tokens[:, :1] if global_pool == "token" else tokens.mean(dim=1, keepdim=True)
-
-
-@pool.mistake(
-    'The two modes are exchanged: "token" gives the mean, and "avg" gives token 0.',
-    "Ask: in which of the two modes does (3, 6) have any say in the result?",
-)
-def modes_exchanged(tokens, global_pool):
-    return tokens.mean(dim=1) if global_pool == "token" else tokens[:, 0]
-
-
-@pool.mistake(
-    'Token 0 is returned in both modes. Where does `global_pool` enter? A comparison like `x == "a" or "b"` is always true.',
-    'Type `bool("token" == "avg" or "token")` and ask why it is True.',
-)
-def always_the_token(tokens, global_pool):
-    return tokens[:, 0]
-
-
-@pool.mistake(
-    'The mean is returned in both modes. What should happen for "token"?',
-    "Ask: which line of the code ever looks at `global_pool`, and is the value spelled as in the text?",
-)
-def always_the_mean(tokens, global_pool):
-    return tokens.mean(dim=1)
-
-
-@pool.mistake(
-    "The sum over the tokens is taken, not the mean: it would grow with the number of patches.",
-    "Ask: what happens to the size of the logits when the image has four times as many patches?",
-)
-def sum_of_tokens(tokens, global_pool):
-    return tokens[:, 0] if global_pool == "token" else tokens.sum(dim=1)
-
-
-@pool.mistake(
-    'The largest value is taken. "avg" is the mean: every token has the same say.',
-    "For (1, 2) and (3, 6), let the class compute maximum and mean by hand.",
-)
-def maximum_of_tokens(tokens, global_pool):
-    return tokens[:, 0] if global_pool == "token" else tokens.amax(dim=1)
-
-
-@pool.mistake(
-    'In "avg", token 0 is left out of the mean. In this mode there is no class token: token 0 is a patch like the others.',
-    "Ask: with mean pooling, how many tokens does a 32 x 32 image with patches of 4 have, 64 or 65?",
-)
-def mean_without_token_zero(tokens, global_pool):
-    return tokens[:, 0] if global_pool == "token" else tokens[:, 1:].mean(dim=1)
 
 
 # ---------------------------------------------------------------- the model
@@ -164,6 +72,7 @@ _tiny = {
     "depth": 2,
     "num_heads": 4,
 }
+
 _images = drawn(3, 3, 8, 8)
 
 
@@ -231,18 +140,11 @@ ViT = Exercise(
     ),
     forward("in float64", inputs=(_images,), double=True, tolerance=1e-8, **_tiny),
     gradients("everything can learn", inputs=(_images,), **_tiny),
-    hints=(
-        "Write down the shape after each step, from (B, C, H, W) to (B, num_classes). Which part of the class makes which step?",
-        "Embeddings makes tokens, the blocks let them exchange, the norm evens them out, `pool` leaves one vector an image, "
-        "and the head makes logits of it.",
-        "`super().__init__(..., class_token=...)`, then blocks, norm, head; in forward "
-        "`x = super().forward(images)`, `x = self.norm(...)`, `return self.head(pool(...))`.",
-    ),
     views=_views,
 )
 
 
-class _ViT(vit.Embeddings):
+class BaseViT(vit.Embeddings):
     """What alternatives and mistakes have in common."""
 
     eps, class_token_always = 1e-6, False
@@ -278,180 +180,46 @@ class _ViT(vit.Embeddings):
         return self.head(self.pooled(self.norm(self.blocks(self.tokens(images)))))
 
 
-@ViT.alternative
-class BlockByBlock(_ViT):
-    def make_blocks(self, dim, depth, num_heads):
-        return nn.ModuleList(vit.Block(dim, num_heads) for _ in range(depth))
-
-    def forward(self, images):
-        x = self.tokens(images)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        return self.head(x[:, 0] if self.global_pool == "token" else x.mean(1))
-
-
-@ViT.alternative
-class HoldsEmbeddings(nn.Module):
-    """Does not extend Embeddings: other names."""
-
-    def __init__(
-        self, img_size, patch_size, in_chans, num_classes, embed_dim, depth, num_heads, global_pool="token"
-    ):  # fmt: skip
-        super().__init__()
-        self.mean = global_pool != "token"
-        self.embeddings = vit.Embeddings(img_size, patch_size, in_chans, embed_dim, not self.mean)
-        self.encoder = nn.Sequential(
-            *vit.make_blocks(embed_dim, depth, num_heads), nn.LayerNorm(embed_dim, eps=1e-6)
-        )
-        self.classifier = nn.Linear(embed_dim, num_classes)
-
-    def forward(self, images):
-        x = self.encoder(self.embeddings(images))
-        return self.classifier(x.mean(dim=-2) if self.mean else x.select(1, 0))
-
-
-@ViT.alternative
-class WithTorchEncoder(_ViT):
-    def make_blocks(self, dim, depth, num_heads):
-        layer = nn.TransformerEncoderLayer(
-            dim, num_heads, 4 * dim, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True
-        )
-        return nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
-
-
-@ViT.alternative
-class FromScratch(nn.Module):
-    """Patches by a linear layer, a class token of shape (D,), positions without the batch axis."""
-
-    def __init__(
-        self, img_size, patch_size, in_chans, num_classes, embed_dim, depth, num_heads, global_pool="token"
-    ):  # fmt: skip
-        super().__init__()
-        self.patch_size, tokens = patch_size, (img_size // patch_size) ** 2
-        self.project = nn.Linear(patch_size**2 * in_chans, embed_dim)
-        self.token = nn.Parameter(torch.zeros(embed_dim)) if global_pool == "token" else None
-        tokens += self.token is not None
-        self.positions = nn.Parameter(torch.randn(tokens, embed_dim) * 0.02)
-        self.layers = vit.make_blocks(embed_dim, depth, num_heads)
-        self.last_norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.classify = nn.Linear(embed_dim, num_classes)
-
-    def forward(self, images):
-        x = self.project(vit.patchify(images, self.patch_size))
-        if self.token is not None:
-            x = torch.cat([self.token.repeat(len(x), 1, 1), x], dim=1)
-        x = self.last_norm(self.layers(x + self.positions))
-        return self.classify(x.mean(1) if self.token is None else x[:, 0])
-
-
-@ViT.mistake(
-    "The last norm is built but never applied. The head should read normed tokens (paper, equation 4).",
-    "Ask: which line of forward uses `self.norm`, and would its weight get a gradient?",
+ViT.add_mistakes(
+    NormNeverApplied=variant(
+        BaseViT, forward=lambda self, images: self.head(self.pooled(self.blocks(self.tokens(images))))
+    ),
+    NotPooled=variant(
+        BaseViT, forward=lambda self, images: self.head(self.norm(self.blocks(self.tokens(images))))
+    ),
+    BlocksNeverApplied=variant(
+        BaseViT, forward=lambda self, images: self.head(self.pooled(self.norm(self.tokens(images))))
+    ),
+    NormAfterPooling=variant(
+        BaseViT,
+        forward=lambda self, images: self.head(self.norm(self.pooled(self.blocks(self.tokens(images))))),
+    ),
+    NormBeforeBlocks=variant(
+        BaseViT,
+        forward=lambda self, images: self.head(self.pooled(self.blocks(self.norm(self.tokens(images))))),
+    ),
+    AlwaysReadsTokenZero=variant(BaseViT, pooled=lambda self, x: x[:, 0]),
+    AlwaysTakesTheMean=variant(BaseViT, pooled=lambda self, x: x.mean(dim=1)),
+    ClassTokenInBothModes=variant(BaseViT, class_token_always=True),
+    DepthAndHeadsExchanged=variant(
+        BaseViT, make_blocks=lambda self, dim, depth, num_heads: vit.make_blocks(dim, num_heads, depth)
+    ),
+    SameBlockRepeated=variant(
+        BaseViT,
+        make_blocks=lambda self, dim, depth, num_heads: nn.Sequential(*[vit.Block(dim, num_heads)] * depth),
+    ),
+    TorchsOwnEps=variant(BaseViT, eps=1e-5),
 )
-class NormNeverApplied(_ViT):
-    def forward(self, images):
-        return self.head(self.pooled(self.blocks(self.tokens(images))))
 
 
-@ViT.mistake(
-    "The model returns probabilities. It should return logits: the loss applies the softmax itself, and a second one "
-    "flattens the gradient.",
-    "Compute the cross-entropy of (10, 0) and of softmax(10, 0) for class 0: about 0 and about 0.3.",
-)
-class ReturnsProbabilities(_ViT):
+@ViT.mistake
+class ReturnsProbabilities(BaseViT):
     def forward(self, images):
         return super().forward(images).softmax(-1)
 
 
-@ViT.mistake(
-    "The head is applied to every token and nothing is pooled: one row of logits an image is wanted, (B, num_classes).",
-    "Ask: for 3 images and 5 classes, how many numbers should come out, and how many do?",
-)
-class NotPooled(_ViT):
-    def forward(self, images):
-        return self.head(self.norm(self.blocks(self.tokens(images))))
-
-
-@ViT.mistake(
-    "The blocks are never applied: patches go straight from the embedding to the head.",
-    "Ask: without the blocks, what can the class token know of the image?",
-)
-class BlocksNeverApplied(_ViT):
-    def forward(self, images):
-        return self.head(self.pooled(self.norm(self.tokens(images))))
-
-
-@ViT.mistake(
-    "The mean is taken before the norm. Norm every token first, then pool.",
-    "Give two tokens of very different size, (1, -1) and (100, -100): which one decides the mean, with and without a norm before?",
-)
-class NormAfterPooling(_ViT):
-    def forward(self, images):
-        return self.head(self.norm(self.pooled(self.blocks(self.tokens(images)))))
-
-
-@ViT.mistake(
-    "The norm comes before the blocks. In a pre-norm encoder the skip path grows from block to block; it is the *output* of "
-    "the last block that needs a norm.",
-    "Ask: each block adds something to the skip path; how large is it after 12 blocks, and who evens it out?",
-)
-class NormBeforeBlocks(_ViT):
-    def forward(self, images):
-        return self.head(self.pooled(self.blocks(self.norm(self.tokens(images)))))
-
-
-@ViT.mistake(
-    "Token 0 is read in both modes. With mean pooling there is no class token: token 0 is the patch in the upper left corner.",
-    "Ask: with global_pool='avg', what is `x[:, 0]` a picture of?",
-)
-class AlwaysReadsTokenZero(_ViT):
-    def pooled(self, x):
-        return x[:, 0]
-
-
-@ViT.mistake(
-    "The mean is taken in both modes. With a class token, it is that token alone which the head reads.",
-    "Ask: what is the class token for, when the mean over all tokens is read anyway?",
-)
-class AlwaysTakesTheMean(_ViT):
-    def pooled(self, x):
-        return x.mean(dim=1)
-
-
-@ViT.mistake(
-    "There is a class token in both modes, and with mean pooling it is averaged along with the patches. Which of the two "
-    "modes needs one?",
-    "Count tokens for both modes on an image of 2 x 2 patches: 5 and 4.",
-)
-class ClassTokenInBothModes(_ViT):
-    class_token_always = True
-
-
-@ViT.mistake(
-    "depth and num_heads are exchanged. Look at the order of the arguments of `make_blocks`.",
-    "Ask: which of the two numbers changes the count of parameters, and which does not?",
-)
-class DepthAndHeadsExchanged(_ViT):
-    def make_blocks(self, dim, depth, num_heads):
-        return vit.make_blocks(dim, num_heads, depth)
-
-
-@ViT.mistake(
-    "It is one and the same block, applied again and again: all depths share its weights. Each block needs its own.",
-    "Type `a = [[]] * 2; a[0].append(1); print(a)`: a list times 2 holds one thing twice.",
-)
-class SameBlockRepeated(_ViT):
-    def make_blocks(self, dim, depth, num_heads):
-        return nn.Sequential(*[vit.Block(dim, num_heads)] * depth)
-
-
-@ViT.mistake(
-    "The blocks stand in a plain Python list. nn.Module does not look into lists: an optimizer would never see their "
-    "parameters, and `.to(device)` would leave them behind.",
-    "Print the number of parameters with a list and with nn.ModuleList.",
-)
-class BlocksInAList(_ViT):
+@ViT.mistake
+class BlocksInAList(BaseViT):
     def make_blocks(self, dim, depth, num_heads):
         return list(vit.make_blocks(dim, depth, num_heads))
 
@@ -462,29 +230,14 @@ class BlocksInAList(_ViT):
         return self.head(self.pooled(self.norm(x)))
 
 
-@ViT.mistake(
-    "The positions are added twice. What does `super().forward(images)` already do?",
-    "Ask: which four steps of equation 1 does Embeddings make?",
-)
-class PositionsAddedTwice(_ViT):
+@ViT.mistake
+class PositionsAddedTwice(BaseViT):
     def tokens(self, images):
         return super().tokens(images) + self.pos_embed
 
 
-@ViT.mistake(
-    "The last norm has another eps than asked for: torch's LayerNorm takes 1e-5 by itself. Published weights expect 1e-6, "
-    "and tokens with small numbers show the difference.",
-    "Print `nn.LayerNorm(8)`: its text shows eps.",
-)
-class TorchsOwnEps(_ViT):
-    eps = 1e-5
-
-
-@ViT.mistake(
-    "In training the logits are random: there is a dropout that nobody asked for. All checks in evaluation pass.",
-    "Call the model twice on the same images in training mode and compare.",
-)
-class DropoutBeforeHead(_ViT):
+@ViT.mistake
+class DropoutBeforeHead(BaseViT):
     def pooled(self, x):
         return F.dropout(super().pooled(x), 0.1, self.training)
 
@@ -508,140 +261,40 @@ count_parameters = Exercise(
         mlp_ratio=2.5,
         hint="The hidden layer has int(embed_dim * mlp_ratio) numbers.",
     ),
-    hints=(
-        "Which parts of the model have parameters? Make a list, then a line for each.",
-        "A linear layer from a to b has a · b weights and b biases. The blocks are all alike: count one, times depth. "
-        "Class token, positions, last norm and head come once.",
-        "`embeddings = (... + 1) * D + ... + (N + 1) * D`, `block = attention + mlp + norms`, `head = 2 * D + ...`, then "
-        "`embeddings + depth * block + head`.",
-    ),
 )
 
 
-@count_parameters.alternative
-def by_counting(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
-    with torch.device("meta"):
-        model = vit.ViT(img_size, patch_size, in_chans, num_classes, embed_dim, depth, 1, mlp_ratio)
-    return sum(p.numel() for p in model.parameters())
-
-
-@count_parameters.alternative
-def layer_by_layer(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
-    def linear(a, b):
-        return a * b + b
-
-    hidden = int(embed_dim * mlp_ratio)
-    total = linear(patch_size * patch_size * in_chans, embed_dim)
-    total += embed_dim * (2 + (img_size // patch_size) ** 2)
-    for _ in range(depth):
-        total += 2 * embed_dim + linear(embed_dim, 3 * embed_dim) + linear(embed_dim, embed_dim)
-        total += 2 * embed_dim + linear(embed_dim, hidden) + linear(hidden, embed_dim)
-    return total + 2 * embed_dim + linear(embed_dim, num_classes)
-
-
-@count_parameters.alternative
-def by_shapes(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
-    D, H, N = embed_dim, int(embed_dim * mlp_ratio), img_size**2 // patch_size**2
-    block = [(D,)] * 4 + [(3 * D, D), (3 * D,), (D, D), (D,), (H, D), (H,), (D, H), (D,)]
-    once = [(D, in_chans, patch_size, patch_size), (D,), (1, 1, D), (1, N + 1, D)]
-    once += [(D,), (D,), (num_classes, D), (num_classes,)]
-    return sum(torch.Size(shape).numel() for shape in once + depth * block)
-
-
-def _off_by(name, what, diagnosis, talk):
-    """A mistake that misses `what(P, C, K, D, depth, N, hidden)` parameters."""
+def _short_by(what):
+    """A count that misses `what(P, C, K, D, depth, N, hidden)` parameters."""
 
     def wrong(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
         N, hidden = (img_size // patch_size) ** 2, int(embed_dim * mlp_ratio)
         full = vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio)
         return full - what(patch_size, in_chans, num_classes, embed_dim, depth, N, hidden)
 
-    wrong.__name__ = name
-    return count_parameters.mistake(diagnosis, talk)(wrong)
+    return wrong
 
 
-_off_by(
-    "no_positions",
-    lambda P, C, K, D, depth, N, hidden: (N + 1) * D,
-    "The position embedding is missing: one vector of D numbers for every patch and one for the class token.",
-    "Ask: what is the shape of `pos_embed` for 32 pixels and patches of 4?",
-)
-_off_by(
-    "one_vector_missing",
-    lambda P, C, K, D, depth, N, hidden: D,
-    "D parameters are missing. Three things have just that many: the bias of the projection, the class token, and the class "
-    "token's position.",
-    "Let the class list everything in the model that is a single vector of width D.",
-)
-_off_by(
-    "two_vectors_missing",
-    lambda P, C, K, D, depth, N, hidden: 2 * D,
-    "2 D parameters are missing. The last norm has that many, weight and bias; so have two of: projection bias, class token, "
-    "its position.",
-    "Print the names of `model.named_parameters()` that do not start with `blocks`.",
-)
-_off_by(
-    "head_without_bias",
-    lambda P, C, K, D, depth, N, hidden: K,
-    "num_classes parameters are missing: the head is a linear layer, and it has a bias.",
-    "Ask: which number grows when the classes go from 10 to 11, and by how much: D or D + 1?",
-)
-_off_by(
-    "biases_of_the_blocks_missing",
-    lambda P, C, K, D, depth, N, hidden: depth * (4 * D + hidden + D),
-    "The biases inside the blocks are missing: those of qkv (3 D), proj (D), fc1 (hidden) and fc2 (D).",
-    "Print `[n for n, _ in block.named_parameters() if 'bias' in n]`.",
-)
-_off_by(
-    "norms_of_the_blocks_missing",
-    lambda P, C, K, D, depth, N, hidden: depth * 4 * D,
-    "4 D parameters are missing in each block. The two norms have that many, with D weights and D biases each; so have the "
-    "biases of qkv and proj.",
-    "Ask: does a layer norm learn anything, and what would be lost if it did not?",
-)
-_off_by(
-    "one_projection_for_qkv",
-    lambda P, C, K, D, depth, N, hidden: depth * (2 * D * D + 2 * D),
-    "Each block is short of two projections: queries, keys and values have D · D weights and D biases *each*.",
-    "Print `block.attn.qkv.weight.shape`.",
-)
-_off_by(
-    "only_one_block",
-    lambda P, C, K, D, depth, N, hidden: (depth - 1) * (4 * D * D + 2 * D * hidden + 9 * D + hidden),
-    "Only one block is counted. How many of them are there?",
-    "Ask: ViT-B has 12 blocks of 7.1 M each; can the whole have 8.5 M, as a text in circulation says?",
-)
-_off_by(
-    "patches_of_one_side",
-    lambda P, C, K, D, depth, N, hidden: (N - round(N**0.5)) * D,
-    "There are too few positions: img_size / patch_size is the number of patches along *one* side.",
-    "Draw an image of 8 pixels with patches of 4 and let the class count patches.",
-)
-_off_by(
-    "channels_forgotten",
-    lambda P, C, K, D, depth, N, hidden: P * P * (C - 1) * D,
-    "The projection is too small: a flattened patch has P · P · C numbers, not P · P.",
-    "Ask: how long is one patch of 4 x 4 *coloured* pixels?",
-)
-
-
-@count_parameters.mistake(
-    "The hidden layer is always 4 D wide here. `mlp_ratio` says how wide it is.",
-    "Ask: which argument of the function is never used?",
-)
-def ratio_ignored(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
-    return vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth)
-
-
-@count_parameters.mistake(
-    "The count is right but comes as a float. A number of parameters is an int: `//` divides whole numbers, and "
-    "`int(...)` makes a whole number of a width.",
-    "Type `6 / 2` and `6 // 2`.",
-)
-def comes_as_float(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
-    return float(
+count_parameters.add_mistakes(
+    no_positions=_short_by(lambda P, C, K, D, depth, N, hidden: (N + 1) * D),
+    one_vector_missing=_short_by(lambda P, C, K, D, depth, N, hidden: D),
+    two_vectors_missing=_short_by(lambda P, C, K, D, depth, N, hidden: 2 * D),
+    head_without_bias=_short_by(lambda P, C, K, D, depth, N, hidden: K),
+    biases_of_the_blocks_missing=_short_by(lambda P, C, K, D, depth, N, hidden: depth * (4 * D + hidden + D)),
+    norms_of_the_blocks_missing=_short_by(lambda P, C, K, D, depth, N, hidden: depth * 4 * D),
+    one_projection_for_qkv=_short_by(lambda P, C, K, D, depth, N, hidden: depth * (2 * D * D + 2 * D)),
+    only_one_block=_short_by(
+        lambda P, C, K, D, depth, N, hidden: (depth - 1) * (4 * D * D + 2 * D * hidden + 9 * D + hidden)
+    ),
+    patches_of_one_side=_short_by(lambda P, C, K, D, depth, N, hidden: (N - round(N**0.5)) * D),
+    channels_forgotten=_short_by(lambda P, C, K, D, depth, N, hidden: P * P * (C - 1) * D),
+    ratio_ignored=lambda img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4: (
+        vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth)
+    ),
+    comes_as_float=lambda img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4: float(
         vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio)
-    )
+    ),
+)
 
 
 # ---------------------------------------------------------------- properties that find bugs
@@ -769,189 +422,56 @@ batch_independent = Exercise(
     _on("a ViT in which images 0 and 1 read each other, and 2 is alone", say=_in_pairs),
     _on("a ViT in which the others change the logits by less than 0.002", say=_leaks_a_little),
     name="batch_independent",
-    hints=(
-        "Which two runs of the model should agree, if the neighbours do not matter?",
-        "Give each image other neighbours, or none, and compare its logits in both runs. Ask for *every* image: some faults "
-        "leave the first one alone.",
-        "`alone = torch.cat([model(...) for image in images])`, then `torch.allclose(..., alone, atol=...)`.",
+)
+
+batch_independent.add_mistakes(
+    same_batch=lambda model, images: torch.allclose(model(images), model(images), atol=1e-5),
+    shapes_differ=lambda model, images: torch.equal(model(images), model(images[:1])),
+    different_images=lambda model, images: torch.allclose(model(images)[0], model(images)[1], atol=1e-5),
+    inverted=lambda model, images: not _batch_independent(model, images),
+    only_the_first=lambda model, images: torch.allclose(model(images)[:1], model(images[:1]), atol=1e-5),
+    without_the_last=lambda model, images: torch.allclose(model(images)[:-1], model(images[:-1]), atol=1e-5),
+    shuffled_batch=lambda model, images: torch.allclose(
+        model(images.flip(0)).flip(0), model(images), atol=1e-5
     ),
+    no_room_for_rounding=lambda model, images: torch.equal(
+        model(images), torch.cat([model(image[None]) for image in images])
+    ),
+    tolerance_left_alone=lambda model, images: torch.allclose(
+        model(images), torch.cat([model(image[None]) for image in images])
+    ),
+    in_training_mode=lambda model, images: _batch_independent(model.train(), images),
 )
 
 
-@batch_independent.alternative
-def each_among_strangers(model, images):
-    together = model(images)
-    for i in range(len(images)):
-        other = torch.randn_like(images)
-        other[i] = images[i]
-        if (model(other)[i] - together[i]).abs().max() > 1e-5:
-            return False
-    return True
-
-
-@batch_independent.alternative
-def by_gradient(model, images):
-    images = images.requires_grad_()
-    logits = model(images)
-    for i in range(len(images)):
-        (reached,) = torch.autograd.grad(logits[i].square().sum(), images, retain_graph=True)
-        others = torch.arange(len(images)) != i
-        if reached[others].any():
-            return False
-    return True
-
-
-@batch_independent.alternative
-def slice_by_slice(model, images):
-    with torch.no_grad():
-        together = model(images)
-        return all(
-            bool(((model(images[i : i + 1]) - together[i : i + 1]).abs() < 1e-5).all())
-            for i in range(len(images))
-        )
-
-
-@batch_independent.alternative
-def without_one_neighbour_at_a_time(model, images):
-    together, everybody = model(images), range(len(images))
-    for left_out in everybody:
-        rest = [i for i in everybody if i != left_out]
-        if not torch.allclose(model(images[rest]), together[rest], rtol=0, atol=1e-5):
-            return False
-    return True
-
-
-@batch_independent.mistake(
-    "The answer is True for every model, also for a broken one. Does the image that you look at get *other* neighbours, or "
-    "none? Comparing a model with itself on the same batch says nothing.",
-    "Ask: what would have to be wrong with a model for this test to say False?",
-)
-def same_batch(model, images):
-    return torch.allclose(model(images), model(images), atol=1e-5)
-
-
-@batch_independent.mistake(
-    "The answer is False for every model, also for a sound one. Are tensors of the same shape compared, and the same images "
-    "in both?",
-    "Type `torch.equal(torch.zeros(3, 5), torch.zeros(1, 5))`.",
-)
-def shapes_differ(model, images):
-    return torch.equal(model(images), model(images[:1]))
-
-
-@batch_independent.mistake(
-    "*Different* images are compared with each other; of course their logits differ. Compare an image with itself, among "
-    "other neighbours. Mind broadcasting: (3, K) against (1, K) compares all three with one.",
-    "Ask: should a cat and a ship get the same logits, if the model is sound?",
-)
-def different_images(model, images):
-    return torch.allclose(model(images)[0], model(images)[1], atol=1e-5)
-
-
-@batch_independent.mistake(
-    "The answer is the wrong way round: True should mean that an image's logits do *not* depend on its neighbours.",
-    "Read the name of the function aloud as a question, then its answer for the sound model.",
-)
-def inverted(model, images):
-    return not _batch_independent(model, images)
-
-
-@batch_independent.mistake(
-    "This is a tensor of True and False. One bool is wanted: torch.allclose gives one, and allows for rounding.",
-    "Type `if torch.tensor([True, False]): pass` and read the error.",
-)
+@batch_independent.mistake
 def elementwise(model, images):
     alone = torch.cat([model(image[None]) for image in images])
     return (model(images) - alone).abs() < 1e-5
 
 
-@batch_independent.mistake(
-    "Only one image is looked at. In one of the broken models the last image reads the others, and the others look perfectly "
-    "healthy. Ask for every image.",
-    "Draw three images and arrows from 0 and 1 to 2: whose logits tell you that something is wrong?",
-)
-def only_the_first(model, images):
-    return torch.allclose(model(images)[:1], model(images[:1]), atol=1e-5)
-
-
-@batch_independent.mistake(
-    "Only one neighbour is taken away, the last one, and not every image reads that one. Take away all neighbours.",
-    "Draw three images and an arrow from 1 to 0: what does leaving out image 2 show?",
-)
-def without_the_last(model, images):
-    return torch.allclose(model(images)[:-1], model(images[:-1]), atol=1e-5)
-
-
-@batch_independent.mistake(
-    "The batch is only put in another order: each image still has the same neighbours. Attention across the batch does not "
-    "care about order, so it passes.",
-    "Remind the class of lesson 03: what does attention without positions do when its tokens are shuffled?",
-)
-def shuffled_batch(model, images):
-    return torch.allclose(model(images.flip(0)).flip(0), model(images), atol=1e-5)
-
-
-@batch_independent.mistake(
-    "The neighbours are copies of the same images. Attention over copies, and the mean of copies, give what they gave before. "
-    "The neighbours have to be *others*, or none.",
-    "Ask: what is the mean of (2, 4), and what that of (2, 4, 2, 4)?",
-)
+@batch_independent.mistake
 def copies_as_neighbours(model, images):
     twice = torch.cat([images, images])
     return torch.allclose(model(twice)[: len(images)], model(images), atol=1e-5)
 
 
-@batch_independent.mistake(
-    "Too much is allowed: one of the broken models changes the logits by less than 0.002, and that passes. The text says how "
-    "much rounding to expect.",
-    "Compute one thousandth of a typical logit, and put it beside the rounding of float32, about 1e-7.",
-)
+@batch_independent.mistake
 def too_tolerant(model, images):
     alone = torch.cat([model(image[None]) for image in images])
     return torch.allclose(model(images), alone, atol=0.01)
 
 
-@batch_independent.mistake(
-    "Exact equality is asked for. Sums of floats depend on their order, so even a sound model differs in the last digits.",
-    "Type `0.1 + 0.2 == 0.3`.",
-)
-def no_room_for_rounding(model, images):
-    return torch.equal(model(images), torch.cat([model(image[None]) for image in images]))
-
-
-@batch_independent.mistake(
-    "There is too little room for rounding: by itself, allclose allows next to nothing where numbers are near 0. `atol` says "
-    "how much.",
-    "Type `torch.allclose(torch.tensor(1e-6), torch.tensor(0.0))`.",
-)
-def tolerance_left_alone(model, images):
-    return torch.allclose(model(images), torch.cat([model(image[None]) for image in images]))
-
-
-@batch_independent.mistake(
-    "Differences are compared with their sign: any negative one counts as small. What is missing before the comparison?",
-    "Ask: is -100 < 1e-5?",
-)
+@batch_independent.mistake
 def signed_difference(model, images):
     alone = torch.cat([model(image[None]) for image in images])
     return bool((model(images) - alone).max() < 1e-5)
 
 
-@batch_independent.mistake(
-    "The differences are added up before they are compared, so plus and minus cancel. Look at the largest absolute difference.",
-    "Ask: logits change by +3 and -3; what is the sum of the changes?",
-)
+@batch_independent.mistake
 def differences_cancel(model, images):
     alone = torch.cat([model(image[None]) for image in images])
     return bool((model(images) - alone).sum().abs() < 1e-5)
-
-
-@batch_independent.mistake(
-    "The model is switched to training. There dropout makes every run different, and a sound model looks broken.",
-    "Run a model with dropout twice on the same image, after `.train()` and after `.eval()`.",
-)
-def in_training_mode(model, images):
-    return _batch_independent(model.train(), images)
 
 
 # ---------------------------------------------------------------- is everything used that is learned?
@@ -999,121 +519,42 @@ parameters_without_gradient = Exercise(
         prepare=_old_gradients,
     ),
     name="parameters_without_gradient",
-    hints=(
-        "What does backward leave in `.grad` of a parameter that had no part in the logits?",
-        "Three steps in this order: clear old gradients, run forward and backward, look at `.grad` of each parameter. None "
-        "means that no path leads there; a gradient of zeros is still a gradient.",
-        "`model.zero_grad()`, `model(images)...backward()`, then `[name for name, p in model.named_parameters() if ...]`.",
-    ),
+)
+
+parameters_without_gradient.add_mistakes(
+    requires_grad=lambda model, images: [name for name, p in model.named_parameters() if not p.requires_grad],
+    only_the_first_name=lambda model, images: _unused(model, images)[:1],
+    alphabetical=lambda model, images: sorted(_unused(model, images)),
+    top_level_only=lambda model, images: [name for name in _unused(model, images) if "." not in name],
 )
 
 
-@parameters_without_gradient.alternative
-def with_autograd(model, images):
-    names, params = zip(*model.named_parameters(), strict=True)
-    grads = torch.autograd.grad(model(images).logsumexp(-1).sum(), params, allow_unused=True)
-    return [n for n, g in zip(names, grads, strict=True) if g is None]
-
-
-@parameters_without_gradient.alternative
-def with_a_loss(model, images):
-    for p in model.parameters():
-        p.grad = None
-    logits = model(images)
-    F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
-    missing = []
-    for name, p in model.named_parameters():
-        if p.grad is None:
-            missing.append(name)
-    return missing
-
-
-@parameters_without_gradient.alternative
-def with_hooks(model, images):
-    reached = set()
-    for name, p in model.named_parameters():
-        p.register_hook(lambda grad, name=name: reached.add(name))
-    model(images).mean().backward()
-    return [name for name, _ in model.named_parameters() if name not in reached]
-
-
-@parameters_without_gradient.mistake(
-    "Every parameter is listed: all gradients are None when they are looked at. Has backward run, and were they cleared "
-    "before it and not after?",
-    "Print `p.grad` before backward, after backward and after zero_grad.",
-)
+@parameters_without_gradient.mistake
 def no_backward(model, images):
     model.zero_grad()
     return [name for name, p in model.named_parameters() if p.grad is None]
 
 
-@parameters_without_gradient.mistake(
-    "This lists the parameters that *have* a gradient. The suspects are those that have none.",
-    "Ask: how long should the list be for a sound model?",
-)
+@parameters_without_gradient.mistake
 def with_gradient(model, images):
     missing = _unused(model, images)
     return [name for name, _ in model.named_parameters() if name not in missing]
 
 
-@parameters_without_gradient.mistake(
-    "The list is always empty. `requires_grad` says that a parameter *may* learn; whether it does shows after backward, in "
-    "`.grad`, which is None where nothing came.",
-    "Make an nn.Linear that nobody uses: print `weight.requires_grad` and, after a backward elsewhere, `weight.grad`.",
-)
-def requires_grad(model, images):
-    return [name for name, p in model.named_parameters() if not p.requires_grad]
-
-
-@parameters_without_gradient.mistake(
-    "Old gradients are not cleared: one that was there before counts as one that came now. Are they None, and not just 0, "
-    "before you call backward?",
-    "Run forward and backward twice without zero_grad in between: why is the gradient twice as large after the second?",
-)
+@parameters_without_gradient.mistake
 def not_cleared(model, images):
     model(images).square().sum().backward()
     return [name for name, p in model.named_parameters() if p.grad is None]
 
 
-@parameters_without_gradient.mistake(
-    "A gradient of zeros is listed as well. It says that the parameter was used but makes no difference at this point, as "
-    "with a head of zeros. None says that there is no path at all.",
-    "Ask: f(x) = 0 · x; has x a part in f, and what is the derivative?",
-)
+@parameters_without_gradient.mistake
 def zeros_count_as_none(model, images):
     model.zero_grad()
     model(images).square().sum().backward()
     return [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-@parameters_without_gradient.mistake(
-    "Only the first name comes. Does a `return` or a `break` stand inside the loop?",
-    "Count on the board how often the loop's body runs when its first `if` returns.",
-)
-def only_the_first_name(model, images):
-    return _unused(model, images)[:1]
-
-
-@parameters_without_gradient.mistake(
-    "The names are in alphabetical order. The order of `named_parameters()` is asked for: leave them as they come.",
-    "Print the names of a ViT in both orders: in which one do head and last norm stand where the model has them?",
-)
-def alphabetical(model, images):
-    return sorted(_unused(model, images))
-
-
-@parameters_without_gradient.mistake(
-    "Only parameters that stand at the top of the model are found. `named_parameters()` also goes into its modules.",
-    "Print `list(model._parameters)` and `[n for n, _ in model.named_parameters()]`.",
-)
-def top_level_only(model, images):
-    return [name for name in _unused(model, images) if "." not in name]
-
-
-@parameters_without_gradient.mistake(
-    "These are the parameters themselves. Their *names* are asked for: `named_parameters()` gives both.",
-    "Ask: which would you rather read in a report, `pos_embed` or 32 numbers?",
-)
+@parameters_without_gradient.mistake
 def values_for_names(model, images):
     found = _unused(model, images)
     return [p for name, p in model.named_parameters() if name in found]
@@ -1150,6 +591,7 @@ def _order_matters(model, images, patch_size):
 
 
 _wide = {"images": drawn(2, 3, 8, 12), "img_size": (8, 12)}
+
 _large = {"images": drawn(2, 3, 16, 16), "img_size": 16, "patch_size": 8}
 
 order_matters = Exercise(
@@ -1185,154 +627,58 @@ order_matters = Exercise(
     _on("the same with logits near 0", 4, place=_add_nothing, say=_small_and_shaky),
     _on("a sound ViT and images of one colour: moving changes nothing", 4, images=_images * 0),
     name="order_matters",
-    hints=(
-        "Which change of an image moves whole patches and leaves each of them as it is?",
-        "Cut into patches, put the patches in another order, put the image together again. Then compare the logits of each "
-        "image with those of its own moved version.",
-        "`patches = patchify(...)`, another order along axis 1, `moved = unpatchify(..., images.shape[-2:])`, "
-        "`return not torch.allclose(..., ..., atol=...)`.",
+)
+
+order_matters.add_mistakes(
+    image_mirrored=lambda model, images, patch_size: (
+        not torch.allclose(model(images), model(images.flip(-1)), atol=1e-5)
+    ),
+    order_inverted=lambda model, images, patch_size: not _order_matters(model, images, patch_size),
+    patches_of_four=lambda model, images, patch_size: _order_matters(model, images, 4),
+    pixels_moved=lambda model, images, patch_size: (
+        not torch.allclose(model(images), model(images.roll(1, dims=-1)), atol=1e-5)
+    ),
+    exact_comparison=lambda model, images, patch_size: (
+        not torch.equal(model(images), model(_moved(images, patch_size)))
+    ),
+    default_tolerance=lambda model, images, patch_size: (
+        not torch.allclose(model(images), model(_moved(images, patch_size)))
+    ),
+    order_too_tolerant=lambda model, images, patch_size: (
+        not torch.allclose(model(images), model(_moved(images, patch_size)), atol=0.01)
     ),
 )
 
 
-@order_matters.alternative
-def roll_by_a_patch(model, images, patch_size):
-    rolled = images.roll(patch_size, dims=-1)
-    return bool((model(rolled) - model(images)).abs().max() > 1e-5)
-
-
-@order_matters.alternative
-def random_order(model, images, patch_size):
-    patches = vit.patchify(images, patch_size)
-    order = torch.randperm(patches.shape[1], generator=torch.Generator().manual_seed(1))
-    mixed = vit.unpatchify(patches[:, order], patch_size, tuple(images.shape[2:]))
-    return not bool(torch.isclose(model(images), model(mixed), atol=1e-5).all())
-
-
-@order_matters.alternative
-def exchange_two_corners(model, images, patch_size):
-    P, other = patch_size, images.clone()
-    other[..., :P, :P], other[..., -P:, -P:] = images[..., -P:, -P:], images[..., :P, :P]
-    return (model(images) - model(other)).norm().item() > 1e-5
-
-
-@order_matters.alternative
-def rows_of_patches_reversed(model, images, patch_size):
-    strips = rearrange(images, "b c (r p) w -> b c r p w", p=patch_size).flip(2)
-    return not torch.allclose(
-        model(images), model(rearrange(strips, "b c r p w -> b c (r p) w")), rtol=0, atol=1e-5
-    )
-
-
-@order_matters.mistake(
-    "The answer is True for every model, also for one without positions. The images that you compare do not consist of the "
-    "same patches. Move the patches, and change nothing else.",
-    "Put two images on the board, original and moved, and ask: could you cut one with scissors and lay the other?",
-)
+@order_matters.mistake
 def other_images(model, images, patch_size):
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(3))
     return not torch.allclose(model(images), model(noise), atol=1e-5)
 
 
-@order_matters.mistake(
-    "Mirroring the image also mirrors the *inside* of each patch: any model notices that. Move whole patches.",
-    "Mirror a photo with text: do the letters only change places?",
-)
-def image_mirrored(model, images, patch_size):
-    return not torch.allclose(model(images), model(images.flip(-1)), atol=1e-5)
-
-
-@order_matters.mistake(
-    "The numbers *inside* each patch are put in another order; the patches stay where they are. Which axis of (B, N, P*P*C) "
-    "counts the patches?",
-    "Ask: what are the three axes of what `patchify` returns?",
-)
+@order_matters.mistake
 def inside_the_patches(model, images, patch_size):
     moved = _moved(images, patch_size, lambda patches: patches.flip(2))
     return not torch.allclose(model(images), model(moved), atol=1e-5)
 
 
-@order_matters.mistake(
-    "The *images* of the batch change places, not the patches of an image: axis 0 instead of axis 1. With a single image, "
-    "nothing moves.",
-    "Ask: what does `x.flip(0)` do to a batch of one?",
-)
+@order_matters.mistake
 def images_exchanged(model, images, patch_size):
     moved = _moved(images, patch_size, lambda patches: patches.flip(0))
     return not torch.allclose(model(images), model(moved), atol=1e-5)
 
 
-@order_matters.mistake(
-    "The answer is False for every model, also for a sound one. Do the patches really end up in other places, and is the "
-    "moved image the one that the model gets?",
-    "Ask: `patches.flip(1)` returns a new tensor; who keeps it?",
-)
+@order_matters.mistake
 def nothing_moved(model, images, patch_size):
     moved = _moved(images, patch_size, lambda patches: patches)
     return not torch.allclose(model(images), model(moved), atol=1e-5)
 
 
-@order_matters.mistake(
-    "The answer is the wrong way round: True should mean that the logits change when the patches are moved.",
-    "Read the name of the function aloud as a question, then its answer for a model without positions.",
-)
-def order_inverted(model, images, patch_size):
-    return not _order_matters(model, images, patch_size)
-
-
-@order_matters.mistake(
-    "The patch size is fixed at 4. A model with patches of 8 sees its patches torn apart and notices it, with or without "
-    "positions.",
-    "Ask: which argument is never used, and what happens to a patch of 8 when pieces of 4 are moved?",
-)
-def patches_of_four(model, images, patch_size):
-    return _order_matters(model, images, 4)
-
-
-@order_matters.mistake(
-    "The image is put together as a square. Height and width can differ: both are in `images.shape`.",
-    "Ask: what is `images.shape[-2:]` for an image of 8 x 12?",
-)
+@order_matters.mistake
 def taken_for_square(model, images, patch_size):
     moved = vit.patchify(images, patch_size).flip(1)
     moved = vit.unpatchify(moved, patch_size, (images.shape[-1], images.shape[-1]))
     return not torch.allclose(model(images), model(moved), atol=1e-5)
-
-
-@order_matters.mistake(
-    "What is *inside* the patches changes as well: pixels are shuffled, moved by less than a patch, or put together by a "
-    "reshape. Any model notices that. Move whole patches.",
-    "Draw a grid of patches over a picture and shift the picture by one pixel: which patch stays whole?",
-)
-def pixels_moved(model, images, patch_size):
-    return not torch.allclose(model(images), model(images.roll(1, dims=-1)), atol=1e-5)
-
-
-@order_matters.mistake(
-    "Exact equality is asked for. A sum over tokens in another order differs in the last digits, so even a model without "
-    "positions seems to notice.",
-    "Type `(0.1 + 0.2) + 0.3 == 0.1 + (0.2 + 0.3)`.",
-)
-def exact_comparison(model, images, patch_size):
-    return not torch.equal(model(images), model(_moved(images, patch_size)))
-
-
-@order_matters.mistake(
-    "There is too little room for rounding: by itself, allclose allows next to nothing where numbers are near 0. `atol` says "
-    "how much.",
-    "Type `torch.allclose(torch.tensor(1e-6), torch.tensor(0.0))`.",
-)
-def default_tolerance(model, images, patch_size):
-    return not torch.allclose(model(images), model(_moved(images, patch_size)))
-
-
-@order_matters.mistake(
-    "Too much is allowed: positions start small, and a sound model may change its logits by less than 0.001. The text says how "
-    "much rounding to expect.",
-    "Ask: positions start with a standard deviation of 0.02; how large can their effect on the first logits be?",
-)
-def order_too_tolerant(model, images, patch_size):
-    return not torch.allclose(model(images), model(_moved(images, patch_size)), atol=0.01)
 
 
 # ---------------------------------------------------------------- a metric under test
@@ -1361,7 +707,9 @@ def _metric(name, metric):
 
 
 _labels = torch.arange(4)
+
 _right = F.one_hot(_labels, 4).float()
+
 _wrong = _right.roll(1, dims=1)
 
 
@@ -1383,146 +731,32 @@ accuracy_is_a_share = Exercise(
     _metric("one that never gets beyond 0.999", _scaled(0.999, 0)),
     _metric("one that adds 0.01 above and below the fraction bar", _smoothed),
     name="accuracy_is_a_share",
-    hints=(
-        "For which predictions do you know the accuracy without computing it?",
-        "Make logits by hand for a few labels: one set where the largest logit is always at the label, one where it never is. "
-        "Ask the metric about both.",
-        "`labels = torch.tensor([...])`, `perfect = F.one_hot(...).float()`, `wrong = ...`, "
-        "`return metric(perfect, labels) == ... and metric(...) == ...`.",
+)
+
+accuracy_is_a_share.add_mistakes(
+    only_upper_bound=lambda metric: metric(_right, _labels) <= 1.0,
+    only_perfect=lambda metric: metric(_right, _labels) == 1.0,
+    only_wrong=lambda metric: metric(_wrong, _labels) == 0.0,
+    one_of_the_two=lambda metric: metric(_right, _labels) == 1.0 or metric(_wrong, _labels) == 0.0,
+    only_the_order=lambda metric: metric(_right, _labels) > metric(_wrong, _labels),
+    only_the_bounds=lambda metric: all(0 <= metric(logits, _labels) <= 1 for logits in (_right, _wrong)),
+    nearly=lambda metric: abs(metric(_right, _labels) - 1) < 0.05 and abs(metric(_wrong, _labels)) < 0.05,
+    truth_of_a_number=lambda metric: bool(metric(_right, _labels)) and not metric(_wrong, _labels),
+    not_entirely_wrong=lambda metric: (
+        metric(_right, _labels) == 1.0 and metric(torch.zeros(4, 4), _labels) == 0.0
     ),
+    arguments_exchanged=lambda metric: metric(_labels, _right) == 1.0 and metric(_labels, _wrong) == 0.0,
+    perfect_and_wrong_exchanged=lambda metric: (
+        metric(_right, _labels) == 0.0 and metric(_wrong, _labels) == 1.0
+    ),
+    share_inverted=lambda metric: not _accuracy_is_a_share(metric),
 )
 
 
-@accuracy_is_a_share.alternative
-def with_eye(metric):
-    perfect, worst = torch.eye(3), torch.eye(3).roll(1, 0)
-    return metric(perfect, torch.arange(3)) == 1 and not metric(worst, torch.arange(3))
-
-
-@accuracy_is_a_share.alternative
-def with_negated_logits(metric):
-    labels = torch.tensor([2, 0, 1, 1, 2, 0, 2])
-    logits = torch.full((7, 3), -5.0)
-    logits[range(7), labels] = 5.0
-    return [metric(logits, labels), metric(-logits, labels)] == [1.0, 0.0]
-
-
-@accuracy_is_a_share.alternative
-def with_other_labels(metric):
-    logits = torch.randn(20, 10)
-    labels = logits.argmax(dim=1)
-    if metric(logits, labels) != 1:
-        return False
-    return abs(metric(logits, (labels + 3) % 10)) < 1e-7
-
-
-@accuracy_is_a_share.mistake(
-    "With a single image, a count and a share are the same number. Ask about several images.",
-    "Ask: one image, one hit; what does a metric say that forgets to divide?",
-)
+@accuracy_is_a_share.mistake
 def one_image(metric):
     one = torch.tensor([[1.0, 0.0]])
     return metric(one, torch.tensor([0])) == 1.0 and metric(one, torch.tensor([1])) == 0.0
-
-
-@accuracy_is_a_share.mistake(
-    "A metric that is always 0 passes this. Perfect predictions should score *exactly* 1, and entirely wrong ones exactly 0: "
-    "ask for both.",
-    "Ask for the laziest metric that passes `metric(...) <= 1`.",
-)
-def only_upper_bound(metric):
-    return metric(_right, _labels) <= 1.0
-
-
-@accuracy_is_a_share.mistake(
-    "A metric that is always 1 passes this. Entirely wrong predictions should score exactly 0: ask for that too.",
-    "Ask for the laziest metric that passes `metric(perfect) == 1`.",
-)
-def only_perfect(metric):
-    return metric(_right, _labels) == 1.0
-
-
-@accuracy_is_a_share.mistake(
-    "A metric that is always 0 passes this, and so does a count. Perfect predictions should score exactly 1: ask for that too.",
-    "Ask for the laziest metric that passes `metric(wrong) == 0`.",
-)
-def only_wrong(metric):
-    return metric(_wrong, _labels) == 0.0
-
-
-@accuracy_is_a_share.mistake(
-    "One of the two is enough here. *Both* must hold: what stands between the two comparisons?",
-    "Ask: a metric that is always 0, does it meet one condition or both?",
-)
-def one_of_the_two(metric):
-    return metric(_right, _labels) == 1.0 or metric(_wrong, _labels) == 0.0
-
-
-@accuracy_is_a_share.mistake(
-    "This asks only whether perfect predictions score *more* than wrong ones. A count does that as well, and a percentage.",
-    "Give 4 and 0, 100 and 0, 1 and -1: all are in the right order, but is any of them a share?",
-)
-def only_the_order(metric):
-    return metric(_right, _labels) > metric(_wrong, _labels)
-
-
-@accuracy_is_a_share.mistake(
-    "This asks whether the scores lie between 0 and 1. Always 0 does so, too. For these two predictions the score is known "
-    "exactly.",
-    "Ask: which constants pass this test?",
-)
-def only_the_bounds(metric):
-    return all(0 <= metric(logits, _labels) <= 1 for logits in (_right, _wrong))
-
-
-@accuracy_is_a_share.mistake(
-    "Nearly 1 and nearly 0 pass. The text says *exactly*: a count of hits, divided by the number of images, has no rounding at "
-    "these two ends.",
-    "Type `4 / 4 == 1` and `0 / 4 == 0`: no tolerance is needed.",
-)
-def nearly(metric):
-    return abs(metric(_right, _labels) - 1) < 0.05 and abs(metric(_wrong, _labels)) < 0.05
-
-
-@accuracy_is_a_share.mistake(
-    "Any number but 0 counts as true for Python, so 4 and 100 pass as well as 1. Compare with 1.",
-    "Type `bool(100)`.",
-)
-def truth_of_a_number(metric):
-    return bool(metric(_right, _labels)) and not metric(_wrong, _labels)
-
-
-@accuracy_is_a_share.mistake(
-    "The answer is False for every metric, also for a sound one. Are the wrong predictions wrong for *every* image, and the "
-    "perfect ones right for every image? Logits that are all equal point at class 0.",
-    "Ask: what is `torch.zeros(4, 4).argmax(-1)`, and for which label is that right?",
-)
-def not_entirely_wrong(metric):
-    return metric(_right, _labels) == 1.0 and metric(torch.zeros(4, 4), _labels) == 0.0
-
-
-@accuracy_is_a_share.mistake(
-    "The metric's two arguments are exchanged: logits (B, K) come first, then labels (B,).",
-    "Ask: what does `argmax(dim=-1)` make of four labels, and of logits of shape (4, 4)?",
-)
-def arguments_exchanged(metric):
-    return metric(_labels, _right) == 1.0 and metric(_labels, _wrong) == 0.0
-
-
-@accuracy_is_a_share.mistake(
-    "Perfect and wrong are exchanged: the share of *wrong* answers passes, and a sound accuracy does not.",
-    "Print `logits.argmax(-1)` beside the labels for both sets of logits.",
-)
-def perfect_and_wrong_exchanged(metric):
-    return metric(_right, _labels) == 0.0 and metric(_wrong, _labels) == 1.0
-
-
-@accuracy_is_a_share.mistake(
-    "The answer is the wrong way round: True should mean that the metric is a share.",
-    "Read the name of the function aloud as a question, then its answer for a sound accuracy.",
-)
-def share_inverted(metric):
-    return not _accuracy_is_a_share(metric)
 
 
 # ---------------------------------------------------------------- the repaired model
@@ -1682,17 +916,10 @@ RepairedViT = Exercise(
         "depth is the number of blocks; heads add no parameters.",
     ),
     name="RepairedViT",
-    hints=(
-        "Three of the four properties speak about the model. Which line of SuspectViT does each of them point at?",
-        "One layer must be told that the batch comes first. There must be as many position vectors as patches, and forward "
-        "must add them before the encoder.",
-        "`nn.Parameter(torch.randn(1, ..., dim) * 0.02)`, `nn.TransformerEncoderLayer(..., norm_first=True, ...=True)`, "
-        "`self.encoder(x + ...)`.",
-    ),
 )
 
 
-class _Suspect(nn.Module):
+class Suspect(nn.Module):
     """The suspect with switches for its faults, to know each half-repaired version."""
 
     batch_first = True
@@ -1725,159 +952,33 @@ class _Suspect(nn.Module):
         return self.head(self.pooled(self.encoded(self.embed(self.cut(images)))))
 
 
-@RepairedViT.alternative
-class SuspectRepaired(_Suspect):
-    pass
-
-
-@RepairedViT.alternative
-class TransposedThereAndBack(_Suspect):
-    batch_first = False
-
-    def position_shape(self, patches, dim):
-        return patches, 1, dim
-
-    def encoded(self, x):
-        return self.encoder(x.transpose(0, 1) + self.pos_embed).transpose(0, 1)
-
-
-@RepairedViT.alternative
-class WithConvAndOwnBlocks(nn.Module):
-    def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
-        super().__init__()
-        self.embed = nn.Conv2d(3, dim, patch_size, patch_size)
-        self.positions = nn.Embedding((img_size // patch_size) ** 2, dim)
-        self.blocks = nn.ModuleList(vit.Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, num_classes)
-
-    def forward(self, images):
-        x = rearrange(self.embed(images), "b d r c -> b (r c) d") + self.positions.weight
-        for block in self.blocks:
-            x = block(x)
-        return self.head(reduce(self.norm(x), "b t d -> b d", "mean"))
-
-
-@RepairedViT.alternative
-class WithFixedPositions(_Suspect):
-    def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
-        super().__init__(img_size, patch_size, num_classes, dim, depth, heads)
-        side = img_size // patch_size
-        del self.pos_embed
-        self.register_buffer("pos_embed", vit.sincos_positions(side, side, dim))
-
-
-@RepairedViT.mistake(
-    "Nothing is repaired yet: attention still runs across the batch, and the positions are not added.",
-    "Ask for each of the three failing checks: which line of the class does it speak about?",
+RepairedViT.add_mistakes(
+    StillSuspect=variant(
+        Suspect,
+        batch_first=False,
+        position_shape=lambda self, patches, dim: (1, 1, dim),
+        encoded=lambda self, x: self.encoder(x),
+    ),
+    TwoLeft=variant(Suspect, batch_first=False, position_shape=lambda self, patches, dim: (1, 1, dim)),
+    OnePositionLeft=variant(Suspect, position_shape=lambda self, patches, dim: (1, 1, dim)),
+    OneNumberForEachPatch=variant(Suspect, position_shape=lambda self, patches, dim: (1, patches, 1)),
+    PositionsAfterTheEncoder=variant(Suspect, encoded=lambda self, x: self.encoder(x) + self.pos_embed),
+    StillAcrossBatch=variant(Suspect, batch_first=False),
+    StillNotAdded=variant(Suspect, encoded=lambda self, x: self.encoder(x)),
+    NotTransposedBack=variant(
+        Suspect, batch_first=False, encoded=lambda self, x: self.encoder((x + self.pos_embed).transpose(0, 1))
+    ),
+    ReadsTokenZero=variant(Suspect, pooled=lambda self, x: x[:, 0]),
+    MaximumForMean=variant(Suspect, pooled=lambda self, x: x.amax(dim=1)),
+    ReshapedNotCut=variant(
+        Suspect, cut=lambda self, images: images.reshape(len(images), -1, 3 * self.patch_size**2)
+    ),
+    SixteenPositions=variant(Suspect, position_shape=lambda self, patches, dim: (1, 16, dim)),
 )
-class StillSuspect(_Suspect):
-    batch_first = False
-
-    def position_shape(self, patches, dim):
-        return 1, 1, dim
-
-    def encoded(self, x):
-        return self.encoder(x)
 
 
-@RepairedViT.mistake(
-    "The positions are added now, but it is one vector for all tokens, (1, 1, D): broadcasting hides it. And attention "
-    "still runs across the batch.",
-    "Ask: which two of the checks still fail, and do they fail for one reason or for two?",
-)
-class TwoLeft(_Suspect):
-    batch_first = False
-
-    def position_shape(self, patches, dim):
-        return 1, 1, dim
-
-
-@RepairedViT.mistake(
-    "Positions are added, but there is one vector for all tokens, (1, 1, D): adding the same to every token tells none "
-    "of them where it is.",
-    "Add 5 to each of three numbers: which of them can tell afterwards that it was the second?",
-)
-class OnePositionLeft(_Suspect):
-    def position_shape(self, patches, dim):
-        return 1, 1, dim
-
-
-@RepairedViT.mistake(
-    "There is one *number* for each patch, (1, N, 1), added to all D numbers of its token alike. A layer norm subtracts the "
-    "mean of a token, and with it this number. A place needs a vector.",
-    "Compute the layer norm of (1, 2, 3) and of (11, 12, 13).",
-)
-class OneNumberForEachPatch(_Suspect):
-    def position_shape(self, patches, dim):
-        return 1, patches, 1
-
-
-@RepairedViT.mistake(
-    "The positions are added after the encoder. Attention has not seen them, and the mean turns them into one constant. At "
-    "which step do tokens need to know where they are?",
-    "Ask: what is the mean of all positions, and does it change when the patches are exchanged?",
-)
-class PositionsAfterTheEncoder(_Suspect):
-    def encoded(self, x):
-        return self.encoder(x) + self.pos_embed
-
-
-@RepairedViT.mistake(
-    "The positions are right. Attention still runs across the batch: the encoder layer reads its first axis as the "
-    "sequence unless it is told otherwise.",
-    "Print `help(nn.TransformerEncoderLayer)` down to batch_first and read its default.",
-)
-class StillAcrossBatch(_Suspect):
-    batch_first = False
-
-
-@RepairedViT.mistake(
-    "Attention is right now. `pos_embed` is still never added to the tokens.",
-    "Ask: who reads `self.pos_embed`? Search for it in forward.",
-)
-class StillNotAdded(_Suspect):
-    def encoded(self, x):
-        return self.encoder(x)
-
-
-@RepairedViT.mistake(
-    "The axes are exchanged before the encoder and not after it: the mean then runs over the images, and each *patch* gets "
-    "logits.",
-    "Write the shape behind each line of forward; which axis is axis 1 at the mean?",
-)
-class NotTransposedBack(_Suspect):
-    batch_first = False
-
-    def encoded(self, x):
-        return self.encoder((x + self.pos_embed).transpose(0, 1))
-
-
-@RepairedViT.mistake(
-    "The head reads token 0. There is no class token here: that is the patch in the upper left corner. The suspect's mean "
-    "pooling was sound; keep it.",
-    "Ask: of which part of the image does token 0 come, and who guarantees that the others are heard?",
-)
-class ReadsTokenZero(_Suspect):
-    def pooled(self, x):
-        return x[:, 0]
-
-
-@RepairedViT.mistake(
-    "The largest value over the tokens is read instead of their mean. The suspect's mean pooling was sound; keep it.",
-    "Ask: in a maximum, how many tokens does each of the D numbers come from?",
-)
-class MaximumForMean(_Suspect):
-    def pooled(self, x):
-        return x.amax(dim=1)
-
-
-@RepairedViT.mistake(
-    "The norm comes after the mean. In the suspect it is the encoder's last step: every token is normed, then comes the mean. "
-    "Some published models do it your way, but here it is no fault to repair.",
-    "Ask: which token decides the mean of (1, -1) and (100, -100), with and without a norm before?",
-)
-class NormAfterTheMean(_Suspect):
+@RepairedViT.mistake
+class NormAfterTheMean(Suspect):
     def encoded(self, x):
         x = x + self.pos_embed
         for layer in self.encoder.layers:
@@ -1886,34 +987,3 @@ class NormAfterTheMean(_Suspect):
 
     def pooled(self, x):
         return self.encoder.norm(x.mean(dim=1))
-
-
-@RepairedViT.mistake(
-    "The image is cut by a reshape. A tensor lies in memory channel by channel, row by row, so such a piece is a run of rows "
-    "of one colour, not a square patch. The suspect's patchify was sound.",
-    "Number the pixels of a 4 x 4 image from 0 to 15, reshape them to four pieces of 4, and colour the first piece.",
-)
-class ReshapedNotCut(_Suspect):
-    def cut(self, images):
-        return images.reshape(len(images), -1, 3 * self.patch_size**2)
-
-
-@RepairedViT.mistake(
-    "There are always 16 positions. Their number follows from img_size and patch_size.",
-    "Ask: how many patches of 4 has an image of 12 x 12?",
-)
-class SixteenPositions(_Suspect):
-    def position_shape(self, patches, dim):
-        return 1, 16, dim
-
-
-EXERCISES = [
-    pool,
-    ViT,
-    count_parameters,
-    batch_independent,
-    parameters_without_gradient,
-    order_matters,
-    accuracy_is_a_share,
-    RepairedViT,
-]

@@ -1,0 +1,282 @@
+"""Mutants: the reference of an exercise with one small change that a program made. Each should fail a check.
+
+Two axes exchanged, a term dropped, a constant, an operator or a comparison changed, a call or a statement left out. A
+mutant that passes every check is a survivor: either it computes the same, then its reason is in EXPLAINED, or a check is
+missing.
+"""
+
+import ast
+import copy
+import inspect
+import sys
+import textwrap
+
+from vit_edu.check import engine
+
+# What was changed in the reference of an exercise -> why the mutant is a right answer all the same.
+EXPLAINED = {
+    "drop_path": {
+        "0.0 -> 1.0 in: if not training or drop_prob == 0.0:": "at rate 0 the mask is all ones and the divisor 1; rate 1 is not asked for",
+    },
+    "make_blocks": {
+        "max(1, depth - 1) -> max(depth - 1, 1)": "the same maximum",
+    },
+    "prepend_class_token": {
+        "-1 -> 1 in: return torch.cat([cls_token.expand(len(tokens), -1, -1), tokens], dim=1)": "expand keeps an axis of length 1 for 1 as for -1",
+    },
+    "sincos_positions": {
+        "torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing='ij') -> without indexing": "'ij' is the default, with a warning",
+    },
+    "scaled_dot_product_attention": {
+        "k.transpose(-2, -1) -> k.transpose(-1, -2)": "the same exchange of two axes",
+    },
+    "Embeddings": {
+        "-1 -> 1 in: x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)": "expand keeps an axis of length 1 for 1 as for -1",
+        "nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None -> nn.Parameter(torch.zeros(1, 1, embed_dim))": "the exercise always has a class token",
+        "pos_embed == 'sincos' -> pos_embed != 'sincos'": "an option that the exercise does not have",
+        "F.pad(fixed, (0, 0, int(class_token), 0)) -> fixed": "an option that the exercise does not have",
+        "F.pad(fixed, (0, 0, int(class_token), 0)) -> F.pad((0, 0, int(class_token), 0), fixed)": "an option that the exercise does not have",
+        "0 -> 1 in: fixed = F.pad(fixed, (0, 0, int(class_token), 0))": "an option that the exercise does not have",
+        "0 -> -1 in: fixed = F.pad(fixed, (0, 0, int(class_token), 0))": "an option that the exercise does not have",
+        "int(class_token) -> class_token": "an option that the exercise does not have",
+        "self.register_buffer('pos_embed', fixed[None]) -> 'pos_embed'": "an option that the exercise does not have",
+        "self.register_buffer('pos_embed', fixed[None]) -> self.register_buffer(fixed[None], 'pos_embed')": "an option that the exercise does not have",
+        "pos_embed == 'none' -> pos_embed != 'none'": "an option that the exercise does not have",
+        "without: if pos_embed == 'sincos':": "an option that the exercise does not have",
+        "without: fixed = sincos_positions(*self.patch_embed.grid_size, embed_dim)": "an option that the exercise does not have",
+        "without: fixed = F.pad(fixed, (0, 0, int(class_token), 0))": "an option that the exercise does not have",
+        "without: self.register_buffer('pos_embed', fixed[None])": "an option that the exercise does not have",
+        "without: if pos_embed == 'none':": "an option that the exercise does not have",
+        "without: self.pos_embed = None": "an option that the exercise does not have",
+    },
+    "patchify": {
+        "-2 -> 2 in: rows, cols = _grid(*images.shape[-2:], patch_size)": "the same for four axes: shape[2:] is shape[-2:]",
+    },
+    "resize_pos_embed": {
+        "grid.shape[1] ** 0.5 + 0.5 -> grid.shape[1] ** 0.5": "the root of a square number is exact in float64",
+        "0.5 -> 0.0 in: n = int(grid.shape[1] ** 0.5 + 0.5)": "the root of a square number is exact in float64",
+        "F.interpolate(grid, size=tuple(new_grid), mode='bicubic', antialias=True, align_corners=False) -> without align_corners": "False is the default",
+        "tuple(new_grid) -> new_grid": "F.interpolate takes a tuple or a list as it is",
+        "grid.reshape(1, rows, cols, -1) -> grid.reshape(1, cols, rows, -1)": "the exercise starts from square grids only",
+        "grid.flatten(2).transpose(1, 2) -> grid.flatten(2).transpose(2, 1)": "the same exchange of two axes",
+    },
+    "knn_predict": {
+        "F.normalize(queries, dim=1) -> queries": "the length of a query scales its whole row and changes no order",
+        "F.normalize(queries, dim=1) -> without dim": "axis 1 is the default",
+        "F.normalize(features, dim=1) -> without dim": "axis 1 is the default",
+        "similar.topk(k, dim=1) -> without dim": "the last axis is the default, and the last of two",
+    },
+    "random_flip": {
+        "torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5 -> torch.rand(len(images), 1, 1, 1, device=images.device) <= 0.5": "exactly 0.5 is hardly ever drawn",
+        "torch.where(flip, images.flip(-1), images) -> torch.where(flip, images, images.flip(-1))": "the other half is mirrored: still probability 1/2",
+        "torch.rand(len(images), 1, 1, 1, device=images.device) -> without device": "the same on the CPU, where answers are checked",
+    },
+    "accuracy": {
+        "-1 -> 1 in: return (logits.argmax(dim=-1) == labels).float().mean().item()": "the last of two axes is axis 1",
+    },
+    "train_step": {
+        "autocast(images.device, cpu_bf16) -> images.device": "autocast is outside of the exercise",
+    },
+    "evaluate": {
+        "autocast(images.device) -> images.device": "autocast is outside of the exercise",
+        "-1 -> 1 in: right += (model(images).argmax(dim=-1) == labels).sum().item()": "the last of two axes is axis 1",
+    },
+    "random_crop": {
+        "torch.randint(0, 2 * padding + 1, (2, B), device=images.device) -> without device": "the same on the CPU, where answers are checked",
+        "torch.arange(B, device=images.device) -> without device": "the same on the CPU, where answers are checked",
+    },
+    "ViT": {
+        "nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity() -> nn.Linear(embed_dim, num_classes)": "a model without a head is not asked for",
+        "init_weights(self) -> self": "the text leaves the initial weights free",
+        "without: init_weights(self)": "the text leaves the initial weights free",
+    },
+    "batch_independent": {
+        "torch.allclose(model(images), alone, atol=1e-05) -> torch.allclose(alone, model(images), atol=1e-05)": "the same comparison",
+        "1e-05 -> 2e-05 in: return torch.allclose(model(images), alone, atol=1e-05)": "still room for rounding, and for nothing else",
+    },
+    "parameters_without_gradient": {
+        "model(images).square() -> model(images)": "any function of the output serves",
+    },
+    "order_matters": {
+        "torch.allclose(model(images), model(_moved(images, patch_size)), atol=1e-05) -> torch.allclose(model(_moved(images, patch_size)), model(images), atol=1e-05)": "the same comparison",
+        "1e-05 -> 2e-05 in: return not torch.allclose(model(images), model(_moved(images, patch_size)), atol=1e-05)": "still room for rounding, and for nothing else",
+    },
+}
+
+SWAPS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.MatMult: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.Eq: ast.NotEq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+def mutations(node):
+    """(what, other node) for every small change of this node alone."""
+    if isinstance(node, ast.BinOp):
+        if type(node.op) in SWAPS:
+            other = copy.copy(node)
+            other.op = SWAPS[type(node.op)]()
+            yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
+        for part in (node.left, node.right):  # drop a term or a factor
+            yield f"{ast.unparse(node)} -> {ast.unparse(part)}", part
+    elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        other = copy.copy(node)
+        other.ops = [SWAPS[type(node.ops[0])](), *node.ops[1:]]
+        yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
+        yield f"{ast.unparse(node)} -> {ast.unparse(node.operand)}", node.operand
+    elif isinstance(node, ast.Constant):
+        for value in _constants(node.value):
+            yield f"{node.value!r} -> {value!r}", ast.Constant(value)
+    elif isinstance(node, ast.Call):
+        yield from _calls(node)
+    elif isinstance(node, ast.IfExp):
+        for part in (node.body, node.orelse):
+            yield f"{ast.unparse(node)} -> {ast.unparse(part)}", part
+
+
+def _constants(value):
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, value - 1]
+    if isinstance(value, float):
+        return [value * 2, 0.0 if value else 1.0]
+    if isinstance(value, str) and "->" in value:  # an einops pattern: exchange two neighbours after the arrow
+        left, right = value.split("->")
+        names = right.split()
+        swapped = []
+        for i in range(len(names) - 1):
+            a, b = (n.strip("()") for n in names[i : i + 2])
+            other = [
+                names[i].replace(a, b),
+                names[i + 1].replace(b, a),
+            ]
+            swapped.append(f"{left}-> {' '.join(names[:i] + other + names[i + 2 :])}")
+        return swapped
+    return []
+
+
+def _calls(node):
+    inner = None
+    if isinstance(node.func, ast.Attribute) and not isinstance(node.func.value, ast.Name):
+        inner = node.func.value  # x[...].method(...) -> x[...]
+    elif isinstance(node.func, ast.Attribute) and node.func.value.id not in (
+        "torch",
+        "F",
+        "nn",
+        "math",
+        "self",
+        "vit",
+        "random",
+    ):
+        inner = node.func.value  # x.method(...) -> x
+    elif node.args and not any(isinstance(a, ast.Starred) for a in node.args):
+        inner = node.args[0]  # f(x, ...) -> x
+    if inner is not None:
+        yield f"{ast.unparse(node)} -> {ast.unparse(inner)}", inner
+    if len(node.args) >= 2 and not any(isinstance(a, ast.Starred) for a in node.args):
+        for i in range(len(node.args) - 1):  # exchange two arguments
+            other = copy.copy(node)
+            other.args = list(node.args)
+            other.args[i], other.args[i + 1] = other.args[i + 1], other.args[i]
+            yield f"{ast.unparse(node)} -> {ast.unparse(other)}", other
+    for i, keyword in enumerate(node.keywords):  # leave out a named argument
+        other = copy.copy(node)
+        other.keywords = node.keywords[:i] + node.keywords[i + 1 :]
+        yield f"{ast.unparse(node)} -> without {keyword.arg}", other
+
+
+def mutants(reference):
+    """(what, function or class) for every mutation of the source of `reference` that can be built."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(reference)))
+    home = sys.modules[reference.__module__]
+    seen = {ast.unparse(tree)}
+    for path, node in _walk(tree):
+        for what, other in mutations(node):
+            mutant = copy.deepcopy(tree)
+            _replace(mutant, path, other)
+            source = ast.unparse(ast.fix_missing_locations(mutant))
+            if source in seen:
+                continue
+            seen.add(source)
+            names = dict(vars(home))
+            try:
+                # super() finds its class by itself: it was compiled inside this one
+                exec(compile(source, "<mutant>", "exec"), names)
+            except Exception:
+                continue
+            if isinstance(node, ast.Constant | ast.UnaryOp):
+                what += f" in: {_statement(tree, path)}"
+            yield what, names[reference.__name__]
+    for path, node in _walk(tree):  # leave out a statement
+        if isinstance(node, ast.Assign | ast.AugAssign | ast.Expr | ast.If) and not (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
+            mutant = copy.deepcopy(tree)
+            _replace(mutant, path, ast.Pass())
+            names = dict(vars(home))
+            exec(compile(ast.fix_missing_locations(mutant), "<mutant>", "exec"), names)
+            yield f"without: {ast.unparse(node).splitlines()[0]}", names[reference.__name__]
+
+
+def _walk(node, path=()):
+    """(path, node) for all nodes, decorators, annotations, default values, texts and error messages left out."""
+    if isinstance(node, ast.Raise) or (
+        isinstance(node, ast.If) and all(isinstance(n, ast.Raise) for n in node.body)
+    ):
+        return
+    yield path, node
+    for name, value in ast.iter_fields(node):
+        if name in ("decorator_list", "annotation", "returns", "args") and not isinstance(node, ast.Call):
+            continue
+        if isinstance(value, ast.AST):
+            yield from _walk(value, (*path, (name, None)))
+        elif isinstance(value, list):
+            for i, each in enumerate(value):
+                docstring = isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
+                if isinstance(each, ast.AST) and not docstring:
+                    yield from _walk(each, (*path, (name, i)))
+
+
+def _statement(tree, path):
+    """The first line of the innermost statement on this path."""
+    node = found = tree
+    for name, i in path:
+        node = getattr(node, name) if i is None else getattr(node, name)[i]
+        if isinstance(node, ast.stmt):
+            found = node
+    return ast.unparse(found).splitlines()[0]
+
+
+def _replace(tree, path, other):
+    for name, i in path[:-1]:
+        tree = getattr(tree, name) if i is None else getattr(tree, name)[i]
+    name, i = path[-1]
+    if i is None:
+        setattr(tree, name, other)
+    else:
+        getattr(tree, name)[i] = other
+
+
+def survivors(exercise):
+    """(how many mutants there are, those that pass every check, as texts)."""
+    passed, total, limit = [], 0, engine.TIME_LIMIT
+    engine.TIME_LIMIT = 2.0  # some mutants loop
+    try:
+        for what, mutant in mutants(exercise.reference):
+            total += 1
+            if exercise.check(mutant).passed:
+                passed.append(what)
+    finally:
+        engine.TIME_LIMIT = limit
+    return total, passed

@@ -1,0 +1,236 @@
+r"""What learners and teachers read about the exercises: hints, diagnoses and talking points.
+
+They stand in `text/LANGUAGE/NN_name.md`, one file per lesson. A file is Markdown that reads well as it is:
+
+    # 01 Patches
+
+    What stands before the first exercise is for readers of the file only.
+
+    ## patchify
+
+    1. The first hint.
+    2. The second hint.
+    3. `x = images.reshape(...)`\
+       `return x`
+
+    ### reshape_only
+
+    The diagnosis: what a learner reads whose answer behaves like this mistake.
+
+    > The talking point: a question or a demonstration for the class.
+
+Lines are joined with a space, so they may be wrapped anywhere. A backslash at the end of a line keeps its line break, and
+a fence of ``` keeps all line breaks inside it and is left out itself.
+
+The English files are the table of contents of the course: they say which lessons and exercises there are, and in which
+order an answer is compared with the known mistakes. A translation is another folder, named like the language in lower
+case, with files of the same names. Whatever it does not have is taken from English.
+"""
+
+import functools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vit_edu import settings
+
+FOLDER = Path(__file__).parent / "text"
+SOURCE = "en"
+
+
+class TextError(Exception):
+    """A text is missing, doubled, empty or not used. The message names its file and its section."""
+
+
+@dataclass
+class Section:
+    """What one file says about one exercise. mistakes: {name: (diagnosis, talking point)}, in the order of the file."""
+
+    hints: tuple = ()
+    mistakes: dict = field(default_factory=dict)
+
+
+def lessons():
+    """{number: name} of all lessons in order, such as {"00": "start_here"}."""
+    return {f.stem[:2]: f.stem[3:] for f in sorted((FOLDER / SOURCE).glob("[0-9][0-9]_*.md"))}
+
+
+def exercises():
+    """{exercise: number of its lesson}, in the order of the course."""
+    return _contents(FOLDER)
+
+
+def hints(exercise):
+    """The hints for an exercise in the best language that has them. TextError where there is no such section."""
+    return next(s.hints for s in _sections(exercise) if s.hints)
+
+
+def mistakes(exercise, written):
+    """The names of an exercise's known mistakes, in the order in which an answer is compared with them.
+
+    written: the names of those that have code. TextError where text and code do not name the same ones.
+    """
+    file, section = _source(exercise)
+    if missing := [name for name in written if name not in section.mistakes]:
+        raise TextError(
+            f"{_short(file)}, {exercise}: no section for {', '.join(missing)}. Write one below "
+            f"'## {exercise}', under '### {missing[0]}'."
+        )
+    if unused := [name for name in section.mistakes if name not in written]:
+        raise TextError(
+            f"{_short(file)}, {exercise}: there is no mistake called {', '.join(unused)} in the catalogue. Rename the "
+            "section or delete it."
+        )
+    return list(section.mistakes)
+
+
+def mistake(exercise, name):
+    """(diagnosis, talking point) of a known mistake in the best language that has them. TextError where none has."""
+    for section in _sections(exercise):
+        if name in section.mistakes:
+            return section.mistakes[name]
+    raise TextError(f"{_short(_source(exercise)[0])}, {exercise}: no section for {name}.")
+
+
+def translation(language, lesson):
+    """{exercise: Section} of a lesson in one language; empty where it is not translated.
+
+    TextError where the file cannot be read as the text of this lesson.
+    """
+    source = _file(lesson)
+    file = FOLDER / language / source.name
+    if not file.exists():
+        return {}
+    found, known = _read(file), _read(source)
+    for exercise, section in found.items():
+        if exercise not in known:
+            raise TextError(f"{_short(file)}, {exercise}: the lesson has no such exercise.")
+        if unused := [name for name in section.mistakes if name not in known[exercise].mistakes]:
+            raise TextError(f"{_short(file)}, {exercise}: there is no mistake called {', '.join(unused)}.")
+        if section.hints and len(section.hints) != len(known[exercise].hints):
+            raise TextError(
+                f"{_short(file)}, {exercise}: {len(section.hints)} hints, but there are "
+                f"{len(known[exercise].hints)} in {_short(source)}."
+            )
+    return found
+
+
+# ---------------------------------------------------------------- finding a section
+
+
+@functools.cache
+def _contents(folder):
+    found = {}
+    for number in lessons():
+        for exercise in _read(_file(number)):
+            if exercise in found:
+                raise TextError(f"{_short(_file(number))}, {exercise}: also in lesson {found[exercise]}.")
+            found[exercise] = number
+    return found
+
+
+def _file(lesson):
+    return FOLDER / SOURCE / f"{lesson}_{lessons()[lesson]}.md"
+
+
+def _source(exercise):
+    """The English file with this exercise, and its section."""
+    if exercise not in exercises():
+        raise TextError(f"no file in {_short(FOLDER / SOURCE)} has a section called {exercise}.")
+    file = _file(exercises()[exercise])
+    return file, _read(file)[exercise]
+
+
+def _sections(exercise):
+    """The sections about an exercise, in the best language first; English comes last."""
+    _, source = _source(exercise)
+    for language in settings.languages():
+        if language != SOURCE and exercise in (found := translation(language, exercises()[exercise])):
+            yield found[exercise]
+    yield source
+
+
+def _short(path):
+    return path.relative_to(FOLDER.parent).as_posix()
+
+
+# ---------------------------------------------------------------- reading a file
+
+
+@functools.cache
+def _read(file):
+    """{exercise: Section} of one file. TextError for what is doubled, empty or out of place."""
+    sections = {}
+    for (exercise, name), lines in _split(file).items():
+        where = f"{_short(file)}, {exercise}" + f", {name}" * bool(name)
+        if not name:
+            sections[exercise] = Section(_items(lines, where))
+            continue
+        said = _joined([line for line in lines if not line.startswith(">")])
+        talk = _joined([line[1:] for line in lines if line.startswith(">")])
+        if not said:
+            raise TextError(f"{where}: the diagnosis is empty.")
+        if not talk:
+            raise TextError(f"{where}: there is no talking point. It is the paragraph that starts with '> '.")
+        sections[exercise].mistakes[name] = said, talk
+    for exercise, section in sections.items():
+        if file.parent.name == SOURCE and not section.hints:
+            raise TextError(
+                f"{_short(file)}, {exercise}: there are no hints. They are a list, '1. ', '2. ', '3. '."
+            )
+    return sections
+
+
+def _split(file):
+    """{(exercise, mistake or ""): its lines} in the order of the file."""
+    parts, exercise, lines, fenced = {}, None, [], False
+    for line in file.read_text(encoding="utf-8").splitlines():
+        heading = None if fenced else re.fullmatch(r"(##|###) (.*)", line)
+        if heading:
+            name = heading[2].strip()
+            if not name.isidentifier():
+                raise TextError(f"{_short(file)}: '{line}' is not the name of an exercise or of a mistake.")
+            if heading[1] == "##":
+                exercise = name
+            elif exercise is None:
+                raise TextError(f"{_short(file)}: '{line}' stands before the first exercise.")
+            key = (exercise, "") if heading[1] == "##" else (exercise, name)
+            if key in parts:
+                raise TextError(
+                    f"{_short(file)}, {', '.join(filter(None, key))}: there are two such sections."
+                )
+            lines = parts[key] = []
+        else:
+            fenced ^= bool(re.match(r"(\d+\. )?\s*```", line))
+            lines.append(line)
+    return parts
+
+
+def _items(lines, where):
+    """The items of a numbered list, as a tuple of texts."""
+    items = []
+    for line in lines:
+        if re.match(r"\d+\. ", line):
+            items.append([line.split(" ", 1)[1]])
+        elif items:
+            items[-1].append(line.removeprefix("   "))
+        elif line.strip():
+            raise TextError(f"{where}: '{line}' stands before the first hint.")
+    if not all(texts := tuple(_joined(item) for item in items)):
+        raise TextError(f"{where}: hint {texts.index('') + 1} is empty.")
+    return texts
+
+
+def _joined(lines):
+    """The lines as one text; see the module's text for which line breaks stay."""
+    text, fenced, between = "", False, ""
+    for line in lines:
+        if line.strip().startswith("```"):
+            fenced = not fenced
+            between = "\n" * bool(text)
+        elif fenced or line.strip():
+            kept = fenced or line.endswith("\\")
+            line = line if fenced else line.rstrip().removesuffix("\\").rstrip()
+            text += between + (line if between == "\n" else line.lstrip())
+            between = "\n" if kept else " "
+    return text.strip()
