@@ -3,6 +3,7 @@
 The figures over all exercises: `python benchmarks/catalogue.py`.
 """
 
+import shutil
 import subprocess
 import sys
 
@@ -216,6 +217,29 @@ def test_another_language_is_used_as_far_as_it_goes(folder, monkeypatch):
     assert texts.hints("patchify")[0] == "A nudge."
     assert texts.hints("unpatchify") == ("A", "B", "C")
     assert texts.mistakes("patchify", {"column", "strip"}) == ["strip", "column"]
+
+
+def test_a_learner_reads_another_language(tmp_path, monkeypatch):
+    shutil.copytree(texts.FOLDER / "en", tmp_path / "text" / "en")
+    (tmp_path / "text" / "xx").mkdir()
+    (tmp_path / "text" / "xx" / "01_patches.md").write_text(
+        "## patchify\n\n1. Ôné.\n2. Twô.\n3. Thréé.\n\n### reshape_only\n\nÂ strîp.\n\n> Âsk.\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(texts, "FOLDER", tmp_path / "text")
+    monkeypatch.setenv("VIT_EDU_LANG", "xx")
+    wrong = {m.name: m for m in check.get("patchify").mistakes}
+    assert check.run("patchify", wrong["reshape_only"].build).diagnosis == "Â strîp."
+    assert wrong["reshape_only"].talk == "Âsk."
+    assert "Ôné." in check.hint("patchify", 1).text
+    assert "The patches are numbered down" in check.run("patchify", wrong["column_order"].build).diagnosis
+
+
+def test_a_mistake_has_one_name_and_one_code():
+    exercise = check.Exercise(len, name="length")
+    exercise.add_mistakes(zero=lambda x: 0)
+    with pytest.raises(ValueError, match="length has two mistakes called zero"):
+        exercise.add_mistakes(zero=lambda x: 1)
 
 
 @pytest.mark.parametrize(

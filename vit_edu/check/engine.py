@@ -90,16 +90,15 @@ class Exercise:
 
     def mistake(self, build):
         """Decorator: the function or class below it is a known mistake, named like its section in the text."""
-        if build.__name__ in self._wrong:
-            raise ValueError(f"{self.name} has two mistakes called {build.__name__}.")
-        self._wrong[build.__name__] = build
+        self.add_mistakes(**{build.__name__: build})
         return build
 
     def add_mistakes(self, **builds):
         """Add known mistakes as a table, name=code: for those whose code is a single expression."""
         for name, build in builds.items():
-            build.__name__ = name
-            self.mistake(build)
+            if name in self._wrong:
+                raise ValueError(f"{self.name} has two mistakes called {name}.")
+            self._wrong[name] = build
 
     def check(self, candidate):
         """Run all cases and return a `Report`. Never raises for what the candidate does."""

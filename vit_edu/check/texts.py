@@ -120,6 +120,7 @@ def translation(language, lesson):
 
 @functools.cache
 def _contents(folder):
+    """What `exercises` gives for FOLDER, which is the key of the cache."""
     found = {}
     for number in lessons():
         for exercise in _read(_file(number)):
