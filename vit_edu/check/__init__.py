@@ -11,6 +11,7 @@ from vit_edu import settings
 from vit_edu.check import record as _record
 from vit_edu.check import texts
 from vit_edu.check.engine import Exercise
+from vit_edu.check.language import N_, _
 from vit_edu.check.report import RIGHT, Check, Report, frame, inline
 
 __all__ = [
@@ -68,7 +69,9 @@ def exercise(candidate):
     name = getattr(candidate, "__name__", None)
     if not isinstance(name, str):
         raise TypeError(
-            f"@check.exercise belongs directly above a `def` or a `class`; here it got a {type(candidate).__name__}."
+            _(
+                "@check.exercise belongs directly above a `def` or a `class`; here it got an object of type {type}."
+            ).format(type=type(candidate).__name__)
         )
     target = get(name)
     report = target.check(candidate)
@@ -85,7 +88,7 @@ _given = {}  # exercise -> how many hints were asked for in this session
 class Hint:
     """Up to three hints for one exercise, to be shown by the notebook. `.text` has the words."""
 
-    STEPS = ("A nudge", "The idea", "The shape of the code")
+    STEPS = (N_("A nudge"), N_("The idea"), N_("The shape of the code"))
 
     def __init__(self, name, hints, more):
         self.name, self.hints, self.more = name, hints, more
@@ -93,15 +96,18 @@ class Hint:
     @property
     def closing(self):
         if self.more:
-            return "Ask again for the next hint."
-        return (
-            "That was the last hint. The answer itself stands in the notebook of the same name in solutions/."
+            return _("Ask again for the next hint.")
+        return _(
+            "That was the last hint. The answer itself is in the notebook of the same name in solutions/."
         )
 
     @property
+    def _steps(self):
+        return [(_(step), words) for step, words in zip(self.STEPS, self.hints, strict=False)]
+
+    @property
     def text(self):
-        steps = zip(self.STEPS, self.hints, strict=False)
-        return "\n\n".join([f"{self.name}", *(f"{step}: {words}" for step, words in steps), self.closing])
+        return "\n\n".join([self.name, *(f"{step}: {words}" for step, words in self._steps), self.closing])
 
     def __repr__(self):
         return self.text
@@ -109,7 +115,7 @@ class Hint:
     def _repr_mimebundle_(self, include=None, exclude=None):
         items = "".join(
             f"<li><strong>{step}.</strong> <span style='white-space:pre-wrap'>{inline(words)}</span></li>"
-            for step, words in zip(self.STEPS, self.hints, strict=False)
+            for step, words in self._steps
         )
         page = f"<p style='margin:0'><strong>{self.name}</strong></p><ol>{items}</ol><p style='margin:0'>{self.closing}</p>"
         return {"text/plain": self.text, "text/html": frame(page, "#1565c0")}
@@ -124,7 +130,11 @@ def hint(name, step=None):
     if step is None:
         step = min(_given.get(name, 0) + 1, len(hints))
     if step not in range(1, len(hints) + 1):
-        raise ValueError(f"step is 1 to {len(hints)}, or left out for the next one; got {step!r}.")
+        raise ValueError(
+            _("step is 1 to {last}, or left out for the next one; got {step}.").format(
+                last=len(hints), step=repr(step)
+            )
+        )
     _given[name] = step
     return Hint(name, hints[:step], more=step < len(hints))
 
@@ -133,14 +143,16 @@ def progress():
     """What has been solved so far, over all lessons: a table and a picture in a notebook, text elsewhere."""
     entries, remark = _record.load()
     if settings.progress_file() is None:
-        remark = "Progress is not kept here: VIT_EDU_PROGRESS is off."
+        remark = _("Progress is not kept here: VIT_EDU_PROGRESS is off.")
 
     def state(name):
         entry = entries.get(name)
-        return ("open", 0) if not entry else (RIGHT if entry["right"] else "tried", entry["tries"])
+        if not entry:
+            return _record.OPEN, 0
+        return RIGHT if entry["right"] else _record.TRIED, entry["tries"]
 
     lessons = {
-        f"{lesson} {module.replace('_', ' ')}": {n: state(n) for n in names(lesson)}
+        f"{lesson} {_(module.replace('_', ' '))}": {n: state(n) for n in names(lesson)}
         for lesson, module in LESSONS.items()
     }
     return _record.Progress(lessons, remark)

@@ -8,20 +8,32 @@ from dataclasses import dataclass, field
 
 import torch
 
+from vit_edu.check.compare import described
+from vit_edu.check.language import N_, Sentence
 from vit_edu.check.layouts import layouts
 
 
-class Unfair(Exception):
-    """A case found something that the comparison alone would not say; the text is for the learner."""
+class CaseFailed(Exception):
+    """A case found something that comparing values would not say.
+
+    text: for the learner, in English; with values, a template for str.format. The exception's one argument is the `Sentence`.
+    """
+
+    def __init__(self, text, **values):
+        super().__init__(Sentence(text, **values))
 
 
 class NoLayout(Exception):
     """The candidate's parameters cannot take the reference's weights."""
 
 
+NO_GRADIENT = N_("gets no gradient")
+
+
 @dataclass(frozen=True)
 class Case:
-    """name: what it looks at, in a learner's words. run: candidate -> something to compare. hint: said on failure.
+    """name: what it looks at, in a learner's words. run: candidate -> something to compare. hint: said on failure. Both are
+    in English, and translated when they are shown.
 
     kind: "parameters" for names and shapes, "weights" for what can be compared only when those are right, "property" for
     what is worth a word only when the plain cases are right.
@@ -41,14 +53,15 @@ class Subject:
     """A candidate on its way through the cases.
 
     build: the candidate itself. reference: what it is compared with. views: see `layouts`.
-    found: the layouts that were used, by the sizes of the module. sure: one of them gave what the reference gives.
+    layouts: those that were used, by the sizes of the module. layout_confirmed: with one of them, the candidate computes what
+    the reference does.
     """
 
     build: callable
     reference: callable
     views: tuple = ()
-    found: dict = field(default_factory=dict)
-    sure: bool = False
+    layouts: dict = field(default_factory=dict)
+    layout_confirmed: bool = False
 
     def __call__(self, *args, **kwargs):
         return self.build(*args, **kwargs)
@@ -63,14 +76,14 @@ def drawn(*shape, seed=0):
 
 
 def apply(candidate, *args, **kwargs):
-    """The candidate's result for copies of these arguments; Unfair where it changes a tensor in place."""
+    """The candidate's result for copies of these arguments; CaseFailed where it changes a tensor in place."""
     mine, named = _copy(args), _copy(kwargs)
     result = candidate(*mine, **named)
     for before, after in zip([*args, *kwargs.values()], [*mine, *named.values()], strict=True):
         if isinstance(before, torch.Tensor) and not (
             before.shape == after.shape and torch.equal(before, after)
         ):
-            raise Unfair(
+            raise CaseFailed(
                 "your code changes its input in place. Whoever called it still needs the old values: "
                 "make a new tensor instead (x = x + 1, not x += 1)."
             )
@@ -115,13 +128,14 @@ def passes_gradient(*args, hint="", **kwargs):
         out = candidate(*inputs, **kwargs)
         total = sum((o * drawn(*o.shape)).sum() for o in _flat(out) if isinstance(o, torch.Tensor))
         if not isinstance(total, torch.Tensor) or not total.requires_grad:
-            raise Unfair("the result is cut off from the gradient: nothing before it could learn")
+            raise CaseFailed("the result is cut off from the gradient: nothing before it could learn")
         total.backward()
         grads = [v.grad for v in inputs if _is_float(v)]
         missing = [str(i + 1) for i, g in enumerate(grads) if g is None]
         if missing:
-            raise Unfair(
-                f"no gradient reaches input {' and '.join(missing)} (of those with decimals): nothing there could learn"
+            raise CaseFailed(
+                "no gradient reaches floating-point input {inputs}: nothing before it could learn",
+                inputs=", ".join(missing),
             )
         return grads
 
@@ -176,11 +190,10 @@ def fill(module):
 
 
 def build(candidate, *args, **kwargs):
-    """Make a module from the candidate class; Unfair where it is no nn.Module."""
+    """Make a module from the candidate class; CaseFailed where it is no nn.Module."""
     made = candidate(*args, **kwargs)
     if not isinstance(made, torch.nn.Module):
-        came = "None (is there a return?)" if made is None else f"a {type(made).__name__}"
-        raise Unfair(f"expected a torch.nn.Module, got {came}")
+        raise CaseFailed("expected a torch.nn.Module, got {got}", got=described(made))
     return made
 
 
@@ -196,12 +209,12 @@ def filled(subject, *args, **kwargs):
     reference = fill(subject.reference(*args, **kwargs))
     if _shapes(module) == _shapes(reference):
         return fill(module)
-    layout = subject.found.get(_sizes(args, kwargs))
+    layout = subject.layouts.get(_sizes(args, kwargs))
     if layout is None:
         layout = next(layouts(reference, module, subject.views), None)
     if layout is None:
         raise NoLayout
-    subject.found[_sizes(args, kwargs)] = layout
+    subject.layouts[_sizes(args, kwargs)] = layout
     return layout.fill(module, reference)
 
 
@@ -217,14 +230,14 @@ def find_layout(subject, inputs, args, kwargs, tolerance):
     """Look for the layout with which the candidate computes what the reference does, for a module of these sizes."""
     module = build(subject, *args, **kwargs)
     reference = fill(subject.reference(*args, **kwargs)).eval()
-    if _shapes(module) == _shapes(reference) or _sizes(args, kwargs) in subject.found:
+    if _shapes(module) == _shapes(reference) or _sizes(args, kwargs) in subject.layouts:
         return
     with torch.no_grad():
         wanted = reference(*_copy(inputs))
         for layout in layouts(reference, module, subject.views):
             out = layout.fill(module, reference).eval()(*_copy(inputs))
             if out.shape == wanted.shape and torch.allclose(out, wanted, tolerance, tolerance):
-                subject.found[_sizes(args, kwargs)], subject.sure = layout, True
+                subject.layouts[_sizes(args, kwargs)], subject.layout_confirmed = layout, True
                 return
 
 
@@ -233,10 +246,12 @@ def parameters(name, *args, hint="", **kwargs):
 
     def run(subject):
         module = build(subject, *args, **kwargs)
-        shapes = {n: f"shape {tuple(p.shape)}" for n, p in module.named_parameters()}
+        shapes = {n: Sentence("shape {shape}", shape=tuple(p.shape)) for n, p in module.named_parameters()}
         saved = module.state_dict().keys()  # a buffer that is not saved is nobody's business
         return shapes | {
-            n: f"buffer of shape {tuple(b.shape)}" for n, b in module.named_buffers() if n in saved
+            n: Sentence("buffer of shape {shape}", shape=tuple(b.shape))
+            for n, b in module.named_buffers()
+            if n in saved
         }
 
     return Case(name, run, hint, kind="parameters")
@@ -269,17 +284,17 @@ def gradients(name, *args, inputs, hint="", **kwargs):
         module = filled(subject, *args, **kwargs).train()
         out = module(*_copy(inputs))
         if not isinstance(out, torch.Tensor):
-            raise Unfair(f"expected one tensor from forward, got a {type(out).__name__}")
+            raise CaseFailed("expected one tensor from forward, got {got}", got=described(out))
         if not out.requires_grad:
-            raise Unfair("the output does not depend on any parameter in a way that can be learned")
+            raise CaseFailed("the output does not depend on any parameter in a way that can be learned")
         out.square().sum().backward()
-        layout = subject.found.get(_sizes(args, kwargs))
+        layout = subject.layouts.get(_sizes(args, kwargs))
         answer = {}
         for n, p in module.named_parameters():
             reached = p.grad is not None and bool(p.grad.any())
-            n = layout.ours(n) if layout else n
-            if answer.get(n) != "gets no gradient":
-                answer[n] = "gets a gradient" if reached else "gets no gradient"
+            n = layout.reference_name(n) if layout else n
+            if answer.get(n) != NO_GRADIENT:
+                answer[n] = N_("gets a gradient") if reached else NO_GRADIENT
         return answer
 
     return Case(name, run, hint, kind="weights")

@@ -5,26 +5,32 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-TOO_SLOW, UNWRITTEN, NO_LAYOUT = (
-    "too slow",
-    "not written yet",
-    "other parameters",
-)  # kinds of Failure
+from vit_edu.check.language import N_, Sentence, _, ngettext
+
+# Kinds of Failure that are not the name of an exception
+TOO_SLOW, NOT_RUN, STOPPED = N_("too slow"), N_("not run"), N_("stopped")
+UNWRITTEN, NO_FORWARD = N_("not written yet"), N_("forward is missing")
+NO_LAYOUT, TOO_LARGE = N_("other parameters"), N_("too much memory")
 
 ROWS, COLUMNS = 6, 8  # of numbers that a worked case shows
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A candidate raised instead of answering. kind: the exception's name. where: the learner's own line."""
+    """A candidate raised instead of answering.
+
+    kind: the exception's name, or one of the kinds above. text: a Sentence of ours, or the exception's own words. where: the
+    learner's own line, or "".
+    """
 
     kind: str
-    text: str
-    where: str = ""
+    text: Sentence | str
+    where: Sentence | str = ""
 
     def __str__(self):
-        said = ": ".join(part for part in (self.kind, self.text) if part)
-        return said + (f"\n  at {self.where}" if self.where else "")
+        text = str(self.text)
+        said = f"{_(self.kind)}: {text}" if self.kind and text else _(self.kind) or text
+        return said + (_("\n  at {where}").format(where=self.where) if self.where else "")
 
 
 def compare(case, expected, got):
@@ -32,13 +38,10 @@ def compare(case, expected, got):
     try:
         problem = _difference(expected, got, case.tolerance)
     except Exception as error:  # a value that is odd enough can make even looking at it fail
-        problem = (
-            f"this {type(got).__name__} could not be compared with what was expected ({type(error).__name__})"
+        problem = _("this {type} could not be compared with what was expected ({error})").format(
+            type=type(got).__name__, error=type(error).__name__
         )
-    if not problem:
-        return True, ""
-    stopped = isinstance(got, Failure)  # then a hint about the values would mislead
-    return False, problem if stopped or not case.hint else f"{problem}\n{case.hint}"
+    return not problem, problem
 
 
 def _difference(expected, got, tolerance):
@@ -57,59 +60,92 @@ def _difference(expected, got, tolerance):
     if isinstance(expected, dict):
         return _dict_difference(expected, got)
     if isinstance(expected, tuple | list):
-        if not isinstance(got, tuple | list) or len(got) != len(expected):
-            size = f" of {len(got)}" if isinstance(got, tuple | list) else ""
-            return f"expected {len(expected)} values, got {_kind(got)}{size}"
-        found = (_difference(e, g, tolerance) for e, g in zip(expected, got, strict=True))
-        return "\n".join(f"value {i + 1}: {text}" for i, text in enumerate(found) if text)
+        return _list_difference(expected, got, tolerance)
     if isinstance(got, torch.Tensor):
-        wanted = f"{expected:,}" if type(expected) in (int, float) else repr(expected)
-        return f"expected a plain Python value, {wanted}; got a tensor. `.item()` takes the value out."
+        wanted = f"{expected:,}" if type(expected) in (int, float) else _quoted(expected)
+        return _(
+            "expected a plain Python value, {expected}; got a tensor. `.item()` takes the value out."
+        ).format(expected=wanted)
     if isinstance(expected, bool) or not isinstance(expected, int | float):
-        return (
-            ""
-            if type(got) is type(expected) and got == expected
-            else f"expected {expected!r}, got {_short(got)}"
-        )
+        same = type(got) is type(expected) and got == expected
+        return "" if same else _expected(_quoted(expected), _short(got))
+    return _number_difference(expected, got, tolerance)
+
+
+def _expected(expected, got):
+    return _("expected {expected}, got {got}").format(expected=expected, got=got)
+
+
+def _number_difference(expected, got, tolerance):
     if isinstance(got, bool) or not isinstance(got, int | float):
-        return f"expected a number, {expected:,}; got {_kind(got)}"
-    if isinstance(expected, int):
-        if not isinstance(got, int):
-            return f"expected the whole number {expected:,}, got {_short(got)} of type {type(got).__name__}"
-        return "" if got == expected else f"expected {expected:,}, got {got:,}"
-    return (
-        ""
-        if abs(got - expected) <= tolerance * max(1, abs(expected))
-        else f"expected {expected:.6g}, got {got:.6g}"
+        return _("expected a number, {expected}; got {got}").format(
+            expected=f"{expected:,}", got=described(got)
+        )
+    if isinstance(expected, float):
+        same = abs(got - expected) <= tolerance * max(1, abs(expected))
+        return "" if same else _expected(f"{expected:.6g}", f"{got:.6g}")
+    if not isinstance(got, int):
+        return _("expected the whole number {expected}, got {got} of type {type}").format(
+            expected=f"{expected:,}", got=_short(got), type=type(got).__name__
+        )
+    return "" if got == expected else _expected(f"{expected:,}", f"{got:,}")
+
+
+def _list_difference(expected, got, tolerance):
+    if not isinstance(got, tuple | list) or len(got) != len(expected):
+        came = described(got)
+        if isinstance(got, tuple | list):
+            came = _("{what} of {number}").format(what=came, number=len(got))
+        number = len(expected)
+        return ngettext(
+            "expected {number} value, got {got}", "expected {number} values, got {got}", number
+        ).format(number=number, got=came)
+    found = (_difference(e, g, tolerance) for e, g in zip(expected, got, strict=True))
+    return "\n".join(
+        _("value {number}: {problem}").format(number=number, problem=text)
+        for number, text in enumerate(found, start=1)
+        if text
     )
 
 
 def _tensor_difference(expected, got, tolerance):
     if not isinstance(got, torch.Tensor):
-        return f"expected a tensor of shape {tuple(expected.shape)}, got {_kind(got)}"
+        return _("expected a tensor of shape {shape}, got {got}").format(
+            shape=tuple(expected.shape), got=described(got)
+        )
     if got.shape != expected.shape:
-        return f"expected shape {tuple(expected.shape)}, got {tuple(got.shape)}"
+        return _("expected shape {expected}, got {got}").format(
+            expected=tuple(expected.shape), got=tuple(got.shape)
+        )
     if got.device != expected.device or got.layout != expected.layout or got.is_nested:
-        return f"expected an ordinary tensor on the {expected.device}, got one on {got.device}, layout {got.layout}"
+        return _(
+            "expected an ordinary tensor on the {expected}, got one on {device}, layout {layout}"
+        ).format(expected=expected.device, device=got.device, layout=got.layout)
     if got.dtype != expected.dtype:
-        return f"expected numbers of type {expected.dtype}, got {got.dtype}"
+        return _("expected numbers of type {expected}, got {got}").format(
+            expected=expected.dtype, got=got.dtype
+        )
     if got.requires_grad != expected.requires_grad:
         return (
-            "the result is cut off from the gradient: nothing before it could learn"
+            _("the result is cut off from the gradient: nothing before it could learn")
             if expected.requires_grad
-            else "the result carries a gradient that it should not"
+            else _("the result carries a gradient that it should not have")
         )
-    wrong = _wrong(expected, got, tolerance)
-    if not wrong.any():
+    differs = _differs(expected, got, tolerance)
+    if not differs.any():
         return ""
-    at = tuple(wrong.nonzero()[0].tolist())
-    text = f"the shape is right, {tuple(got.shape)}; {int(wrong.sum()):,} of {wrong.numel():,} numbers differ"
+    text = _("the shape is right, {shape}; {wrong} of {total} numbers differ").format(
+        shape=tuple(got.shape), wrong=f"{int(differs.sum()):,}", total=f"{differs.numel():,}"
+    )
+    at = tuple(differs.nonzero()[0].tolist())
     if at:
-        text += f"\nthe first, at {list(at)}: expected {expected[at].item():.4g}, got {got[at].item():.4g}"
+        text += "\n" + _("the first, at {place}: expected {expected}, got {got}").format(
+            place=list(at), expected=f"{expected[at].item():.4g}", got=f"{got[at].item():.4g}"
+        )
     return text
 
 
-def _wrong(expected, got, tolerance):
+def _differs(expected, got, tolerance):
     """True where the numbers differ."""
     a, b = expected.detach().double(), got.detach().double()
     return ~torch.isclose(b, a, rtol=tolerance, atol=tolerance, equal_nan=True)
@@ -118,23 +154,50 @@ def _wrong(expected, got, tolerance):
 def _dict_difference(expected, got):
     """For {name: shape} and the like: what is missing, what is extra, what differs."""
     if not isinstance(got, dict):
-        return f"expected a dictionary, got {_kind(got)}"
-    lines = [f"missing: {k}, {expected[k]}" for k in expected if k not in got]
-    lines += [f"not expected: {k}, {got[k]}" for k in got if k not in expected]
+        return _("expected a dictionary, got {got}").format(got=described(got))
+    lines = [
+        _("missing: {name}, {value}").format(name=_phrase(k), value=_phrase(v))
+        for k, v in expected.items()
+        if k not in got
+    ]
     lines += [
-        f"{k}: expected {expected[k]}, got {got[k]}" for k in expected if k in got and got[k] != expected[k]
+        _("not expected: {name}, {value}").format(name=_phrase(k), value=_phrase(v))
+        for k, v in got.items()
+        if k not in expected
+    ]
+    lines += [
+        f"{_phrase(k)}: {_expected(_phrase(v), _phrase(got[k]))}"
+        for k, v in expected.items()
+        if k in got and got[k] != v
     ]
     if len(lines) > 6:
-        lines = [*lines[:6], f"and {len(lines) - 6} more"]
+        lines = [*lines[:6], _("and {number} more").format(number=len(lines) - 6)]
     return "\n".join(lines)
 
 
-def _kind(value):
-    return "None (is there a return?)" if value is None else f"a {type(value).__name__}"
+def is_phrase(value):
+    """Is this something that a case says in words, such as "about half"? A name such as `cls_token` is code."""
+    return isinstance(value, str) and " " in value
+
+
+def _phrase(value):
+    return _(value) if is_phrase(value) else f"{value}"
+
+
+def _quoted(value):
+    return repr(_(value)) if is_phrase(value) else repr(value)
+
+
+NONE_CAME = Sentence("None (is there a return?)")
+
+
+def described(value):
+    """A Sentence that says what kind of value came: "a list"."""
+    return NONE_CAME if value is None else Sentence("a {type}", type=type(value).__name__)
 
 
 def _short(value):
-    text = "None (is there a return?)" if value is None else repr(value)
+    text = str(NONE_CAME) if value is None else _quoted(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -145,56 +208,70 @@ def _short(value):
 class Worked:
     """A case that fails, small enough to look at: one matrix of numbers that was expected, and the one that came.
 
-    where: which part of the whole this is. given: the input, where it is small. wrong: True where numbers differ.
+    case: the name of the case. place: the indices in front of the matrix's two axes, if any. corner: the row and column of
+    its first number. given: the input, where it is small. wrong: True where numbers differ. in_full: (expected, got), the two
+    matrices in full, where they are larger than what is shown.
     """
 
     case: str
-    where: str
+    place: list
+    corner: tuple
     expected: torch.Tensor
     got: torch.Tensor
     wrong: torch.Tensor
     given: str = ""
-    whole: tuple = ()  # (expected, got) where the matrix is larger than what is shown
+    in_full: tuple = ()
+
+    @property
+    def title(self):
+        text = _("Worked case: {case}").format(case=_(self.case))
+        if self.place:
+            text += _(", at {place}").format(place=self.place)
+        if any(self.corner):
+            row, column = self.corner
+            text += _(", from row {row}, column {column}").format(row=row, column=column)
+        return text
+
+    @property
+    def headings(self):
+        """Above the two matrices."""
+        return _("expected"), _("got (* differs)")
 
     @property
     def text(self):
         blocks = [_matrix(self.expected, None), _matrix(self.got, self.wrong)]
-        width = max(len("expected"), *map(len, blocks[0])) + 4
-        rows = [("expected", "got  (* differs)"), *zip(*blocks, strict=True)]
-        lines = [f"Worked case: {self.case}{self.where}"]
-        lines += [f"  given {self.given}"] if self.given else []
+        rows = [self.headings, *zip(*blocks, strict=True)]
+        width = max(len(expected) for expected, _got in rows) + 4
+        lines = [self.title]
+        if self.given:
+            lines.append("  " + _("given {input}").format(input=self.given))
         return "\n".join(lines + [f"  {a:<{width}}{b}".rstrip() for a, b in rows])
 
 
-def worked(pairs):
-    """The first of the failing cases that is small enough to be seen whole, else the smallest, as a `Worked`.
+def worked(rows):
+    """The first of the failing cases that is small enough to be shown in full, else the smallest, as a `Worked`.
 
-    None where there are no two tensors of one shape.
-
-    pairs: (case, expected, got) of the cases that failed.
+    rows: those that failed, with `case`, `expected` and `got`. None where none has two tensors of one shape.
     """
     found = []
-    for case, expected, got in pairs:
-        for e, g in _tensors(expected, got):
+    for row in rows:
+        for e, g in _tensors(row.expected, row.got):
             if e.shape == g.shape and e.ndim and e.layout == g.layout and g.device == e.device:
-                wrong = _wrong(e, g, case.tolerance)
+                wrong = _differs(e, g, row.case.tolerance)
                 if wrong.any():
                     large = e.shape[-1] > COLUMNS or e.shape[-2:-1] > (ROWS,)
-                    found.append((e.numel() * large, len(found), case, e.detach(), g.detach(), wrong))
+                    found.append((e.numel() * large, row.case, e.detach(), g.detach(), wrong))
     if not found:
         return None
-    _, _, case, e, g, wrong = min(found, key=lambda f: f[:2])
+    case, e, g, wrong = min(found, key=lambda f: f[0])[1:]
     at = wrong.nonzero()[0].tolist()
-    *lead, i, j = [0, *at] if len(at) == 1 else at
-    e, g, wrong = (t[None] if t.ndim == 1 else t[tuple(lead)] for t in (e, g, wrong))
-    whole = (e, g) if (e.shape[0] > ROWS or e.shape[1] > COLUMNS) and max(e.shape) <= 512 else ()
+    *place, i, j = [0, *at] if len(at) == 1 else at
+    e, g, wrong = (t[None] if t.ndim == 1 else t[tuple(place)] for t in (e, g, wrong))
+    in_full = (e, g) if (e.shape[0] > ROWS or e.shape[1] > COLUMNS) and max(e.shape) <= 512 else ()
     # The part that holds the first difference
     i, j = max(0, i - ROWS + 1), max(0, j - COLUMNS + 1)
     e, g, wrong = (t[i : i + ROWS, j : j + COLUMNS] for t in (e, g, wrong))
-    where = f", at {lead}" if lead else ""
-    if i or j:
-        where += f", from row {i}, column {j}"
-    return Worked(case.name, where, e, g, wrong, _given(case.given), whole)
+    return Worked(case.name, place, (i, j), e, g, wrong, _given(case.given), in_full)
 
 
 def _tensors(expected, got):
@@ -212,18 +289,18 @@ def _given(values):
             if value.numel() <= 32:
                 numbers = " ".join(_matrix(value.detach().reshape(1, -1), None))
                 return f"{tuple(value.shape)}: {' '.join(numbers.split())}"
-            return f"a tensor of shape {tuple(value.shape)}"
+            return _("a tensor of shape {shape}").format(shape=tuple(value.shape))
     return ""
 
 
-def number(value):
+def format_number(value):
     """A number in at most 7 characters or so."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _matrix(values, wrong):
     """Lines of text, columns aligned; * behind a number that differs."""
-    cells = [[number(v) for v in row] for row in values.tolist()]
+    cells = [[format_number(v) for v in row] for row in values.tolist()]
     if wrong is not None:
         cells = [
             [c + ("*" if w else " ") for c, w in zip(row, marks, strict=True)]

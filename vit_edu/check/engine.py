@@ -14,26 +14,30 @@ candidate raises, prints or changes stays inside.
 """
 
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vit_edu.check import guard, texts
-from vit_edu.check.cases import NoLayout, Subject, Unfair
-from vit_edu.check.compare import NO_LAYOUT, TOO_SLOW, UNWRITTEN, Failure, compare, worked
-from vit_edu.check.report import (
-    CRASHED,
-    EMPTY,
-    RIGHT,
-    SLOW,
+from vit_edu.check.cases import CaseFailed, NoLayout, Subject
+from vit_edu.check.compare import (
+    NO_FORWARD,
+    NO_LAYOUT,
+    NOT_RUN,
     STOPPED,
-    UNCHECKED,
-    WRONG,
-    Check,
-    Report,
+    TOO_LARGE,
+    TOO_SLOW,
+    UNWRITTEN,
+    Failure,
+    compare,
+    worked,
 )
+from vit_edu.check.language import N_, Sentence, _
+from vit_edu.check.layouts import Layout
+from vit_edu.check.report import CRASHED, EMPTY, RIGHT, SLOW, STOPPED_BY_HAND, UNCHECKED, WRONG, Check, Report
+from vit_edu.check.rows import UNSEEN, accept_parameters, allow_layout, compare_all, leave_uncompared
 
 TIME_LIMIT = 10.0  # seconds for all cases of one candidate; right answers take a small part of one
 
-NOT_COMPARED = "not compared: its parameters cannot be given the same weights as ours"
+BY_HAND = Failure(TOO_SLOW, Sentence("stopped by hand"))
 
 
 @dataclass(frozen=True)
@@ -103,203 +107,200 @@ class Exercise:
     def check(self, candidate):
         """Run all cases and return a `Report`. Never raises for what the candidate does."""
         # First, because the candidate may break what the reference needs.
-        expected, problem = self._of(self.reference)
-        if problem:
-            return Report(self.name, UNCHECKED, [Check("the reference runs", False, problem)])
-        got, printed, layout, sure = self._observe_all(candidate)
-        if all(isinstance(g, Failure) and g.kind == UNWRITTEN for g in got):
-            return Report(self.name, EMPTY, hints=True)
-        checks = [
-            Check(c.name, *compare(c, e, g), _rank(c, g))
-            for c, e, g in zip(self.cases, expected, got, strict=True)
-        ]
-        both = list(zip(self.cases, checks, strict=True))
-        if not all(c.passed for case, c in both if case.kind != "property"):
-            checks = [
-                replace(c, message=c.message.removesuffix(f"\n{case.hint}")) if case.kind == "property" else c
-                for case, c in both
-            ]
-        note = ""
-        if layout:
-            checks, note = self._with_layout(checks, layout)
-            got = [
-                e if case.kind == "parameters" else g
-                for case, e, g in zip(self.cases, expected, got, strict=True)
-            ]
-        report = Report(self.name, RIGHT, checks, note=note, printed=printed)
-        if all(c.passed for c in checks):
-            return report
-        kinds = [g.kind if isinstance(g, Failure) else "" for g in got]
-        stopped = any(isinstance(g, Failure) and g == BY_HAND for g in got)
-        report.status = (
-            STOPPED if stopped else SLOW if TOO_SLOW in kinds else CRASHED if all(kinds) else WRONG
+        expected = self.observations(self.reference)
+        if broken := [e for e in expected if isinstance(e, Failure)]:
+            return Report(self.name, UNCHECKED, [_reference_fails(broken[0])])
+        seen = self._observe(candidate)
+        if all(isinstance(g, Failure) and g.kind == UNWRITTEN for g in seen.got):
+            return Report(self.name, EMPTY, has_hints=True)
+        rows = compare_all(self.cases, expected, seen.got)
+        note = allow_layout(rows, seen.layout) if seen.layout else ""
+        if all(row.passed for row in rows):
+            return Report(self.name, RIGHT, [r.as_check for r in rows], note=note, printed=seen.printed)
+        status = _status(rows)
+        diagnosis = self._diagnose(rows)
+        if seen.layout and (seen.layout_confirmed or diagnosis):
+            accept_parameters(rows)
+        if not seen.layout_confirmed and not diagnosis:
+            leave_uncompared(rows)
+        return Report(
+            self.name,
+            status,
+            [row.as_check for row in rows],
+            diagnosis,
+            worked(row for row in rows if not row.passed and row.rank != UNSEEN),
+            printed=seen.printed,
+            has_hints=True,
         )
-        report.hints, report.note = True, ""
-        report.diagnosis = self._diagnose(got, checks)
-        if layout and (sure or report.diagnosis):
-            checks = [
-                replace(c, passed=True, message="") if case.kind == "parameters" else c
-                for case, c in zip(self.cases, checks, strict=True)
-            ]
-        report.checks = checks if sure else self._not_compared(checks, got, report.diagnosis)
-        report.worked = worked(
-            (case, e, g)
-            for case, c, e, g in zip(self.cases, report.checks, expected, got, strict=True)
-            if not c.passed and NOT_COMPARED not in c.message
-        )
-        return report
 
-    def _observe_all(self, build):
-        """What every case sees of `build`, what it printed, the layout of its parameters where it has another, and whether
-        that layout is sure.
+    def observations(self, build):
+        """What each case sees of the reference or of a known mistake: looked at once, then remembered.
 
-        All cases share TIME_LIMIT; those after the one that used it up are not run.
+        A reference that fails is not remembered, because something that it needs may have been put right since.
         """
+        if build not in self._observed:
+            got = self._observe(build).got
+            if build is self.reference and any(isinstance(g, Failure) for g in got):
+                return got
+            self._observed[build] = got
+        return self._observed[build]
+
+    def _observe(self, build):
+        """Run every case on `build` within TIME_LIMIT; those after the one that used it up are not run."""
         subject, got = Subject(build, self.reference, self.views), []
 
         def work():
             for case in self.cases:
-                got.append(_observe(case, subject))
+                got.append(_run_case(case, subject))
 
         with guard.preserved() as printed:
             outcome = guard.limited(work, TIME_LIMIT)
-        seen = list(got)[: len(self.cases)]
-        if outcome != "done":
-            cause = BY_HAND if outcome == "stopped by hand" else _too_slow(outcome)
-            unrun = len(self.cases) - len(seen) - 1
-            seen = [*seen, cause][: len(self.cases)]
-            seen += [Failure("not run", "an earlier check used up the time")] * unrun
-        missing = len(self.cases) - len(seen)
-        seen += [Failure("stopped", "the answer brought the checks themselves to a halt")] * missing
-        layout = next(iter(subject.found.values()), None)
-        return seen, printed.text, layout, subject.sure
+        layout = next(iter(subject.layouts.values()), None)
+        got = _complete(list(got), outcome, len(self.cases))
+        return Observed(got, printed.text, layout, subject.layout_confirmed)
 
-    def _of(self, build):
-        """Observations of the reference or of a mistake, made once, then remembered; and what is wrong with them."""
-        if build not in self._observed:
-            seen, *_ = self._observe_all(build)
-            failures = [str(f) for f in seen if isinstance(f, Failure)]
-            if build is self.reference and failures:
-                return seen, (
-                    f"the reference itself fails: {failures[0]}. Something that it needs was changed in this session: "
-                    "restart the kernel."
-                )
-            self._observed[build] = seen
-        return self._observed[build], ""
-
-    def _with_layout(self, checks, layout):
-        """With parameters under other names: right all the same, where everything that it computes is."""
-        both = list(zip(self.cases, checks, strict=True))
-        if not all(c.passed for case, c in both if case.kind != "parameters"):
-            return checks, ""
-        words = layout.words()
-        more = f", and {len(words) - 4} more" if len(words) > 4 else ""
-        note = (
-            "Your parameters have other names or come in other pieces than ours: "
-            f"{'; '.join(words[:4])}{more}. That is right as well. Published weights go by our names (lesson 12)."
-        )
-        return [replace(c, passed=True, message="") for c in checks], note
-
-    def _not_compared(self, checks, got, diagnosis):
-        """Where parameters differ and nothing is known of the answer, numbers that differ would only mislead."""
-        both = list(zip(self.cases, checks, got, strict=True))
-        if diagnosis or all(c.passed for case, c, _ in both if case.kind == "parameters"):
-            return checks
-        return [
-            Check(c.name, False, NOT_COMPARED, 3)
-            if case.kind == "weights" and not c.passed and (not isinstance(g, Failure) or g.kind == NO_LAYOUT)
-            else c
-            for case, c, g in both
-        ]
-
-    def _diagnose(self, got, checks):
+    def _diagnose(self, rows):
         """The diagnosis of the first mistake that gives the same on every case.
 
         Where there is none, of the first that gives the same on every case that failed; then at least two of those
         must have given numbers, because a True or an error is soon the same by chance.
         """
-        failed = [i for i, c in enumerate(checks) if not c.passed]
-        telling = [i for i in failed if not isinstance(got[i], Failure | bool | str | list)]
-        ways = [range(len(got)), failed] if len(telling) >= 2 else [range(len(got))]
-        if all(isinstance(g, Failure) and g.kind for g in got):
+        if all(isinstance(row.got, Failure) and row.got.kind for row in rows):
             return None
-        for which in ways:
+        telling = [r for r in rows if not r.passed and not isinstance(r.got, Failure | bool | str | list)]
+        for only_failed in (False, True) if len(telling) >= 2 else (False,):
             for mistake in self.mistakes:
-                wrong, _ = self._of(mistake.build)
-                if all(compare(self.cases[i], wrong[i], got[i])[0] for i in which):
+                if self._behaves_alike(mistake, rows, only_failed):
                     return mistake.diagnosis
         return None
 
+    def _behaves_alike(self, mistake, rows, only_failed):
+        """Did the candidate give what the mistake gives, on all rows or on those that failed?"""
+        return all(
+            compare(row.case, wrong, row.got)[0]
+            for row, wrong in zip(rows, self.observations(mistake.build), strict=True)
+            if not (only_failed and row.passed)
+        )
 
-BY_HAND = Failure(TOO_SLOW, "stopped by hand")
+
+@dataclass(frozen=True)
+class Observed:
+    """got: what each case saw, a `Failure` where there was nothing to see. printed: by the candidate, perhaps cut.
+
+    layout: that of its parameters, where they are not named and shaped as the reference's are. layout_confirmed: with it,
+    the candidate computes what the reference does.
+    """
+
+    got: list
+    printed: str
+    layout: Layout | None
+    layout_confirmed: bool
+
+
+def _reference_fails(failure):
+    text = _(
+        "the reference itself fails: {failure}. Something that it needs was changed in this session: restart the kernel."
+    )
+    return Check(N_("the reference runs"), False, text.format(failure=failure))
+
+
+def _status(rows):
+    """Of an answer that is not right."""
+    kinds = [row.got.kind if isinstance(row.got, Failure) else "" for row in rows]
+    if any(isinstance(row.got, Failure) and row.got == BY_HAND for row in rows):
+        return STOPPED_BY_HAND
+    if TOO_SLOW in kinds:
+        return SLOW
+    return CRASHED if all(kinds) else WRONG
+
+
+def _complete(got, outcome, count):
+    """What the cases saw, with a Failure for each that came to no end. outcome: see `guard.limited`."""
+    got = got[:count]
+    if outcome != "done" and len(got) < count:
+        got.append(BY_HAND if outcome == "stopped by hand" else _too_slow(outcome))
+        used_up = Sentence("an earlier check used up the time")
+        return got + [Failure(NOT_RUN, used_up)] * (count - len(got))
+    halted = Sentence("your answer brought the checks themselves to a halt")
+    return got + [Failure(STOPPED, halted)] * (count - len(got))
 
 
 def _too_slow(outcome):
-    left = (
-        " It catches every error and goes on in the background: restart the kernel to be rid of it."
-        if outcome == "still running"
-        else ""
+    left_behind = Sentence(
+        " Your code catches every error and goes on running in the background: restart the kernel to stop it."
     )
     return Failure(
         TOO_SLOW,
-        f"no answer within {TIME_LIMIT:g} seconds. Is there a loop that does not end?{left}",
+        Sentence(
+            "no answer within {limit:g} seconds. Is there a loop that never ends?{more}",
+            limit=TIME_LIMIT,
+            more=left_behind if outcome == "still running" else "",
+        ),
     )
 
 
-def _rank(case, got):
-    """Of what failed: values first, then properties, then errors, then what was never run."""
-    if isinstance(got, Failure) and got.kind:
-        return 3 if got.kind in ("not run", NO_LAYOUT) else 2
-    return 1 if case.kind == "property" else 0
-
-
-def _observe(case, subject):
+def _run_case(case, subject):
     """What the case sees of the candidate, or a Failure."""
     try:
         with guard.seeded():
             return case.run(subject)
     except guard.Stopped:
         raise
-    except Unfair as error:
-        return Failure("", str(error))
+    except CaseFailed as error:
+        return Failure("", error.args[0])
     except NoLayout:
-        return Failure(NO_LAYOUT, "the weights do not fit")
-    except guard.NotHere as error:
-        return Failure("stopped", str(error), _own_line(error))
+        return Failure(NO_LAYOUT, Sentence("the weights do not fit"))
+    except guard.Forbidden as error:
+        return Failure(STOPPED, error.args[0], _own_line(error))
     except NotImplementedError as error:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1]
-        # nn.Module raises it itself where nobody wrote a forward.
-        if raised_in.name == "_forward_unimplemented":
-            return Failure("forward is missing", "the class has no method called forward(self, ...)")
-        if "site-packages" not in raised_in.filename:
-            return Failure(UNWRITTEN, "this part still raises NotImplementedError", _own_line(error))
-        return Failure("NotImplementedError", _words(error), _own_line(error))
+        return _unwritten(error)
     except KeyboardInterrupt:
         return BY_HAND
     except RecursionError:
-        return Failure("RecursionError", "the code calls itself without end")
+        return Failure("RecursionError", Sentence("your code keeps calling itself without end"))
     except BaseException as error:  # also SystemExit: nothing that a candidate raises gets out
-        if isinstance(error, MemoryError) or "allocate memory" in _words(error):
-            return Failure(
-                "too much memory",
-                f"more than {guard.MEMORY_LIMIT / 2**30:g} GiB was asked for; the inputs here are tiny",
-                _own_line(error),
-            )
+        if isinstance(error, MemoryError) or "allocate memory" in str(_words(error)):
+            return Failure(TOO_LARGE, _too_large(), _own_line(error))
         return Failure(type(error).__name__, _words(error), _own_line(error))
 
 
+def _unwritten(error):
+    raised_in = traceback.extract_tb(error.__traceback__)[-1]
+    # nn.Module raises it itself where nobody wrote a forward.
+    if raised_in.name == "_forward_unimplemented":
+        return Failure(NO_FORWARD, Sentence("the class has no method called forward(self, ...)"))
+    if "site-packages" not in raised_in.filename:
+        return Failure(UNWRITTEN, Sentence("this part still raises NotImplementedError"), _own_line(error))
+    return Failure("NotImplementedError", _words(error), _own_line(error))
+
+
+def _too_large():
+    return Sentence(
+        "your code asked for more than {limit:g} GiB; the inputs here are tiny",
+        limit=guard.MEMORY_LIMIT / 2**30,
+    )
+
+
 def _words(error):
+    """What the exception says, a str, or a Sentence where it can say nothing."""
     try:
         return str(error).strip()[:600]
     except Exception:
-        return "(its text cannot be shown)"
+        return Sentence("(its text cannot be shown)")
 
 
 def _own_line(error):
-    """The last line of the candidate's own code that the error went through: "line 7: x = y @ z"."""
+    """The last line of the candidate's own code that the error went through: "line 7 of forward: x = y @ z", or ""."""
     package = __name__.split(".")[0]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = frame.filename.replace("\\", "/")
         if "site-packages" not in file and f"/{package}/" not in file and "/lib/python" not in file:
-            return f"line {frame.lineno} of {frame.name}: {frame.line}" if frame.line else ""
+            if not frame.line:
+                return ""
+            return Sentence(
+                "line {number} of {function}: {code}",
+                number=frame.lineno,
+                function=frame.name,
+                code=frame.line,
+            )
     return ""

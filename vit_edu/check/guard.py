@@ -20,25 +20,30 @@ import einops
 import numpy as np
 import torch
 
+from vit_edu.check.language import Sentence, ngettext
+
 try:
     import resource
 except ImportError:  # Windows has none
     resource = None
 
-MEMORY_LIMIT = (
-    2 * 2**30
-)  # bytes that a candidate may ask for on top of what is in use, where Linux keeps count
+# Bytes that a candidate may ask for on top of what is in use, where Linux keeps count
+MEMORY_LIMIT = 2 * 2**30
 SHOWN_PRINT = 800  # characters of a candidate's own prints that are passed on
 GRACE = 0.5  # seconds that a stopped candidate gets to end
+TICK = 0.05  # seconds between two looks at the clock
 STACK = 16 * 2**20  # bytes; some platforms give a thread much less than the main one has
+
+
+clock = time.monotonic  # decides whether a candidate's time is up; tests put another in its place
 
 
 class Stopped(BaseException):
     """Raised inside the candidate when its time is up; a BaseException, so that `except Exception` lets it pass."""
 
 
-class NotHere(Exception):
-    """The candidate did something that ends or blocks the whole session; the text is for the learner."""
+class Forbidden(Exception):
+    """The candidate did something that would end or block the whole session. Its one argument is a `Sentence`."""
 
 
 class Prints(io.TextIOBase):
@@ -58,7 +63,10 @@ class Prints(io.TextIOBase):
     @property
     def text(self):
         more = self.total - len(self.kept)
-        return self.kept + (f" ... ({more:,} more characters)" if more else "")
+        if not more:
+            return self.kept
+        cut = ngettext(" ... ({number} more character)", " ... ({number} more characters)", more)
+        return self.kept + cut.format(number=f"{more:,}")
 
 
 def limited(work, seconds):
@@ -67,7 +75,7 @@ def limited(work, seconds):
     After `seconds`, or when the stop button is pressed, `Stopped` is raised in the thread again and again. Code that
     swallows even that, or waits inside a library, is left behind: then the answer is "still running".
     """
-
+    now, wall = clock, time.monotonic  # the candidate may replace them
     ended = threading.Event()
 
     def run():
@@ -84,14 +92,16 @@ def limited(work, seconds):
     finally:
         threading.stack_size(size)
     try:
-        thread.join(seconds)
+        end = now() + seconds
+        while thread.is_alive() and now() < end:
+            thread.join(TICK)
         outcome = "too slow"
     except KeyboardInterrupt:
         outcome = "stopped by hand"
     if outcome == "too slow" and ended.is_set():
         return "done"
-    end = time.monotonic() + GRACE
-    while not ended.is_set() and time.monotonic() < end:
+    patience = wall() + GRACE
+    while not ended.is_set() and wall() < patience:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Stopped))
         ended.wait(0.001)
     return outcome if ended.is_set() else "still running"
@@ -113,7 +123,7 @@ def preserved():
     """Whatever happens inside, random states, settings and patched functions are as before afterwards.
 
     Meanwhile, one torch thread, prints are taken (a `Prints` is handed out), memory is limited, and functions that
-    would end the session raise `NotHere`.
+    would end the session raise `Forbidden`.
     """
     prints = Prints()
     with contextlib.ExitStack() as stack:
@@ -206,9 +216,14 @@ def _namespaces():
                         setattr(where, name, value)
 
 
-def _refuse(what):
+def _refuse(function):
     def refuse(*args, **kwargs):
-        raise NotHere(f"{what} does not belong into an answer: it would end or block your session")
+        raise Forbidden(
+            Sentence(
+                "{function} does not belong in an answer: it would end or block your session",
+                function=function,
+            )
+        )
 
     return refuse
 

@@ -36,13 +36,13 @@ class Layout:
                     target[n].copy_(dict(_shaped(piece, target[n].shape, self.views))[rule])
         return module
 
-    def ours(self, name):
-        """The reference's name for a parameter of the learner's."""
+    def reference_name(self, name):
+        """What the reference calls the parameter that the learner calls `name`."""
         return next(part[0] for part in self.parts if name in part[1])
 
-    def words(self):
-        """What is called otherwise, as "mine -> theirs"."""
-        return [f"{' + '.join(names)} is {ours}" for ours, names, *_ in self.parts if names != (ours,)]
+    def renamed(self):
+        """[(the learner's names, the reference's name), ...] of the parameters whose names differ."""
+        return [(names, ours) for ours, names, *_ in self.parts if names != (ours,)]
 
 
 def layouts(reference, candidate, views=()):

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 from vit_edu import settings
 from vit_edu.atomic import write_whole
-from vit_edu.check.report import RIGHT, frame
+from vit_edu.check.language import N_, _, ngettext
+from vit_edu.check.report import EMPTY, RIGHT, UNCHECKED, frame
 
-MARKS = {RIGHT: "✓", "tried": "✗", "open": "○"}
-WORDS = {RIGHT: "right", "tried": "tried, not right yet", "open": "not attempted"}
+# States of an exercise: RIGHT and these; as programs, marks and words
+TRIED, OPEN = "tried", "open"
+MARKS = {RIGHT: "✓", TRIED: "✗", OPEN: "○"}
+WORDS = {RIGHT: N_("right"), TRIED: N_("tried, not right yet"), OPEN: N_("not attempted")}
 
 
 def load():
@@ -30,7 +33,7 @@ def load():
             for name, e in kept.items()
         }
     except OSError as error:
-        return {}, f"{file} cannot be read: {error.strerror}."
+        return {}, _("{file} cannot be read: {reason}.").format(file=file, reason=error.strerror)
     except (ValueError, KeyError, TypeError, AttributeError):
         aside = next(
             p
@@ -39,16 +42,16 @@ def load():
         )
         with contextlib.suppress(OSError):
             os.replace(file, aside)
-        return (
-            {},
-            f"The file of your progress was damaged. It is kept as {aside}; counting starts anew.",
+        remark = _(
+            "The file with your progress was damaged. It is kept as {file}; counting starts again from zero."
         )
+        return {}, remark.format(file=aside)
     return entries, ""
 
 
 def add(report):
     """Note one answer of `@check.exercise`. Never raises: an exercise must not fail for want of a file."""
-    if settings.progress_file() is None or report.status in ("not attempted", "could not be checked"):
+    if settings.progress_file() is None or report.status in (EMPTY, UNCHECKED):
         return
     with contextlib.suppress(OSError):
         entries, _ = load()
@@ -61,36 +64,33 @@ def add(report):
 
 @dataclass
 class Progress:
-    """lessons: {"01 patches": {exercise: ("right", "tried" or "open", tries)}}. remark: about the file, if any."""
+    """lessons: {"01 patches": {exercise: (RIGHT, TRIED or OPEN, tries)}}. remark: about the file, if any."""
 
     lessons: dict
     remark: str = ""
 
     @property
     def headline(self):
-        states = [s for exercises in self.lessons.values() for s, _ in exercises.values()]
-        return f"{states.count(RIGHT)} of {len(states)} exercises right"
+        states = [s for exercises in self.lessons.values() for s, _tries in exercises.values()]
+        return _("{right} of {total} exercises right").format(right=states.count(RIGHT), total=len(states))
 
     def _rows(self):
         """(lesson, right, of, what comes next)"""
         for lesson, exercises in self.lessons.items():
-            right = sum(s == RIGHT for s, _ in exercises.values())
-            upcoming = [
-                f"{n} ({WORDS[s] + (f', {tries} tries' if tries > 1 else '')})"
-                for n, (s, tries) in exercises.items()
-                if s != RIGHT
-            ]
-            yield lesson, right, len(exercises), upcoming[0] if upcoming else ""
+            right = sum(state == RIGHT for state, _tries in exercises.values())
+            upcoming = (_state(name, *kept) for name, kept in exercises.items() if kept[0] != RIGHT)
+            yield lesson, right, len(exercises), next(upcoming, "")
 
     @property
     def text(self):
         lines = [self.headline, ""]
-        for (lesson, right, of, upcoming), states in zip(self._rows(), self.lessons.values(), strict=True):
-            marks = "".join(MARKS[s] for s, _ in states.values())
-            lines.append(
-                f"{lesson:16} {marks:10} {right} of {of}{'   next: ' + upcoming if upcoming else ''}"
-            )
-        lines += ["", "✓ right   ✗ tried, not right yet   ○ not attempted"]
+        for (lesson, right, total, upcoming), states in zip(self._rows(), self.lessons.values(), strict=True):
+            marks = "".join(MARKS[state] for state, _tries in states.values())
+            line = f"{lesson:16} {marks:10} {_right_of(right, total)}"
+            if upcoming:
+                line += "   " + _("next: {exercise}").format(exercise=upcoming)
+            lines.append(line)
+        lines += ["", "   ".join(f"{mark} {_(WORDS[state])}" for state, mark in MARKS.items())]
         return "\n".join(lines + ([self.remark] if self.remark else []))
 
     def __str__(self):
@@ -98,14 +98,16 @@ class Progress:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         rows = "".join(
-            f"<tr><th scope='row' style='text-align:left'>{html.escape(lesson)}</th><td>{right} of {of}</td>"
+            f"<tr><th scope='row' style='text-align:left'>{html.escape(lesson)}</th>"
+            f"<td>{html.escape(_right_of(right, total))}</td>"
             f"<td style='text-align:left'>{html.escape(upcoming)}</td></tr>"
-            for lesson, right, of, upcoming in self._rows()
+            for lesson, right, total, upcoming in self._rows()
         )
+        lesson, right, upcoming = (html.escape(word) for word in (_("lesson"), _("right"), _("next")))
         inside = (
-            f"<p style='margin:0'><strong>{self.headline}</strong></p>{self._picture()}"
-            "<table><thead><tr><th scope='col' style='text-align:left'>lesson</th><th scope='col'>right</th>"
-            f"<th scope='col' style='text-align:left'>next</th></tr></thead><tbody>{rows}</tbody></table>"
+            f"<p style='margin:0'><strong>{html.escape(self.headline)}</strong></p>{self._picture()}"
+            f"<table><thead><tr><th scope='col' style='text-align:left'>{lesson}</th><th scope='col'>{right}</th>"
+            f"<th scope='col' style='text-align:left'>{upcoming}</th></tr></thead><tbody>{rows}</tbody></table>"
         )
         if self.remark:
             inside += f"<p>{html.escape(self.remark)}</p>"
@@ -117,21 +119,34 @@ class Progress:
         for row, (lesson, exercises) in enumerate(self.lessons.items()):
             y = row * (size + 4)
             parts.append(f"<text x='0' y='{y + 16}'>{html.escape(lesson)}</text>")
-            for column, (name, (state, _)) in enumerate(exercises.items()):
+            for column, (name, (state, _tries)) in enumerate(exercises.items()):
                 x = left + column * (size + 4)
-                fill = {RIGHT: "#2e7d32", "tried": "none", "open": "none"}[state]
+                fill = "#2e7d32" if state == RIGHT else "none"
                 ink = "white" if state == RIGHT else "currentColor"
-                dash = " stroke-dasharray='3 2'" if state == "open" else ""
+                dash = " stroke-dasharray='3 2'" if state == OPEN else ""
                 parts.append(
-                    f"<g><title>{html.escape(name)}: {WORDS[state]}</title>"
+                    f"<g><title>{html.escape(name)}: {html.escape(_(WORDS[state]))}</title>"
                     f"<rect x='{x}' y='{y + 1}' width='{size - 2}' height='{size - 2}' fill='{fill}' "
                     f"stroke='currentColor'{dash}/>"
                     f"<text x='{x + 10}' y='{y + 16}' text-anchor='middle' style='fill:{ink}'>{MARKS[state]}</text></g>"
                 )
         width = left + max(map(len, self.lessons.values())) * (size + 4)
         height = len(self.lessons) * (size + 4)
+        label = _("{headline}; the table below has the same in words").format(headline=self.headline)
         return (
-            f"<svg role='img' aria-label='{html.escape(self.headline)}; the table below has the same in words' "
+            f"<svg role='img' aria-label='{html.escape(label)}' "
             f"width='{width}' height='{height}' font-size='13' style='fill:currentColor;margin:.5em 0;display:block'>"
             f"{''.join(parts)}</svg>"
         )
+
+
+def _state(name, state, tries):
+    """An exercise and how far it has come: "patchify (tried, not right yet, 3 tries)"."""
+    said = _(WORDS[state])
+    if tries > 1:
+        said += ngettext(", {number} try", ", {number} tries", tries).format(number=tries)
+    return f"{name} ({said})"
+
+
+def _right_of(right, total):
+    return _("{right} of {total}").format(right=right, total=total)

@@ -8,11 +8,13 @@ import sys
 import textwrap
 from dataclasses import dataclass, field
 
-from vit_edu.check.compare import Worked, number
+from vit_edu.check.compare import Worked, format_number
+from vit_edu.check.language import N_, _
 
-RIGHT, WRONG, EMPTY = "right", "not yet", "not attempted"
-CRASHED, SLOW = "stopped with an error", "took too long"
-STOPPED, UNCHECKED = "stopped by hand", "could not be checked"
+# What `Report.status` can be. Programs compare these; learners read their translations.
+RIGHT, WRONG, EMPTY = N_("right"), N_("not yet"), N_("not attempted")
+CRASHED, SLOW = N_("stopped with an error"), N_("took too long")
+STOPPED_BY_HAND, UNCHECKED = N_("stopped by hand"), N_("could not be checked")
 
 SHOWN_CHECKS = 3  # failed ones that stand open in a notebook; the others are folded
 
@@ -21,7 +23,11 @@ COLOURS = {RIGHT: "#2e7d32", EMPTY: "#757575", UNCHECKED: "#757575"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. message: empty where it passed, else what was expected and what came."""
+    """One thing that was looked at.
+
+    name: in English; translated when it is shown. message: in the learner's language, empty where it passed, else what was
+    expected and what came.
+    """
 
     name: str
     passed: bool
@@ -36,7 +42,7 @@ class Report:
     name: of the exercise. status: "right", "not yet", "stopped with an error", "took too long", "stopped by hand",
     "not attempted" or "could not be checked". checks: all of them, also those that passed, in the order of the exercise.
     diagnosis: the known mistake that the answer behaves like, or None. worked: the smallest case that fails, or None.
-    note: a remark on a right answer. printed: what the candidate printed.
+    note: a remark on a right answer. printed: what the candidate printed. has_hints: is there a hint worth asking for?
     """
 
     name: str
@@ -46,7 +52,7 @@ class Report:
     worked: Worked | None = None
     note: str = ""
     printed: str = ""
-    hints: bool = False
+    has_hints: bool = False
 
     @property
     def passed(self):
@@ -59,30 +65,43 @@ class Report:
 
     @property
     def headline(self):
-        count = f"{sum(c.passed for c in self.checks)} of {len(self.checks)} checks passed"
+        count = _("{passed} of {total} checks passed").format(
+            passed=sum(c.passed for c in self.checks), total=len(self.checks)
+        )
         if self.status == RIGHT:
-            return f"✓ {self.name}: right. {count}."
+            return _("✓ {name}: right. {count}.").format(name=self.name, count=count)
         if self.status == EMPTY:
-            return f"○ {self.name}: not attempted yet. The reference stands in, so the rest of the notebook works."
+            return _(
+                "○ {name}: not attempted yet. The reference stands in, so the rest of the notebook works."
+            ).format(name=self.name)
         if self.status == UNCHECKED:
-            return f"○ {self.name}: could not be checked."
-        return f"✗ {self.name}: {self.status}. {count}."
+            return _("○ {name}: could not be checked.").format(name=self.name)
+        return _("✗ {name}: {status}. {count}.").format(name=self.name, status=_(self.status), count=count)
 
     @property
     def closing(self):
         """What the rest of the notebook goes on with, where that needs saying."""
         if self.status == RIGHT:
             return ""
-        hint = f'`check.hint("{self.name}")` gives a hint.' if self.hints else ""
-        if self.status == EMPTY:
-            return hint
-        stands_in = "Until it is right, the rest of the notebook uses the reference."
-        return f"{stands_in} Change the cell and run it again. {hint}".strip()
+        parts = []
+        if self.status != EMPTY:
+            parts.append(
+                _(
+                    "Until it is right, the rest of the notebook uses the reference. Change the cell and run it again."
+                )
+            )
+        if self.has_hints:
+            parts.append(_('`check.hint("{name}")` gives a hint.').format(name=self.name))
+        return " ".join(parts)
 
     @property
     def _passed_line(self):
-        names = [c.name for c in self.checks if c.passed]
-        return f"✓ passed ({len(names)}): {'; '.join(names)}" if names else ""
+        names = [_(c.name) for c in self.checks if c.passed]
+        return (
+            _("✓ passed ({number}): {names}").format(number=len(names), names="; ".join(names))
+            if names
+            else ""
+        )
 
     @property
     def text(self):
@@ -95,7 +114,7 @@ class Report:
         if self.failed:
             lines.append("")
             for c in self.failed:
-                lines.append(f"  ✗ failed: {c.name}")
+                lines.append(f"  {_('✗ failed')}: {_(c.name)}")
                 lines += [f"      {line}" for line in c.message.splitlines()]
             if self._passed_line:
                 lines.append(
@@ -104,7 +123,7 @@ class Report:
         if self.closing:
             lines += ["", textwrap.fill(self.closing, 88)]
         if self.printed:
-            lines += ["", "Your code printed:", self.printed]
+            lines += ["", _("Your code printed:"), self.printed]
         return "\n".join(lines)
 
     def __str__(self):
@@ -120,25 +139,32 @@ class Report:
         if self.worked:
             parts.append(_worked_html(self.worked))
         if self.failed:
-            shown = SHOWN_CHECKS if len(self.failed) > SHOWN_CHECKS + 1 else SHOWN_CHECKS + 1
-            first, more = self.failed[:shown], self.failed[shown:]
-            rows = "".join(map(_failed_html, first))
-            if more:
-                rows += (
-                    f"<li><details><summary>{len(more)} more failed: "
-                    f"{html.escape('; '.join(c.name for c in more))}</summary>"
-                    f"<ul style='padding-left:1.2em;list-style:none'>{''.join(map(_failed_html, more))}</ul></details></li>"
-                )
-            if self._passed_line:
-                rows += f"<li style='margin:.2em 0'>{html.escape(self._passed_line)}</li>"
-            parts.append(f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>")
+            parts.append(self._checks_html())
         if self.closing:
             parts.append(_paragraph(self.closing))
         if self.printed:
             parts.append(
-                f"<p style='margin:.5em 0 0'>Your code printed:</p><pre>{html.escape(self.printed)}</pre>"
+                f"<p style='margin:.5em 0 0'>{html.escape(_('Your code printed:'))}</p>"
+                f"<pre>{html.escape(self.printed)}</pre>"
             )
         return frame("".join(parts), COLOURS.get(self.status, "#c62828"))
+
+    def _checks_html(self):
+        """The failed checks as a list, those behind the first few folded, and one line of those that passed."""
+        shown = SHOWN_CHECKS if len(self.failed) > SHOWN_CHECKS + 1 else SHOWN_CHECKS + 1
+        first, more = self.failed[:shown], self.failed[shown:]
+        rows = "".join(map(_failed_html, first))
+        if more:
+            folded = _("{number} more failed: {names}").format(
+                number=len(more), names="; ".join(_(c.name) for c in more)
+            )
+            rows += (
+                f"<li><details><summary>{html.escape(folded)}</summary>"
+                f"<ul style='padding-left:1.2em;list-style:none'>{''.join(map(_failed_html, more))}</ul></details></li>"
+            )
+        if self._passed_line:
+            rows += f"<li style='margin:.2em 0'>{html.escape(self._passed_line)}</li>"
+        return f"<ul style='margin:.5em 0;padding-left:1.2em;list-style:none'>{rows}</ul>"
 
     def show(self):
         show(self)
@@ -146,7 +172,7 @@ class Report:
 
 def _failed_html(check):
     return (
-        f"<li style='margin:.2em 0'><strong>✗ failed</strong>: {html.escape(check.name)}"
+        f"<li style='margin:.2em 0'><strong>{html.escape(_('✗ failed'))}</strong>: {html.escape(_(check.name))}"
         "<pre style='margin:.2em 0 .4em;white-space:pre-wrap;word-break:normal'>"
         f"{html.escape(check.message)}</pre></li>"
     )
@@ -172,25 +198,36 @@ def frame(inside, colour):
 
 
 def _worked_html(worked):
-    title = html.escape(f"Worked case: {worked.case}{worked.where}")
-    given = f"<p style='margin:.2em 0'>given {html.escape(worked.given)}</p>" if worked.given else ""
-    tables = _table("expected", worked.expected) + _table("got (* differs)", worked.got, worked.wrong)
-    pictures = ""
-    if worked.whole:
-        expected, got = worked.whole
-        rows, columns = expected.shape
-        low, high = expected.min().item(), expected.max().item()
-        pictures = "".join(
-            f"<figure style='margin:0 1.5em .4em 0'><figcaption>{name}, all {rows} rows of {columns}</figcaption>"
-            f"<img alt='{name}: {rows} rows of {columns} numbers, black is {low:.3g}, white is {high:.3g}' "
+    given = html.escape(_("given {input}").format(input=worked.given))
+    given = f"<p style='margin:.2em 0'>{given}</p>" if worked.given else ""
+    expected, got = worked.headings
+    tables = _table(expected, worked.expected) + _table(got, worked.got, worked.wrong)
+    return (
+        f"<p style='margin:.5em 0 .2em'><strong>{html.escape(worked.title)}</strong></p>{given}"
+        f"<div style='display:flex;flex-wrap:wrap'>{tables}{_pictures(worked)}</div>"
+    )
+
+
+def _pictures(worked):
+    """The two matrices in full as grey pictures, where the tables show a part of them only."""
+    if not worked.in_full:
+        return ""
+    expected, got = worked.in_full
+    rows, columns = expected.shape
+    low, high = expected.min().item(), expected.max().item()
+    figures = ""
+    for name, values in ((_("expected"), expected), (_("got"), got)):
+        caption = _("{name}, all {rows} rows of {columns}").format(name=name, rows=rows, columns=columns)
+        alternative = _(
+            "{name}: {rows} rows of {columns} numbers, black is {low:.3g}, white is {high:.3g}"
+        ).format(name=name, rows=rows, columns=columns, low=low, high=high)
+        figures += (
+            f"<figure style='margin:0 1.5em .4em 0'><figcaption>{html.escape(caption)}</figcaption>"
+            f"<img alt='{html.escape(alternative)}' "
             f"style='image-rendering:pixelated;height:{max(60, min(160, 4 * rows))}px;min-width:60px' "
             f"src='data:image/png;base64,{_png(values, low, high)}'></figure>"
-            for name, values in (("expected", expected), ("got", got))
         )
-    return (
-        f"<p style='margin:.5em 0 .2em'><strong>{title}</strong></p>{given}"
-        f"<div style='display:flex;flex-wrap:wrap'>{tables}{pictures}</div>"
-    )
+    return figures
 
 
 def _table(name, values, wrong=None):
@@ -198,11 +235,11 @@ def _table(name, values, wrong=None):
     marks = wrong.tolist() if wrong is not None else [[False] * values.shape[1]] * len(values)
     for row, differs in zip(values.tolist(), marks, strict=True):
         cells = (
-            f"<td><strong>{number(v)}*</strong></td>" if d else f"<td>{number(v)}</td>"
+            f"<td><strong>{format_number(v)}*</strong></td>" if d else f"<td>{format_number(v)}</td>"
             for v, d in zip(row, differs, strict=True)
         )
         body += f"<tr>{''.join(cells)}</tr>"
-    return f"<table style='margin:0 1.5em .4em 0'><caption style='text-align:left'>{name}</caption>{body}</table>"
+    return f"<table style='margin:0 1.5em .4em 0'><caption style='text-align:left'>{html.escape(name)}</caption>{body}</table>"
 
 
 def _png(values, low, high):

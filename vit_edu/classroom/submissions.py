@@ -96,7 +96,8 @@ def check_notebook(path, seconds=120.0):
 
 def _run(path, seconds, row):
     """Run the answers of a notebook; returns the lines of JSON that the process wrote. Whatever it started ends with it."""
-    kept = ("PATH", "SYSTEMROOT", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "TEMP", "TMP")
+    kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "TEMP", "TMP")
+    kept += ("VIT_EDU_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
     environment = {k: os.environ[k] for k in kept if k in os.environ}
     with tempfile.TemporaryDirectory(prefix="vit-edu-", ignore_cleanup_errors=True) as folder:
         environment |= {

@@ -1,0 +1,107 @@
+"""One row for each case of an answer: what was expected, what came, and what is said of it."""
+
+from dataclasses import dataclass
+
+from vit_edu.check.cases import Case
+from vit_edu.check.compare import NO_LAYOUT, NOT_RUN, Failure, compare
+from vit_edu.check.language import _
+from vit_edu.check.report import Check
+
+# How much a failed row says: the reader sees the most telling first.
+VALUES, PROPERTY, ERROR, UNSEEN = range(4)
+
+
+@dataclass(eq=False)
+class Row:
+    """expected and got: what the case saw of the reference and of the candidate, either of them perhaps a `Failure`.
+
+    problem: in the learner's language, what was expected and what came; empty where the case passed. hint: that of the
+    case, where it is worth showing. rank: VALUES, PROPERTY, ERROR or UNSEEN.
+    """
+
+    case: Case
+    expected: object
+    got: object
+    problem: str = ""
+    hint: str = ""
+    rank: int = VALUES
+
+    @property
+    def passed(self):
+        return not self.problem
+
+    def accept(self):
+        """Let it pass."""
+        self.problem = self.hint = ""
+
+    @property
+    def as_check(self):
+        """The `Check` for the report."""
+        lines = [self.problem, _(self.hint)] if self.hint else [self.problem]
+        return Check(self.case.name, self.passed, "\n".join(lines), self.rank)
+
+
+def compare_all(cases, expected, got):
+    """The rows of an answer, one for each case: `expected` is what the cases saw of the reference, `got` of the candidate."""
+    rows = [Row(*each) for each in zip(cases, expected, got, strict=True)]
+    for row in rows:
+        row.problem = compare(row.case, row.expected, row.got)[1]
+        row.rank = _rank(row)
+    # A hint about the values would mislead where there are none, one about a property where plain cases fail.
+    plain = all(row.passed for row in rows if row.case.kind != "property")
+    for row in rows:
+        if not row.passed and not isinstance(row.got, Failure) and (plain or row.case.kind != "property"):
+            row.hint = row.case.hint
+    return rows
+
+
+def _rank(row):
+    if isinstance(row.got, Failure) and row.got.kind:
+        return UNSEEN if row.got.kind in (NOT_RUN, NO_LAYOUT) else ERROR
+    return PROPERTY if row.case.kind == "property" else VALUES
+
+
+# ---------------------------------------------------------------- parameters under other names
+
+
+def allow_layout(rows, layout):
+    """From here on, parameters count as right, because they are ours in another layout; the rows are changed.
+
+    Where everything that the answer computes is right as well, all rows pass. Returns the note that then goes with the
+    answer, else "".
+    """
+    for row in rows:
+        if row.case.kind == "parameters":
+            row.got = row.expected
+    if not all(row.passed for row in rows if row.case.kind != "parameters"):
+        return ""
+    for row in rows:
+        row.accept()
+    names = layout.renamed()
+    shown = "; ".join(
+        _("{theirs} is {ours}").format(theirs=" + ".join(theirs), ours=ours) for theirs, ours in names[:4]
+    )
+    if len(names) > 4:
+        shown += _(", and {number} more").format(number=len(names) - 4)
+    return _(
+        "Your parameters have other names than ours or are split up differently: {names}. That is right as well. "
+        "Published weights use our names (lesson 12)."
+    ).format(names=shown)
+
+
+def accept_parameters(rows):
+    """Names and shapes that differ are not what is wrong with this answer: let them pass."""
+    for row in rows:
+        if row.case.kind == "parameters":
+            row.accept()
+
+
+def leave_uncompared(rows):
+    """Where parameters differ and nothing is known of the answer, numbers that differ would only mislead: say so instead."""
+    if all(row.passed for row in rows if row.case.kind == "parameters"):
+        return
+    for row in rows:
+        compared = isinstance(row.got, Failure) and row.got.kind != NO_LAYOUT
+        if row.case.kind == "weights" and not row.passed and not compared:
+            row.problem = _("not compared: your parameters cannot be given the same weights as ours")
+            row.hint, row.rank = "", UNSEEN
