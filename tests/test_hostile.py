@@ -3,15 +3,18 @@
 import functools
 import textwrap
 import threading
+import time
 
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-# What the body of count_patches(height, width, patch_size) does -> what the answer says of it.
+# What the body of count_patches(height, width, patch_size) does -> what the answer says of it. No time passes for it until
+# it sets `time_is_up`; then all of its time is used up.
 HOSTILE = {
-    "loops": ("while True: pass", "no answer within"),
+    "loops": ("time_is_up.set()\nwhile True: pass", "no answer within"),
     "loops and catches everything": (
         """
+        time_is_up.set()
         while True:
             try:
                 while True: pass
@@ -19,27 +22,30 @@ HOSTILE = {
         """,
         "no answer within",
     ),
-    "sleeps": ("time.sleep(1000)", "no answer within"),
+    "sleeps": ("time_is_up.set(); time.sleep(1000)", "no answer within"),
     "waits for a lock": (
-        "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+        "time_is_up.set(); lock = threading.Lock(); lock.acquire(); lock.acquire()",
         "no answer within",
     ),
-    "never ends its generator": ("return sum(1 for _ in itertools.count())", "no answer within"),
-    "calls itself": ("return count_patches_again(height)", "calls itself without end"),
+    "never ends its generator": (
+        "time_is_up.set(); return sum(1 for _ in itertools.count())",
+        "no answer within",
+    ),
+    "calls itself": ("return count_patches_again(height)", "calling itself without end"),
     "raises the recursion limit": (
         "sys.setrecursionlimit(10**9)",
-        "does not belong into an answer",
+        "does not belong in an answer",
     ),
     "wants a terabyte": ("return torch.zeros(10**12)", "too much memory"),
     "fills a list": ("x = []\nwhile True: x.append(torch.empty(10**8))", "too much memory"),
-    "exit()": ("exit()", "does not belong into an answer"),
-    "quit()": ("quit()", "does not belong into an answer"),
+    "exit()": ("exit()", "does not belong in an answer"),
+    "quit()": ("quit()", "does not belong in an answer"),
     "sys.exit()": ("sys.exit(1)", "SystemExit"),
-    "os._exit": ("os._exit(1)", "does not belong into an answer"),
-    "kills its process": ("os.kill(os.getpid(), 9)", "does not belong into an answer"),
-    "aborts": ("os.abort()", "does not belong into an answer"),
-    "forks": ("os.fork()", "does not belong into an answer"),
-    "asks for input": ("input('?')", "does not belong into an answer"),
+    "os._exit": ("os._exit(1)", "does not belong in an answer"),
+    "kills its process": ("os.kill(os.getpid(), 9)", "does not belong in an answer"),
+    "aborts": ("os.abort()", "does not belong in an answer"),
+    "forks": ("os.fork()", "does not belong in an answer"),
+    "asks for input": ("input('?')", "does not belong in an answer"),
     "presses stop": ("raise KeyboardInterrupt", "stopped by hand"),
     "patches torch": (
         "torch.softmax = torch.Tensor.reshape = torch.nn.Linear.forward = None; return 1",
@@ -63,7 +69,7 @@ HOSTILE = {
         """,
         "expected 64, got 1",
     ),
-    "prints for ever": ("while True: print('x' * 1000)", "more characters"),
+    "prints for ever": ("time_is_up.set()\nwhile True: print('x' * 1000)", "more characters"),
     "closes its output": ("sys.stdout.close(); return 1", "got 1"),
     "takes its output away": ("sys.stdout = sys.stderr = None; return 1", "got 1"),
     "changes the defaults": (
@@ -79,8 +85,10 @@ HOSTILE = {
 SETUP = """
 import itertools, os, sys, threading, time, torch
 from vit_edu import check
-from vit_edu.check import engine
-engine.TIME_LIMIT = 0.4
+from vit_edu.check import engine, guard
+engine.TIME_LIMIT = 9.0
+time_is_up = threading.Event()
+guard.clock = lambda: float("inf") if time_is_up.is_set() else 0.0
 folder, threads, path = os.getcwd(), torch.get_num_threads(), os.environ["PATH"]
 
 class Liar:
@@ -97,7 +105,7 @@ def count_patches_again(height): return count_patches_again(height)
 ALIVE = """
 assert count_patches(32, 32, 4) == 64  # the reference
 assert torch.get_default_dtype() == torch.float32 and torch.get_num_threads() == threads
-assert os.getcwd() == folder and os.environ["PATH"] == path and engine.TIME_LIMIT == 0.4
+assert os.getcwd() == folder and os.environ["PATH"] == path and engine.TIME_LIMIT == 9
 assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).softmax(-1).reshape(2).shape == (2,)
 assert check.run("patchify", check.get("patchify").reference).passed
 print("alive")
@@ -123,7 +131,7 @@ def _run(client, code):
         said.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
         said.append("\n".join(content.get("traceback", [])))
 
-    client.execute_interactive(code, timeout=30, output_hook=listen, allow_stdin=False)
+    client.execute_interactive(code, timeout=60, output_hook=listen, allow_stdin=False)
     return "".join(said)
 
 
@@ -133,18 +141,29 @@ def test_no_candidate_kills_the_kernel(kernel):
     failures = []
     for name, (body, says) in HOSTILE.items():
         body = textwrap.indent(textwrap.dedent(body).strip(), "    ")
-        answer = kernel(f"@check.exercise\ndef count_patches(height, width, patch_size):\n{body}")
+        answer = kernel(
+            f"time_is_up.clear()\n@check.exercise\ndef count_patches(height, width, patch_size):\n{body}"
+        )
         after = kernel(ALIVE)
         if says not in answer or "alive" not in after:
             failures.append(f"{name}: {answer[:600]}\n{after[-600:]}")
     assert not failures, "\n\n".join(failures)
 
 
-def test_the_stop_button_stops_the_answer_and_nothing_else(kernel):
-    kernel(SETUP + "\nengine.TIME_LIMIT = 60")
-    button = threading.Timer(1.0, kernel.interrupt)
+def test_the_stop_button_stops_the_answer_and_nothing_else(kernel, tmp_path):
+    kernel(SETUP)
+    running = tmp_path / "running"
+
+    def press():
+        while not running.exists():
+            time.sleep(0.05)
+        kernel.interrupt()
+
+    button = threading.Thread(target=press, daemon=True)
     button.start()
-    answer = kernel("@check.exercise\ndef count_patches(h, w, p):\n    while True: pass")
+    answer = kernel(
+        f"@check.exercise\ndef count_patches(h, w, p):\n    open({str(running)!r}, 'w').close()\n    while True: pass"
+    )
     button.join()
     assert "stopped by hand" in answer
     assert "64" in kernel("print(count_patches(32, 32, 4))")
