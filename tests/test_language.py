@@ -202,6 +202,13 @@ def test_hints_progress_and_errors_are_translated(in_pseudo, tmp_path, monkeypat
     with pytest.raises(TypeError) as error:
         check.exercise(3)
     assert english(str(error.value), "check.exercise", "def", "class", "int") == []
+    for wrong in ("patchfy", "nothing like it"):
+        with pytest.raises(KeyError) as error:
+            check.get(wrong)
+        assert english(error.value.args[0], wrong, *names) == []
+    with pytest.raises(KeyError) as error:
+        check.names("99")
+    assert english(error.value.args[0]) == []
 
 
 # ---------------------------------------------------------------- programs and people

@@ -30,7 +30,7 @@ class Failure:
     def __str__(self):
         text = str(self.text)
         said = f"{_(self.kind)}: {text}" if self.kind and text else _(self.kind) or text
-        return said + (_("\n  at {where}").format(where=self.where) if self.where else "")
+        return f"{said}\n  {_('at {where}').format(where=self.where)}" if self.where else said
 
 
 def compare(case, expected, got):
