@@ -49,7 +49,7 @@ COLUMNS = (
 
 def alike(exercise):
     """Pairs of mistakes that give the same on every case."""
-    seen = [(m, exercise._of(m.build)[0]) for m in exercise.mistakes]
+    seen = [(m, exercise.observations(m.build)) for m in exercise.mistakes]
     return [
         (a.name, b.name)
         for (a, x), (b, y) in itertools.combinations(seen, 2)

@@ -33,7 +33,11 @@ LESSONS = texts.lessons()
 def names(lesson=None):
     """The exercises of the course in order, or those of one lesson ("03"). KeyError where there is no such lesson."""
     if lesson is not None and lesson not in LESSONS:
-        raise KeyError(f"there is no lesson {lesson!r}; there are {', '.join(LESSONS)}.")
+        raise KeyError(
+            _("there is no lesson {lesson}; there are {lessons}.").format(
+                lesson=repr(lesson), lessons=", ".join(LESSONS)
+            )
+        )
     return [name for name, number in texts.exercises().items() if lesson in (None, number)]
 
 
@@ -42,8 +46,12 @@ def get(name):
     lessons = texts.exercises()
     if name not in lessons:
         near = difflib.get_close_matches(str(name), lessons, n=3)
-        meant = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise KeyError(f"there is no exercise called {name!r}.{meant} `check.names()` lists them all.")
+        meant = _(" Did you mean {names}?").format(names=_(" or ").join(near)) if near else ""
+        raise KeyError(
+            _("there is no exercise called {name}.{meant} `check.names()` lists them all.").format(
+                name=repr(name), meant=meant
+            )
+        )
     return of_lesson(lessons[name])[name]
 
 

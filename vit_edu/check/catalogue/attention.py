@@ -9,7 +9,7 @@ from torch import nn
 
 from vit_edu.check.cases import (
     Case,
-    Unfair,
+    CaseFailed,
     call,
     drawn,
     filled,
@@ -20,6 +20,7 @@ from vit_edu.check.cases import (
     parameters,
     passes_gradient,
 )
+from vit_edu.check.compare import described
 from vit_edu.check.engine import Exercise, variant
 from vit_edu.models import vit
 
@@ -34,7 +35,7 @@ def _qkv(*shape):
 def _row_sums(candidate):
     result = candidate(*_qkv(2, 4, 8))
     if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Unfair("expected two values: the output and the weights")
+        raise CaseFailed("expected two values: the output and the weights")
     return result[1].sum(dim=-1)
 
 
@@ -247,12 +248,12 @@ def _input_gradient(candidate):
     module, x = filled(candidate, **_small).eval(), drawn(1, 3, 12).requires_grad_()
     out = module(x)
     if not isinstance(out, torch.Tensor):
-        raise Unfair(f"expected one tensor, got a {type(out).__name__}")
+        raise CaseFailed("expected one tensor, got {got}", got=described(out))
     if not out.requires_grad:
-        raise Unfair("the output is cut off from the gradient")
+        raise CaseFailed("the output is cut off from the gradient")
     (out * drawn(*out.shape, seed=1)).sum().backward()
     if x.grad is None:
-        raise Unfair("no gradient reaches the input: nothing before this layer could learn")
+        raise CaseFailed("no gradient reaches the input: nothing before this layer could learn")
     return x.grad
 
 

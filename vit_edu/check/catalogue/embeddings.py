@@ -9,8 +9,8 @@ from torch import nn
 
 from vit_edu.check.cases import (
     Case,
+    CaseFailed,
     NoLayout,
-    Unfair,
     build,
     call,
     drawn,
@@ -243,7 +243,7 @@ def _start(candidate):
         theirs = None
     fits = isinstance(theirs, torch.Tensor) and theirs.shape == (1, 5, 6)
     if not fits or not theirs.allclose(ours(image), atol=1e-4):
-        raise Unfair("looked at as soon as the tokens are right")
+        raise CaseFailed("looked at as soon as the tokens are right")
     module = build(candidate, img_size=16, patch_size=4, in_chans=1, embed_dim=256).eval()
     tokens = module(torch.zeros(1, 1, 16, 16))[0]  # every patch is the same bias, plus its position
     return {

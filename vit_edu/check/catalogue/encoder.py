@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from vit_edu.check.cases import (
     Case,
-    Unfair,
+    CaseFailed,
     apply,
     build,
     call,
@@ -43,7 +43,7 @@ class _NoLayerNorm(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if getattr(function, "__name__", "") in ("layer_norm", "native_layer_norm"):
-            raise Unfair("F.layer_norm or nn.LayerNorm does the work here")
+            raise CaseFailed("F.layer_norm or nn.LayerNorm does the work here")
         return function(*args, **(kwargs or {}))
 
 
@@ -251,7 +251,7 @@ def _drop(look, *shape, training=True, dtype=torch.float32):
         out = apply(candidate, x, 0.25, training)
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
             came = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-            raise Unfair(f"expected a tensor of shape {tuple(x.shape)}, got {came}")
+            raise CaseFailed("expected a tensor of shape {shape}, got {got}", shape=tuple(x.shape), got=came)
         return look(out.div(x).mul(1000).round() / 1000)
 
     return run
@@ -292,7 +292,7 @@ def _passes_what_is_kept(candidate):
     x = torch.ones(100, 2, 3, requires_grad=True)
     out = candidate(x, 0.25, True)
     if not out.requires_grad:
-        raise Unfair("the result is cut off from the gradient: nothing before it could learn")
+        raise CaseFailed("the result is cut off from the gradient: nothing before it could learn")
     out.sum().backward()
     return torch.allclose(x.grad, out)
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_edu import data, training
-from vit_edu.check.cases import Case, Unfair, apply, call, drawn
+from vit_edu.check.cases import Case, CaseFailed, apply, call, drawn
 from vit_edu.check.engine import Exercise
+from vit_edu.check.language import N_, Sentence
 
 
 def _numbered(*shape):
@@ -17,8 +18,15 @@ def _numbered(*shape):
 
 def _checked(out, like):
     if not isinstance(out, torch.Tensor) or out.shape != like.shape or out.dtype != like.dtype:
-        came = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, torch.Tensor) else type(out).__name__
-        raise Unfair(f"expected images of shape {tuple(like.shape)} and type {like.dtype} back, got {came}")
+        came = type(out).__name__
+        if isinstance(out, torch.Tensor):
+            came = Sentence("{shape} of {dtype}", shape=tuple(out.shape), dtype=out.dtype)
+        raise CaseFailed(
+            "expected images of shape {shape} and type {dtype} back, got {got}",
+            shape=tuple(like.shape),
+            dtype=like.dtype,
+            got=came,
+        )
     return out
 
 
@@ -27,10 +35,11 @@ def _applied(candidate, images, *args):
 
 
 def _plain(value):
-    """The value; Unfair where it is a tensor with one number, whatever its type."""
+    """The value; CaseFailed where it is a tensor with one number, whatever its type."""
     if isinstance(value, torch.Tensor) and value.numel() == 1:
-        raise Unfair(
-            f"expected a plain Python number, got a tensor that holds {value.item():.4g}. `.item()` takes it out."
+        raise CaseFailed(
+            "expected a plain Python number, got a tensor that holds {value:.4g}. `.item()` takes it out.",
+            value=value.item(),
         )
     return value
 
@@ -195,9 +204,9 @@ _few, _lots = _one.repeat(900, 1, 1, 1), _one.repeat(3000, 1, 1, 1)
 _REACH = 5  # pixels, the largest shift that is looked for; less than the image has
 
 _AT_THE_BORDER = {
-    "circular": "what leaves an image on one side comes in again on the other; zeros should",
-    "reflect": "the image is mirrored at its border; zeros should come in",
-    "replicate": "the pixels at the border are repeated; zeros should come in",
+    "circular": N_("what leaves an image on one side comes in again on the other; zeros should"),
+    "reflect": N_("the image is mirrored at its border; zeros should come in"),
+    "replicate": N_("the pixels at the border are repeated; zeros should come in"),
 }
 
 
@@ -221,21 +230,25 @@ def _found(out, image, mode="constant"):
 
 
 def _shifts(candidate, images, *padding):
-    """(B, 2) how far down and right each copy of `_one` was shifted; Unfair in words where one was not."""
+    """(B, 2) how far down and right each copy of `_one` was shifted; CaseFailed in words where one was not."""
     out = _applied(candidate, images, *padding)
     shifts = _found(out, _one)
     if shifts is not None:
         if (shifts == shifts[0]).all():
             again = [_found(_applied(candidate, images, *padding)[:1], _one) for _ in range(8)]
             always = all(s is not None and torch.equal(s, shifts[:1]) for s in again)
-            raise Unfair("all images are shifted alike" + (", always by the same" if always else ""))
+            raise CaseFailed(
+                "all images are shifted alike, always by the same"
+                if always
+                else "all images are shifted alike"
+            )
         return shifts
     for mode, words in _AT_THE_BORDER.items():
         if _found(out, _one, mode) is not None:
-            raise Unfair(words)
+            raise CaseFailed(words)
     if all(_found(out[:, c : c + 1], _one[:, c : c + 1]) is not None for c in range(2)):
-        raise Unfair("the channels of an image are shifted apart")
-    raise Unfair("some images are not a shifted copy of the original with zeros at the border")
+        raise CaseFailed("the channels of an image are shifted apart")
+    raise CaseFailed("some images are not a shifted copy of the original with zeros at the border")
 
 
 def _shares(candidate, images, padding):

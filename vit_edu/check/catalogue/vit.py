@@ -6,7 +6,7 @@ from torch import nn
 
 from vit_edu.check.cases import (
     Case,
-    Unfair,
+    CaseFailed,
     build,
     call,
     drawn,
@@ -20,6 +20,7 @@ from vit_edu.check.cases import (
     passes_gradient,
 )
 from vit_edu.check.engine import Exercise, variant
+from vit_edu.check.language import Sentence
 from vit_edu.models import vit
 from vit_edu.training import accuracy
 
@@ -792,7 +793,7 @@ _pictures = drawn(3, 3, 32, 32)
 
 def _all_reached(model):
     if names := _unused(model, _pictures.clone()):
-        raise Unfair(f"these get none: {', '.join(names)}. Which line of forward reads them?")
+        raise CaseFailed("these get none: {names}. Which line of forward reads them?", names=", ".join(names))
     return True
 
 
@@ -809,9 +810,12 @@ def _has_positions(candidate):
         if torch.allclose(model(moved), logits, atol=1e-5):
             # What grows with the number of patches tells several faults apart
             more = _count(candidate, img_size=16, **sizes) - _count(candidate, img_size=8, **sizes)
-            raise Unfair(
-                f"patches {i} and {i + 1} can be exchanged, and the logits stay the same. "
-                f"Numbers that your model learns for the place of each patch: {more / 12:g} (dim is 8)."
+            raise CaseFailed(
+                "patches {i} and {j} can be exchanged, and the logits stay the same. "
+                "Numbers that your model learns for the place of each patch: {numbers:g} (dim is 8).",
+                i=i,
+                j=i + 1,
+                numbers=more / 12,
             )
     return True
 
@@ -843,12 +847,15 @@ def _averages(model):
     shares = _gradients(model, _images).abs().sum(dim=(0, 1, 3))
     if not shares.all():
         silent = (shares == 0).nonzero().flatten().tolist()
-        raise Unfair(f"with attention switched off, the logits do not depend on patches {silent}")
+        raise CaseFailed(
+            "with attention switched off, the logits do not depend on patches {patches}", patches=silent
+        )
     if not _adds_up(model, 1.0):
-        small = " Not even for small changes." if not _adds_up(model, 1e-3) else ""
-        raise Unfair(
+        small = Sentence(" Not even for small changes.") if not _adds_up(model, 1e-3) else ""
+        raise CaseFailed(
             "with attention switched off, a change of two patches does not give the sum of what the two changes give alone. "
-            f"In a mean over tokens it does.{small}"
+            "In a mean over tokens it does.{small}",
+            small=small,
         )
     return True
 
