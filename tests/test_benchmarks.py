@@ -260,7 +260,7 @@ def test_every_target_has_a_recipe_and_one_command_runs_them(tmp_path, monkeypat
     assert (first["recipe"], first["seed"], first["settings"]["cutmix"]) == ("gpu", 3, 1.0)
     assert history[-1]["seconds"] >= 60 * time_to_accuracy.TOY["minutes"]
     assert f"{100 * last['test_accuracy']:.2f}" == found["gpu"][4]
-    monkeypatch.setattr(training, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(training.logs, "LOGS", tmp_path / "logs")
     assert training.logged_runs("gpu", first["classes"]) == [history]
     assert training.logged_runs("gpu", ("cat", "dog")) == []
     assert set(time_to_accuracy.TARGETS) <= set(training.RECIPES)
@@ -301,7 +301,7 @@ def test_pieces_are_taken_out_one_by_one(tmp_path, monkeypatch):
     pieces.main([*arguments[:-2], "mimetic initialisation"])  # joins them
     assert list(rows(tmp_path / "pieces.md").items())[:4] == list(before.items())
     assert list(rows(tmp_path / "pieces.md"))[4:] == ["mimetic initialisation"]
-    monkeypatch.setattr(training, "LOGS", tmp_path)
+    monkeypatch.setattr(training.logs, "LOGS", tmp_path)
     first, found = training.logged_pieces()
     assert first["settings"]["minutes"] == 0.01
     for piece, values in found.items():

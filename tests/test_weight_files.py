@@ -539,7 +539,7 @@ def test_other_content_than_published_is_thrown_away(server, cache):
 
 
 def test_a_network_that_stands_still(server, cache, monkeypatch):
-    monkeypatch.setattr(data, "STALL_SECONDS", 2)
+    monkeypatch.setattr(data.network, "STALL_SECONDS", 2)
     server.files["/w.bin"], server.die_after = BODY, 100_000
     server.go_on.clear()  # what it has sent is all that comes until the end of the test
     with pytest.raises(pretrained.WeightsError, match=r"broke off at 100,000 of .*timed out"):

@@ -13,15 +13,13 @@ from vit_edu.data.cifar10 import download_problem
 from vit_edu.data.drawing import shapes
 from vit_edu.data.folder import check_folder, image_folder
 from vit_edu.data.geometry import DIRECTIONS, flip_and_crop, random_crop, random_flip
-from vit_edu.data.network import PROBE_SECONDS, STALL_SECONDS, require_network
+from vit_edu.data.network import require_network
 from vit_edu.data.outlines import SHAPES
 from vit_edu.data.sets import Data, DataError, Split, pixel_statistics
 
 __all__ = [
     "DIRECTIONS",
-    "PROBE_SECONDS",
     "SHAPES",
-    "STALL_SECONDS",
     "Data",
     "DataError",
     "Split",

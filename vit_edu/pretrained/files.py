@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from vit_edu import data, settings
+from vit_edu import settings
 from vit_edu.atomic import write_whole
+from vit_edu.data import network
 from vit_edu.pretrained.names import WeightsError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
@@ -181,7 +182,7 @@ def _download(url, part, otherwise):
     headers = {"User-Agent": "vit_edu"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=data.STALL_SECONDS
+            urllib.request.Request(url, headers=headers), timeout=network.STALL_SECONDS
         )
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing is missing: the digest decides

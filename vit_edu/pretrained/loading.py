@@ -252,7 +252,7 @@ def _hub_file(repo, filename, optional=False):
         ) from None
     _require_network(hub.constants.ENDPOINT, by_hand)
     try:
-        about = hub.get_hf_file_metadata(hub.hf_hub_url(repo, filename), timeout=data.PROBE_SECONDS)
+        about = hub.get_hf_file_metadata(hub.hf_hub_url(repo, filename), timeout=data.network.PROBE_SECONDS)
     except hub.errors.EntryNotFoundError:
         if optional:
             return None
