@@ -22,7 +22,7 @@ FIGURES = {
     "weight from 0 to 3": lambda: plot.heatmap(torch.arange(4.0).reshape(2, 2), "A", "x", "y", "weight"),
     "one 0 to 0, two 1 to 1": lambda: plot.heatmaps([torch.zeros(2, 2), torch.ones(2, 2)], ["one", "two"], "M", "x", "y"),
     "up from 1 to 4; down from 4 to 1": lambda: plot.lines((1, 2), {"up": [1, 4], "down": [4, 1]}, "L", "x", "y", log="xy"),
-    "2 of 3 epochs. Training loss 1.25, 50.0%": lambda: plot.learning_curves(HISTORY, EPOCHS, 10),
+    "2 of 3 epochs. Training loss 1.25, accuracy on held-out images 50.0%.": lambda: plot.learning_curves(HISTORY, EPOCHS, 10),
     "0 of 3 epochs.": lambda: plot.learning_curves([], EPOCHS, 10),
     "0 epochs, of a run of 5 minutes.": lambda: plot.learning_curves([], MINUTES, 10),
     "3 of them right. The commonest mistake: cat taken for dog, 2 times": lambda: plot.confusion(
@@ -77,5 +77,5 @@ def test_other_runs_are_a_band_behind_the_curve():
         [dict(entry, val_accuracy=entry["val_accuracy"] + by) for entry in HISTORY] for by in (0.1, 0.3)
     ]
     figure = plot.finish(plot.learning_curves(HISTORY, EPOCHS, 10, others))
-    assert figure.alt.endswith("50.0% of the held-out images right. Our 2 runs had 60.0% to 80.0% there.")
+    assert figure.alt.endswith("accuracy on held-out images 50.0%. Our 2 runs had 60.0% to 80.0% there.")
     assert "Our 2" not in plot.finish(plot.learning_curves([], EPOCHS, 10, others)).alt

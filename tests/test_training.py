@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vit_edu import cli, data, pretrained, training
+from vit_edu import cli, data, plot, pretrained, training
 from vit_edu.atomic import write_whole
 from vit_edu.models import KINDS, ViT, make_model
 from vit_edu.models.vit import Embeddings
@@ -319,6 +319,9 @@ def test_a_task_of_ones_own_needs_no_change_elsewhere(images, tmp_path, capsys, 
     assert history[-1]["val_mean_error"] < history[0]["val_mean_error"]
     assert "val_accuracy" not in history[-1]
     assert ", val 0." in capsys.readouterr().out
+    curves = plot.learning_curves(history, brightness, classes=10)
+    assert curves.axes[1].get_title() == "Mean error on held-out images"
+    assert f"mean error on held-out images {history[-1]['val_mean_error']:.3g}" in curves.alt
     state = training.read_checkpoint(tmp_path / "checkpoint.pt")
     assert Recipe.from_dict(state["recipe"]) == brightness
     with pytest.raises(training.CheckpointError, match="task was brightness, is classification"):
@@ -332,6 +335,13 @@ def test_the_model_is_asked_what_muon_takes_and_what_starts_at_zero(images, brig
     muon, adamw = training.make_optimizer(model, brightness).optimizers
     assert [p is model.inside.weight for g in muon.param_groups for p in g["params"]] == [True]
     assert len([p for g in adamw.param_groups for p in g["params"]]) == 3
+
+
+def test_labels_are_learned_from_data_that_know_more(images):
+    plain, _ = run(images)
+    more, _ = run(data.shapes(train=100, test=40, mask=True, boxes=True))
+    for a, b in zip(plain.parameters(), more.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_an_unknown_task_or_kind_is_refused(images):

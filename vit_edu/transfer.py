@@ -95,8 +95,7 @@ def few(split, per_class, seed=0):
                 f"{per_class} images of each class were asked for; class {label.item()} has {len(mine)}."
             )
         picked.append(mine[torch.randperm(len(mine), generator=generator)[:per_class]])
-    picked = torch.cat(picked)
-    return data.Split(split.images[picked], split.labels[picked])
+    return split.pick(torch.cat(picked))
 
 
 def knn_predict(features, labels, queries, k):

@@ -5,20 +5,25 @@ import numpy as np
 import torch
 
 from vit_edu.plot.figure import COLOURS, axes_for, finish
+from vit_edu.training.tasks import TASKS
 
 
 def learning_curves(history, recipe, classes, others=()):
-    """Loss and held-out accuracy of a run, from the history of `training.fit`; empty axes before the first epoch.
+    """Loss and held-out score of a run, from the history of `training.fit`; empty axes before the first epoch.
+
+    The score is that of the recipe's task: accuracy for classification.
 
     Over epochs, or over minutes where the recipe has those. classes: how many, for the line of guessing. others: histories
     of the same recipe, as `training.logged_runs` has them; what lies between their lowest and highest is a grey band.
     """
+    task = TASKS[recipe.task]
+    percent = 100 if task.as_percent else 1
     unit, end = ("epoch", recipe.epochs) if recipe.epochs else ("minutes", recipe.minutes)
     x = _places(history, recipe)
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for ax, name, scale, style, colour in (
         (left, "loss", 1, "o-", COLOURS[0]),
-        (right, "val_accuracy", 100, "s-", COLOURS[1]),
+        (right, task.key, percent, "s-", COLOURS[1]),
     ):
         if others:
             where, low, high = _band(others, recipe, name)
@@ -27,20 +32,25 @@ def learning_curves(history, recipe, classes, others=()):
         ax.plot(x, [scale * entry[name] for entry in history], style, color=colour, markersize=4)
         ax.set_xlim(*((0.5, end + 0.5) if recipe.epochs else (0, 1.02 * end)))
         ax.grid(alpha=0.3)
-    left.set(title="Training loss", xlabel=unit, ylabel="cross-entropy, nats")
-    right.set(title="Accuracy on held-out images", xlabel=unit, ylabel="right answers, %", ylim=(0, 100))
-    right.axhline(100 / classes, color="0.5", linestyle=":")
-    right.text(end, 100 / classes, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
+    left.set(title="Training loss", xlabel=unit, ylabel=task.loss_unit)
+    name = task.score_name[0].upper() + task.score_name[1:]
+    right.set(title=f"{name} on held-out images", xlabel=unit, ylabel=task.score_unit)
+    if task.as_percent:
+        right.set_ylim(0, 100)
+    guessing = task.guessing_score(classes)
+    if guessing is not None:
+        right.axhline(percent * guessing, color="0.5", linestyle=":")
+        right.text(end, percent * guessing, "guessing", ha="right", va="bottom", fontsize=8, color="0.35")
     if others:
         right.legend(loc="center right", fontsize=8)
     whole = f"of {end} epochs" if recipe.epochs else f"epochs, of a run of {end:g} minutes"
     fig.alt = f"Learning curves, {len(history)} {whole}."
     if history:
-        loss, accuracy = history[-1]["loss"], history[-1]["val_accuracy"]
-        fig.alt += f" Training loss {loss:.2f}, {accuracy:.1%} of the held-out images right."
-    if history and others:  # the band is that of the accuracy, the last one drawn
+        loss, score = history[-1]["loss"], task.words(history[-1][task.key])
+        fig.alt += f" Training loss {loss:.2f}, {task.score_name} on held-out images {score}."
+    if history and others:  # the band is that of the score, the last one drawn
         at = np.searchsorted(where, x[-1]).clip(max=len(where) - 1)
-        fig.alt += f" Our {len(others)} runs had {low[at]:.1%} to {high[at]:.1%} there."
+        fig.alt += f" Our {len(others)} runs had {task.words(low[at])} to {task.words(high[at])} there."
     return fig
 
 

@@ -11,22 +11,22 @@ from vit_edu.training.steps import cross_entropy, evaluate
 class Task:
     """What a run learns. `fit`, the history, the curves and the progress bar speak of its score.
 
-    score_name: what the score is called, "accuracy" for instance; the history has it as `key`, "val_accuracy".
-    higher_is_better: its direction. as_percent: whether it is a share, 0..1, shown in percent.
-    recipe: a `Recipe`. data: a `Data`.
+    score_name: what the score is called, "accuracy" for instance. key: its name in the entries of a history, "val_accuracy".
+    higher_is_better: its direction. as_percent: whether it is a share, 0..1, shown in percent. loss_unit, score_unit: what
+    the axes of the curves say. recipe: a `Recipe`. data: a `Data`.
     """
 
     score_name = "score"
+    key = "val_score"
     higher_is_better = True
     as_percent = False
+    loss_unit = score_unit = ""
+
+    def __init_subclass__(cls):
+        cls.key = f"val_{cls.score_name.replace(' ', '_')}"
 
     def __init__(self, recipe, data):
         self.recipe, self.data = recipe, data
-
-    @property
-    def key(self):
-        """The name of the score in the entries of a history."""
-        return f"val_{self.score_name.replace(' ', '_')}"
 
     @property
     def outputs(self):
@@ -50,9 +50,15 @@ class Task:
         """How good the model is on held-out batches, pairs (images, targets). Returns a float."""
         raise NotImplementedError
 
-    def words(self, score, digits=1):
+    @classmethod
+    def guessing_score(cls, classes):
+        """The score of a model that knows nothing, for so many classes; None where nobody can tell."""
+        return None
+
+    @classmethod
+    def words(cls, score, digits=1):
         """A score for the eye: "89.3%". digits: after the point, of a score in percent."""
-        return f"{score:.{digits}%}" if self.as_percent else f"{score:.3g}"
+        return f"{score:.{digits}%}" if cls.as_percent else f"{score:.3g}"
 
 
 class Classification(Task):
@@ -60,6 +66,12 @@ class Classification(Task):
 
     score_name = "accuracy"
     as_percent = True
+    loss_unit, score_unit = "cross-entropy, nats", "right answers, %"
+
+    @classmethod
+    def guessing_score(cls, classes):
+        """1 / K, for K classes."""
+        return 1 / classes
 
     @property
     def guessing(self):
@@ -68,7 +80,7 @@ class Classification(Task):
 
     def prepare(self, images, targets):
         """The recipe's augmentation. targets: (B,) labels; (B, K) probabilities where the recipe softens or mixes them."""
-        recipe = self.recipe
+        recipe, targets = self.recipe, _labels(targets)
         if recipe.distort:
             images = augment.distort(images, recipe.distort)
         if recipe.cutout:
@@ -86,7 +98,12 @@ class Classification(Task):
         return cross_entropy(model, images, targets)
 
     def score(self, model, batches):
-        return evaluate(model, batches)
+        return evaluate(model, ((images, _labels(targets)) for images, targets in batches))
+
+
+def _labels(targets):
+    """The labels (B,) among the targets of a batch; of data that know more, these are a dict."""
+    return targets["labels"] if isinstance(targets, dict) else targets
 
 
 TASKS = {
