@@ -1,9 +1,20 @@
 # make lab | test | course     (all three set themselves up; see README.md)
-PYTHON ?= python3
-VENV   ?= .venv
-ARGS   ?=
-BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check
+VENV        ?= .venv
+ARGS        ?=
+# Versions to install; `make test CONSTRAINTS=` takes the newest that pyproject.toml allows
+CONSTRAINTS ?= constraints.txt
+
+ifeq ($(OS),Windows_NT)
+PYTHON      ?= python
+BIN         := $(VENV)/Scripts
+EXE         := .exe
+else
+PYTHON      ?= python3
+BIN         := $(VENV)/bin
+endif
+
+INSTALL     := $(BIN)/python -m pip --disable-pip-version-check install -q $(addprefix -c ,$(CONSTRAINTS))
+QUICK       := VIT_EDU_FAST=1 VIT_EDU_DATA=shapes VIT_EDU_PROGRESS=off OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test course lessons format clean
@@ -16,13 +27,13 @@ lab: $(VENV)/.lab  ## open JupyterLab at the first lesson; ARGS="--no-browser --
 
 test: $(VENV)/.dev  ## run everything: lint, unit tests, all notebooks (ARGS go to pytest)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@VIT_EDU_FAST=1 VIT_EDU_DATA=shapes VIT_EDU_PROGRESS=off OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(QUICK) $(BIN)/python -m pytest -n 2 $(ARGS)
 
 course: $(VENV)/.dev  ## run every solution in full size and write the pages to build/course
 	@$(BIN)/vit-edu course $(ARGS)
 
 lessons: $(VENV)/.dev  ## for authors: refresh stored answers in solutions/, derive lessons/ from them
-	@VIT_EDU_FAST=1 VIT_EDU_DATA=shapes VIT_EDU_PROGRESS=off OMP_NUM_THREADS=1 $(BIN)/vit-edu derive --refresh
+	@$(QUICK) $(BIN)/vit-edu derive --refresh
 
 format: $(VENV)/.dev  ## for authors: format and fix what ruff can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
@@ -30,17 +41,17 @@ format: $(VENV)/.dev  ## for authors: format and fix what ruff can
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build *.egg-info
 
-$(BIN)/python:
+$(BIN)/python$(EXE):
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
 	    "vit_edu needs Python 3.11 or newer; %s is %d.%d. Try: make lab PYTHON=python3.12" % (sys.executable, v[0], v[1]))'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "No virtual environment could be made. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
 
 # A stamp is written only when an installation has succeeded, so that a broken one is tried again.
-$(VENV)/.lab: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e .
+$(VENV)/.lab: pyproject.toml $(CONSTRAINTS) | $(BIN)/python$(EXE)
+	$(INSTALL) -e '.[lab]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[dev]'
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python$(EXE)
+	$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.lab

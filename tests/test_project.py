@@ -1,48 +1,157 @@
 """What a stranger meets: installation files that agree, and a command that answers."""
 
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
-from vit_edu import cli
+from vit_edu import __version__, cli, settings
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+PROJECT = tomllib.loads(read("pyproject.toml"))["project"]
 
 
 def requirements():
-    return [Requirement(r) for r in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+    """All requirements of all extras; those on extras of our own name other lists that are here already."""
+    lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    return [r for r in map(Requirement, itertools.chain(*lists)) if r.name != PROJECT["name"]]
 
 
-def pinned():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+def pinned(name):
+    lines = [line for line in read(name).splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 
 
-def test_constraints_hold_one_version_of_each_requirement_within_its_range():
-    versions = pinned()
-    assert {canonicalize_name(r.name) for r in requirements()} == {canonicalize_name(n) for n in versions}
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-oldest.txt"])
+def test_constraints_hold_a_version_of_each_requirement_within_its_range(name):
+    versions = pinned(name)
+    bounded = [r for r in requirements() if name == "constraints.txt" or "==" not in str(r)]
+    assert {canonicalize_name(r.name) for r in bounded} == set(versions)
+    for requirement in bounded:
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    versions = pinned("constraints-oldest.txt")
     for requirement in requirements():
-        assert requirement.specifier.contains(versions[requirement.name]), requirement
+        for bound in requirement.specifier:
+            if bound.operator == ">=":
+                assert Version(versions[canonicalize_name(requirement.name)]) == Version(bound.version), (
+                    requirement
+                )
 
 
-def test_environment_yml_agrees_with_pyproject():
-    text = (ROOT / "environment.yml").read_text()
-    items = [line.strip()[2:] for line in text.splitlines() if line.strip().startswith("- ")]
+def test_no_upper_bound_on_what_a_program_or_a_learner_installs():
+    operators = {
+        bound.operator
+        for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["lab"]
+        for bound in Requirement(line).specifier
+    }
+    assert operators == {">=", "!="}
+
+
+def test_dev_holds_every_other_extra():
+    extras = PROJECT["optional-dependencies"]
+    held = set.union(*(Requirement(line).extras for line in extras["dev"]))
+    assert held == set(extras) - {"dev"}
+
+
+def test_environment_yml_agrees_with_pyproject_and_make_lab():
+    items = [
+        line.strip()[2:] for line in read("environment.yml").splitlines() if line.strip().startswith("- ")
+    ]
     python = next(i for i in items if i.startswith("python"))
     assert SpecifierSet(PROJECT["requires-python"]).contains(python.split("=")[1])
-    # Nothing but Python, pip and the package itself, under the same constraints as the Makefile.
-    assert items == ["conda-forge", python, "pip", "pip:", "-c constraints.txt", "-e .[dev]"]
-    assert "-c constraints.txt -e '.[dev]'" in (ROOT / "Makefile").read_text()
+    # Nothing but Python, pip and the package itself, with the same extra and constraints as in the Makefile.
+    assert items == ["conda-forge", python, "pip", "pip:", "-c constraints.txt", "-e .[lab]"]
+    make = subprocess.check_output(["make", "-nB", "lab"], cwd=ROOT, text=True)
+    assert "-c constraints.txt -e '.[lab]'" in make
+
+
+def test_make_test_takes_other_constraints_or_none():
+    for asked, options in {
+        "CONSTRAINTS=": "",
+        "CONSTRAINTS=constraints-oldest.txt": "-c constraints-oldest.txt ",
+    }.items():
+        make = subprocess.check_output(["make", "-nB", "test", asked], cwd=ROOT, text=True)
+        assert f"install -q {options}-e '.[dev]'" in re.sub(" +", " ", make)
+
+
+def test_the_version_stands_in_one_place():
+    assert "version" in PROJECT["dynamic"]
+    assert "version" not in PROJECT
+    assert not re.search(r"^(version|date-released):", read("CITATION.cff"), re.M)
+    newest = re.search(r"^## ([\d.]+)( \(unreleased\))?$", read("CHANGELOG.md"), re.M)
+    assert __version__ == newest[1] + (".dev0" if newest[2] else "")
+
+
+def test_the_readme_lists_the_settings_and_nobody_names_others():
+    listed = re.findall(r"^\| `(VIT_EDU_\w+)` \|", read("README.md"), re.M)
+    assert listed == settings.NAMES
+    texts = [
+        *ROOT.glob("*.md"),
+        ROOT / "Makefile",
+        *ROOT.glob("vit_edu/**/*.py"),
+        *ROOT.glob("solutions/*.ipynb"),
+    ]
+    named = {n for p in texts for n in re.findall(r"VIT_EDU_[A-Z]+", p.read_text(encoding="utf-8"))}
+    assert named == set(settings.NAMES)
+
+
+def needed(names):
+    """The installed distributions that these need, themselves included, extras aside."""
+    found, todo = set(), list(names)
+    while todo:
+        name = canonicalize_name(todo.pop())
+        if name not in found:
+            found.add(name)
+            lines = map(Requirement, metadata.requires(name) or [])
+            todo += [r.name for r in lines if not r.marker or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+PROGRAM = """
+import sys
+sys.modules |= dict.fromkeys(sys.argv[1:])  # None: an import of it fails
+from einops import rearrange
+from vit_edu import check, data, models, plot, pretrained, training
+def patchify(images, patch_size):
+    return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
+assert check.run("patchify", patchify).passed
+pretrained.load("vit-cifar10")
+images = data.shapes(train=64, test=16)
+plot.finish(plot.images(images.train.images[:4]), "four shapes")
+print("done")
+"""
+
+
+def test_a_program_needs_no_extra():
+    """Everything is refused that the runtime requirements do not bring along."""
+    have = needed(Requirement(line).name for line in PROJECT["dependencies"])
+    owners = metadata.packages_distributions()
+    refused = [
+        p for p, of in owners.items() if not {canonicalize_name(d) for d in of} & have and p != "vit_edu"
+    ]
+    assert {"IPython", "jupyterlab", "nbformat", "nbgrader", "pytest", "timm", "transformers"} <= set(refused)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *refused], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 def test_import_is_light():

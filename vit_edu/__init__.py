@@ -21,7 +21,7 @@ Everything is imported on first use, so that `import vit_edu` costs next to noth
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["check", "data", "inspect", "models", "plot", "pretrained", "settings", "training", "transfer"]
 
 

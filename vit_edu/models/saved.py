@@ -29,7 +29,10 @@ def read_checkpoint(path):
             "damaged, remove it to start the run anew."
         ) from error
     if missing:
-        raise CheckpointError(f"{path} is no checkpoint of ours: it lacks {', '.join(missing)}.")
+        raise CheckpointError(
+            f"{path} is not a checkpoint of ours: it lacks {', '.join(sorted(missing))}. It should be the checkpoint.pt of "
+            "a run."
+        )
     state["recipe"]["model"] = with_kind(state["recipe"]["model"])
     return state
 
