@@ -94,6 +94,13 @@ def test_make_test_takes_other_constraints_or_none():
         assert f"install -q {options}-e '.[dev]'" in re.sub(" +", " ", make)
 
 
+def test_a_wheel_takes_along_every_file_that_is_not_python():
+    globs = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]["package-data"]["vit_edu"]
+    taken = {p for glob in globs for p in (ROOT / "vit_edu").glob(glob)}
+    files = {p for p in (ROOT / "vit_edu").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert files == {p for p in taken if p.is_file()}
+
+
 def test_the_version_stands_in_one_place():
     assert "version" in PROJECT["dynamic"]
     assert "version" not in PROJECT
