@@ -68,7 +68,7 @@ def hardware(device):
     """Processor, whether it has bf16, its cores that this process may use, threads, and the GPU where one is used."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next((n.split(":")[1].strip() for n in lines if n.startswith("model name")), cpu)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.device(device).type == "cuda" else ""

@@ -114,7 +114,7 @@ def run(job):
     """One run, in a process of its own. job: (piece, recipe, source of images, folder of logs). Returns its entry."""
     piece, recipe, source, folder = job
     log = folder / f"{piece.replace(' ', '_')}-{recipe.seed}.json"
-    there = log.exists() and json.loads(log.read_text())["settings"]
+    there = log.exists() and json.loads(log.read_text(encoding="utf-8"))["settings"]
     if not there or not measure.same_settings(there, recipe):
         torch.set_num_threads(1)
         images = data.load(source=source)
@@ -129,7 +129,7 @@ def run(job):
             "settings": dataclasses.asdict(recipe),
         }
         write_whole(log, json.dumps(entry))
-    entry = json.loads(log.read_text())
+    entry = json.loads(log.read_text(encoding="utf-8"))
     del entry["settings"]  # the first line of pieces.jsonl has them
     return entry
 
@@ -168,7 +168,7 @@ def main(argv=None):
     }
     earlier = []
     if args.log.exists():
-        theirs, *entries = map(json.loads, args.log.read_text().splitlines())
+        theirs, *entries = map(json.loads, args.log.read_text(encoding="utf-8").splitlines())
         same = measure.same_settings(theirs["settings"], whole) and theirs["copy"] == first["copy"]
         others = PIECES.keys() - set(args.pieces)
         earlier = [entry for entry in entries if same and entry["piece"] in others]

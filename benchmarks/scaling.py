@@ -185,7 +185,7 @@ def peak():
     """
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(n for n in status.read_text().splitlines() if n.startswith("VmHWM"))
+        line = next(n for n in status.read_text(encoding="utf-8").splitlines() if n.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource  # not on Windows
 

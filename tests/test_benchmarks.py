@@ -22,14 +22,14 @@ from vit_edu.models.vit import ViT, sincos_positions
 
 def rows(file):
     """{first cell: other cells} of all tables in a Markdown file."""
-    lines = [n for n in file.read_text().splitlines() if n.startswith("| ")]
+    lines = [n for n in file.read_text(encoding="utf-8").splitlines() if n.startswith("| ")]
     cells = [[c.strip() for c in n.strip("|").split("|")] for n in lines]
     return {first: others for first, *others in cells}
 
 
 def conditions(file, command):
     """What every table has to say about its measurement."""
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     for word in (
         f"torch {torch.__version__.split('+')[0]}",
         "cores",
@@ -60,7 +60,9 @@ def test_a_section_replaces_its_older_self_alone(tmp_path):
     measure.write(tmp_path, "speed", "CPU", "first")
     measure.write(tmp_path, "speed", "CUDA", "second")
     measure.write(tmp_path, "speed", "CPU", "third")
-    assert (tmp_path / "speed.md").read_text() == ("# speed\n\n## CPU\n\nthird\n\n## CUDA\n\nsecond\n")
+    assert (tmp_path / "speed.md").read_text(encoding="utf-8") == (
+        "# speed\n\n## CPU\n\nthird\n\n## CUDA\n\nsecond\n"
+    )
     assert [f.name for f in tmp_path.iterdir()] == ["speed.md"]
 
 
@@ -97,8 +99,8 @@ def test_peers(tmp_path, monkeypatch, how):
     assert len({found[name][0] for name in found if name not in ("model", "---", "vit-pytorch")}) == 1
     assert found["ours"][2] == found["ours"][4] == "1.000 (1.000)"
     assert compiled == [False] * 5 * (how == "compiled")
-    assert f"## CPU, float32, {how}" in file.read_text()
-    assert file.read_text().count("fastest peer") == 2
+    assert f"## CPU, float32, {how}" in file.read_text(encoding="utf-8")
+    assert file.read_text(encoding="utf-8").count("fastest peer") == 2
     conditions(file, "python benchmarks/peers.py --batch 2")
 
 
@@ -205,7 +207,7 @@ def test_scaling(tmp_path, monkeypatch):
     assert found["depth"][0] == "1, 8"
     less, more = found["depth"][1].split(", ")  # MB
     assert float(more) > 2 * float(less) > 0
-    assert "GB**, under 2 GB" in file.read_text()
+    assert "GB**, under 2 GB" in file.read_text(encoding="utf-8")
     conditions(file, "python benchmarks/scaling.py --rounds 1")
 
 
@@ -215,7 +217,7 @@ def test_scaling(tmp_path, monkeypatch):
 def test_conversion(tmp_path):
     conversion.main(["--libraries", "torchvision", "--rounds", "1", f"--out={tmp_path}"])
     file = tmp_path / "conversion.md"
-    assert file.read_text().count("| torchvision | ") == 3
+    assert file.read_text(encoding="utf-8").count("| torchvision | ") == 3
     *_, from_state, from_file = (float(n) for n in rows(file)["torchvision"])
     assert from_state > 1.9  # the state dict and the model
     assert from_file > 0.9
@@ -232,7 +234,7 @@ def test_cpu_bf16(tmp_path, monkeypatch):
     found = rows(file)
     assert found["recipe"][2:] == ["float32, ms", "bf16, fused, ms", "bf16, ms", "float32 / bf16"]
     assert set(cpu_bf16.RECIPES) < set(found)
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     assert [text.count(f"| laptop | 2 | {share} |") for share in ("25%", "50%", "100%")] == [1] * 3
     conditions(file, "python benchmarks/cpu_bf16.py --batch 2")
 
@@ -255,7 +257,7 @@ def test_every_target_has_a_recipe_and_one_command_runs_them(tmp_path, monkeypat
     found = rows(tmp_path / "out" / "time_to_accuracy.md")
     assert set(found) == {"recipe", "---", "laptop", "gpu", "gpu-long", "gpu-hybrid"}
     assert found["gpu-hybrid"][2].startswith("convolutional stem")
-    assert "- laptop: drawn." in (tmp_path / "out" / "time_to_accuracy.md").read_text()
+    assert "- laptop: drawn." in (tmp_path / "out" / "time_to_accuracy.md").read_text(encoding="utf-8")
     first, history, last = training.read_log(tmp_path / "logs" / "gpu-3.jsonl")
     assert (first["recipe"], first["seed"], first["settings"]["cutmix"]) == ("gpu", 3, 1.0)
     assert history[-1]["seconds"] >= 60 * time_to_accuracy.TOY["minutes"]

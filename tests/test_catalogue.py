@@ -117,16 +117,16 @@ def test_the_readme_has_the_numbers_of_the_catalogue():
 def test_what_is_written_to_the_readme_is_found_there_again(tmp_path, monkeypatch):
     figures = dict.fromkeys(catalogue.COLUMNS, 3) | {"alike": [("a", "b")], "survivors": [], "seconds": 0.25}
     start, end = catalogue.MARKERS
-    (tmp_path / "README.md").write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    (tmp_path / "README.md").write_text(f"before\n{start}\nold\n{end}\nafter\n", encoding="utf-8")
     monkeypatch.setattr(catalogue, "ROOT", tmp_path)
     catalogue.write_readme({"patchify": figures, "pool": figures}, "5 s, a machine")
-    text = (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text.startswith(f"before\n{start}\n\nWhat the checks know")
     assert text.endswith(f"| slowest first answer | 0.25 s |\n\n{end}\nafter\n")
     assert "| 2 exercises, 6 checks | |" in text
     assert "| known mistakes, rejected | 6 of 6 |" in text
     assert "| pairs of mistakes that look alike | 2 |" in text
-    (tmp_path / "README.md").write_text("nothing to fill in")
+    (tmp_path / "README.md").write_text("nothing to fill in", encoding="utf-8")
     with pytest.raises(SystemExit, match="no part between the lines"):
         catalogue.write_readme({"patchify": figures}, "")
 

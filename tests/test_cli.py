@@ -1,8 +1,10 @@
 """The command `vit-edu`, with the mistakes that people make: a sentence and an exit status, never a traceback."""
 
+import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -58,7 +60,49 @@ def test_what_authors_need_is_named(package, words):
     done = without(package, *words)
     assert done.returncode == 1
     assert done.stderr.startswith(f"vit-edu: this command needs {package}, which is not installed.")
-    assert done.stderr.rstrip().endswith("-m pip install -e '.[authoring]'")
+    assert done.stderr.rstrip().endswith('-m pip install -c constraints.txt -e ".[authoring]"')
+
+
+def test_without_jupyter_the_lab_names_what_to_install():
+    done = without("jupyterlab", "lab")
+    assert done.returncode == 1
+    assert re.search(
+        r'JupyterLab is not installed. Remedy: .* install -c ".*constraints.txt" -e ".*\[lab\]"', done.stderr
+    )
+
+
+def test_the_doctor_finds_a_program_well_that_has_no_lessons(monkeypatch, capsys):
+    monkeypatch.setattr(lab, "course_root", lambda: None)
+    monkeypatch.setattr(lab, "problem", lambda: ("JupyterLab is not installed.", "pip"))
+    monkeypatch.setattr(
+        metadata, "requires", lambda name: ["packaging>=23", 'nobody-has-this>=1; extra == "lab"']
+    )
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    assert cli.main(["doctor"]) == 0
+    assert "The package works without them" in capsys.readouterr().out
+
+
+def test_the_doctor_asks_for_what_the_lessons_need(monkeypatch, capsys):
+    monkeypatch.setattr(
+        metadata, "requires", lambda name: ["packaging>=23", 'nobody-has-this>=1; extra == "lab"']
+    )
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    assert cli.main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "WRONG  Packages: nobody-has-this is missing" in said
+    assert '[lab]"' in said
+
+
+def test_output_in_a_code_page_without_our_marks():
+    """What a pipe on Windows has; a letter that it lacks becomes a question mark."""
+    done = subprocess.run(
+        [sys.executable, "-m", "vit_edu", "check", "solutions/00_start_here.ipynb"],
+        cwd=lab.course_root(),
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode("cp1252")
+    assert b"? solutions" in done.stdout
 
 
 def test_teachers_and_learners_need_no_packages_of_authors():

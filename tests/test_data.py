@@ -84,7 +84,7 @@ def test_folder_with_train_and_test(tmp_path, monkeypatch):
 def test_folder_of_classes_is_split_and_brought_to_size(tmp_path):
     make_folder(tmp_path / "set", count=10, size=(50, 40))
     Image.new("L", (20, 20), 7).save(tmp_path / "set" / "dog" / "grey.png")
-    (tmp_path / "set" / "notes.txt").write_text("no image")
+    (tmp_path / "set" / "notes.txt").write_text("no image", encoding="utf-8")
     d = data.image_folder(tmp_path / "set", size=16)
     assert (len(d.train), len(d.test)) == (17, 4)
     assert d.train.images.shape[1:] == (3, 16, 16)
@@ -145,7 +145,7 @@ def test_folder_at_fault_is_named(tmp_path, monkeypatch, make, says):
 def test_name_that_is_no_folder(tmp_path, monkeypatch, kind):
     path = tmp_path / "x"
     if kind == "file":
-        path.write_text("")
+        path.write_text("", encoding="utf-8")
     monkeypatch.setenv("VIT_EDU_DATA", str(path))
     with pytest.raises(
         data.DataError, match="nothing of that name" if kind == "missing" else "expected a folder"
@@ -172,7 +172,7 @@ def test_source_that_cannot_be_had_is_named_as_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_EDU_DATA", "shapes")
     with pytest.raises(data.DataError, match=r"^you asked for .*missing, and there is nothing of that name"):
         data.load(source=tmp_path / "missing")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(data.DataError, match=r"^you asked for the file .*file; expected a folder"):
         data.load(source=tmp_path / "file")
     with pytest.raises(data.DataError, match="cannot be reached"):  # no shapes instead
@@ -319,7 +319,7 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch):
 
 
 def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path / "file" / "cache"))
     assert "cannot be written to" in data.load().reason
     monkeypatch.setenv("VIT_EDU_DATA", "cifar10")

@@ -80,9 +80,11 @@ def test_every_way_to_import_is_seen(tmp_path):
         "from importlib import import_module as i; import_module(f'vit_edu.top.{name}')",
     )
     for number, way in enumerate(ways):
-        (root / "low" / f"way{number}.py").write_text(way)
-    (root / "low" / "fine.py").write_text("from vit_edu import low\nfrom . import x\nimport top, os.path\n")
-    (root / "top.py").write_text("from vit_edu.low import x")
+        (root / "low" / f"way{number}.py").write_text(way, encoding="utf-8")
+    (root / "low" / "fine.py").write_text(
+        "from vit_edu import low\nfrom . import x\nimport top, os.path\n", encoding="utf-8"
+    )
+    (root / "top.py").write_text("from vit_edu.low import x", encoding="utf-8")
     found = climbs(root, [["top"], ["low"]])
     assert [re.search(r"way(\d)", sentence)[1] for sentence in found] == list("0123456789")
     assert found[7] == (

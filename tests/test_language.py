@@ -188,13 +188,14 @@ def test_hints_progress_and_errors_are_translated(in_pseudo, tmp_path, monkeypat
     file.write_text(
         json.dumps(
             {"exercises": {names[0]: {"right": "x", "tries": 1}, names[1]: {"right": None, "tries": 2}}}
-        )
+        ),
+        encoding="utf-8",
     )
     shown = check.progress()
     page = shown._repr_mimebundle_()["text/html"]
     assert english(shown.text, *names) == english(page, *names) == []
     assert english(re.search(r"aria-label='([^']*)'", page)[1]) == []
-    file.write_text("{")
+    file.write_text("{", encoding="utf-8")
     assert english(check.progress().remark, str(tmp_path), "progress.damaged", "json") == []
     for step in (1, 3):
         hint = check.hint("patchify", step)
@@ -352,7 +353,7 @@ def test_every_sentence_is_listed(said):
     "source", ['_(f"{n} left")', 'CaseFailed("a " + b)', 'Sentence("a" if b else f"{c}")']
 )
 def test_a_sentence_that_cannot_be_looked_up_is_an_error(tmp_path, source):
-    (tmp_path / "code.py").write_text(f"n = 1\n{source}\n")
+    (tmp_path / "code.py").write_text(f"n = 1\n{source}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"code\.py:2: a sentence that is put together"):
         list(sentences.in_code(tmp_path))
 

@@ -111,7 +111,7 @@ def test_course_makes_pages_with_folded_answers(tmp_path, monkeypatch):
     folder.mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "00_first.ipynb")
     assert course.course(tmp_path, tmp_path / "out") == 0
-    page = (tmp_path / "out" / "00_first.html").read_text()
+    page = (tmp_path / "out" / "00_first.html").read_text(encoding="utf-8")
     assert re.search(r"<summary>Why\?</summary>\s*<p>Because\.</p>\s*</details>", page)
     assert 'href="01_patches.html"' in page
     assert ">2</pre>" in page

@@ -72,13 +72,13 @@ def work(folder):
         try:
             training.fit(training.build_model(few, images()), images(), few)
         except parallel.ParallelError as error:
-            (Path(folder) / f"few-{ranks.rank}.txt").write_text(str(error))
+            (Path(folder) / f"few-{ranks.rank}.txt").write_text(str(error), encoding="utf-8")
 
 
 def run_long(out):
     """A rank that writes down its process, for the test that kills one."""
     with parallel.group() as ranks:
-        (Path(out) / f"rank-{ranks.rank}.pid").write_text(str(os.getpid()))
+        (Path(out) / f"rank-{ranks.rank}.pid").write_text(str(os.getpid()), encoding="utf-8")
         recipe = RECIPES["long"]
         training.fit(training.build_model(recipe, images()), images(), recipe, out=out)
 
@@ -117,7 +117,7 @@ def test_the_clock_of_the_first_rank_decides_for_all(two_ranks):
 
 def test_a_rank_without_images_is_said(two_ranks):
     for rank in (0, 1):
-        text = (two_ranks / f"few-{rank}.txt").read_text()
+        text = (two_ranks / f"few-{rank}.txt").read_text(encoding="utf-8")
         assert "a batch of 1 images leaves 1 of 2 ranks without any" in text
 
 
@@ -129,7 +129,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_with_another_number_of_ranks(t
             assert started.poll() is None, started.communicate()[0]
             assert time.monotonic() < deadline, "no checkpoint came"
             time.sleep(0.05)
-        os.kill(int((tmp_path / "rank-1.pid").read_text()), signal.SIGKILL)
+        os.kill(int((tmp_path / "rank-1.pid").read_text(encoding="utf-8")), signal.SIGKILL)
         said, _ = started.communicate(timeout=100)
     finally:
         started.kill()
@@ -156,7 +156,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_with_another_number_of_ranks(t
         "    recipe = RECIPES['long']\n"
         "    training.fit(training.build_model(recipe, images()), images(), recipe, sys.argv[2], on_epoch=stop)\n"
     )
-    (tmp_path / "again.py").write_text(code)
+    (tmp_path / "again.py").write_text(code, encoding="utf-8")
     again = torchrun(tmp_path / "again.py", Path(__file__).parent, tmp_path, done + 2)
     said, _ = again.communicate(timeout=100)
     assert "exitcode  : 7" in said, said

@@ -49,7 +49,7 @@ def test_answers_are_counted(file, capsys):
     assert "✗" in check.progress().text
     answer(right)
     answer(lambda height, width, patch_size: 1)  # what was right once stays right
-    kept = json.loads(file.read_text())["exercises"]["count_patches"]
+    kept = json.loads(file.read_text(encoding="utf-8"))["exercises"]["count_patches"]
     assert kept["tries"] == 3
     assert kept["right"]
     shown = check.progress()
@@ -88,7 +88,7 @@ def test_a_damaged_file_is_set_aside(file, text, capsys):
 
 
 def test_no_place_for_the_file_is_no_problem(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("VIT_EDU_PROGRESS", str(tmp_path / "file" / "progress.json"))
     assert answer(right) is right
     assert f"0 of {TOTAL}" in check.progress().text

@@ -144,7 +144,7 @@ def patchify(images, patch_size):
 assert check.run("patchify", patchify).passed
 pretrained.load("vit-cifar10")
 images = data.shapes(train=64, test=16)
-plot.finish(plot.images(images.train.images[:4]), "four shapes")
+plot.show(plot.images(images.train.images[:4]), "four shapes")
 print("done")
 """
 
@@ -195,7 +195,7 @@ def test_doctor_names_what_is_wrong_and_the_remedy(tmp_path):
         "display_name": "gone",
         "language": "python",
     }
-    (kernel / "kernel.json").write_text(json.dumps(spec))
+    (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
     done = vit_edu("doctor", VIT_EDU_DATA=str(tmp_path / "missing"), JUPYTER_PATH=str(tmp_path))
     assert done.returncode == 1
     assert "WRONG  JupyterLab" in done.stdout
@@ -209,7 +209,8 @@ def test_lab_refuses_without_a_kernel(tmp_path):
     kernel = tmp_path / "kernels" / "python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(
-        json.dumps({"argv": ["/nowhere/python"], "display_name": "gone", "language": "python"})
+        json.dumps({"argv": ["/nowhere/python"], "display_name": "gone", "language": "python"}),
+        encoding="utf-8",
     )
     done = vit_edu("lab", "--version", JUPYTER_PATH=str(tmp_path))
     assert done.returncode == 1

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     notebook(root / "finn" / "00_start_here.ipynb", *answer("return height //"))
     notebook(root / "gil" / "notes.ipynb", "print('my notes')")
     (root / "hans").mkdir()
-    (root / "hans" / "00_start_here.ipynb").write_text("{not a notebook")
+    (root / "hans" / "00_start_here.ipynb").write_text("{not a notebook", encoding="utf-8")
     notebook(root / ".ipynb_checkpoints" / "00_start_here.ipynb", "1 / 0")
     return root
 
@@ -60,7 +60,7 @@ def test_a_folder_at_once(folder, tmp_path, capsys):
     out = capsys.readouterr().out
     assert status == 1
     assert "2 of 9 notebooks are all right" in out
-    rows = {r["notebook"].split("/")[-2]: r for r in csv.DictReader(files[0].open())}
+    rows = {r["notebook"].split("/")[-2]: r for r in csv.DictReader(files[0].open(encoding="utf-8"))}
     assert len(rows) == 9
     assert rows[folder.name]["status"] == rows["anna"]["status"] == "right"
     assert "along one side only" in rows["ben"]["diagnosis"]
@@ -71,7 +71,7 @@ def test_a_folder_at_once(folder, tmp_path, capsys):
     assert "SyntaxError" in rows["finn"]["error"]
     assert "holds no exercise" in rows["gil"]["error"]
     assert "not a notebook" in rows["hans"]["error"]
-    full = json.loads(files[1].read_text())
+    full = json.loads(files[1].read_text(encoding="utf-8"))
     ben = next(r for r in full if "/ben/" in r["notebook"])
     assert not ben["passed"]
     assert ben["answers"]["count_patches"]["checks"][0][1] is False
@@ -88,7 +88,7 @@ def test_a_hanging_notebook_costs_its_own_row(tmp_path):
 def test_lessons_are_not_attempted_and_solutions_right(path):
     """In this process, for speed; the folder above runs as the command does."""
     for root, status in (("lessons", "not attempted"), ("solutions", "right")):
-        cells = json.loads((ROOT / root / path.name).read_text())
+        cells = json.loads((ROOT / root / path.name).read_text(encoding="utf-8"))
         found = dict(answers.check_all(cells))
         assert list(found) == check.names(path.name[:2])
         assert {r.status for r in found.values()} == {status}
@@ -105,11 +105,11 @@ def test_only_what_an_answer_needs_is_run(tmp_path):
         *answer("return half(height // patch_size) * (width // patch_size)"),
         "raise SystemExit",
     )
-    found, _ = answers.statements(json.loads(path.read_text()))
+    found, _ = answers.statements(json.loads(path.read_text(encoding="utf-8")))
     index = next(i for i, s in enumerate(found) if s.answers)
     bound = [sorted(found[i].binds) for i in answers.needed(found, index)]
     assert bound == [["math"], ["half"], ["helper"], ["count_patches"]]
-    assert dict(answers.check_all(json.loads(path.read_text())))["count_patches"].passed
+    assert dict(answers.check_all(json.loads(path.read_text(encoding="utf-8"))))["count_patches"].passed
 
 
 def test_the_last_of_two_answers_counts_and_a_wrong_one_is_replaced():

@@ -52,7 +52,7 @@ def test_resumed_run_ends_with_the_same_weights(images, tmp_path, recipe):
     assert [e["loss"] for e in again] == [e["loss"] for e in history]
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_bf16_on_a_cpu_that_has_it(images):
@@ -119,7 +119,7 @@ def test_history_is_whole_wherever_the_run_is_killed(images, tmp_path, monkeypat
         run(images, tmp_path)
     monkeypatch.undo()
     _, history = run(images, tmp_path)
-    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    lines = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [entry["loss"] for entry in history]
     assert len(lines) == 3
 

@@ -390,7 +390,9 @@ def test_preprocessing_of_transformers(kind, tmp_path):
     theirs = getattr(transformers, kind + "Pil", None) or getattr(transformers, kind)
     theirs = theirs()
     theirs.save_pretrained(tmp_path)
-    cfg = preprocessing.from_transformers(json.loads((tmp_path / "preprocessor_config.json").read_text()))
+    cfg = preprocessing.from_transformers(
+        json.loads((tmp_path / "preprocessor_config.json").read_text(encoding="utf-8"))
+    )
     image = picture(300, 400)
     expected = theirs(image, return_tensors="pt")["pixel_values"]
     ours = pretrained.preprocess(image, cfg)
@@ -559,7 +561,7 @@ def test_other_trouble_while_fetching(server, cache, monkeypatch):
         with pytest.raises(pretrained.WeightsError, match="1 MB free, 2 MB are to come"):
             pretrained.fetch(server.url + "/w.bin", cache / "w.bin")
     blocked = cache / "blocked"
-    blocked.write_text("a file where a folder should be")
+    blocked.write_text("a file where a folder should be", encoding="utf-8")
     with pytest.raises(pretrained.WeightsError, match="cannot be written"):
         pretrained.fetch(server.url + "/w.bin", blocked / "w.bin")
     from filelock import FileLock
@@ -699,9 +701,9 @@ def test_a_vit_of_timm_from_the_hub(hub, tmp_path, monkeypatch):
     timm.models.save_for_hf(
         theirs, tmp_path / "repo", model_args={"img_size": 32, "depth": 2, "num_heads": 6}
     )
-    config = json.loads((tmp_path / "repo" / "config.json").read_text())
+    config = json.loads((tmp_path / "repo" / "config.json").read_text(encoding="utf-8"))
     config["pretrained_cfg"]["input_size"] = [3, 32, 32]
-    (tmp_path / "repo" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "repo" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     hub("timm/vit", tmp_path / "repo")
     ours = pretrained.load("timm/vit")
     assert pretrained.parity(ours, theirs, torch.randn(2, 3, 32, 32)).equal
@@ -722,7 +724,7 @@ def test_a_vit_of_timm_from_the_hub(hub, tmp_path, monkeypatch):
 
 def test_what_the_hub_has_not(hub, server, tmp_path, monkeypatch):
     (tmp_path / "repo").mkdir()
-    (tmp_path / "repo" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "repo" / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
     hub("someone/bert", tmp_path / "repo")
     with pytest.raises(pretrained.WeightsError, match="transformers calls this model 'bert'"):
         pretrained.load("someone/bert")

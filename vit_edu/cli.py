@@ -19,6 +19,9 @@ class CommandError(Exception):
 def main(argv=None):
     """Entry point of `vit-edu`. Returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # on Windows, a pipe's code page may lack a letter such as ✓
+            stream.reconfigure(errors="replace")
     # What follows `lab` is Jupyter's, options included; argparse alone would take --help and the like for its own.
     jupyters = argv[:1] == ["lab"] and argv[1:2] not in (["-h"], ["--help"])
     args = _parser().parse_args(["lab"] if jupyters else argv)
@@ -268,7 +271,7 @@ def _authoring(room):
             raise
         raise CommandError(
             f"this command needs {error.name.split('.')[0]}, which is not installed. Remedy, in the folder of the course: "
-            f"{sys.executable} -m pip install -e '.[authoring]'"
+            f'{sys.executable} -m pip install -c constraints.txt -e ".[authoring]"'
         ) from error
 
 

@@ -38,22 +38,24 @@ def _python():
 def _packages():
     from packaging.requirements import Requirement
 
-    wrong, seen = [], []
+    extras = ["", "lab"] if lab.course_root() else [""]
+    wrong, seen = {}, []
     for line in metadata.requires("vit_edu") or []:
         need = Requirement(line)
-        if need.marker and not need.marker.evaluate({"extra": ""}):
+        if need.marker and not any(need.marker.evaluate({"extra": extra}) for extra in extras):
             continue
         try:
             version = metadata.version(need.name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{need.name} is missing")
+            wrong[need] = f"{need.name} is missing"
             continue
         if need.specifier.contains(version, prereleases=True):
             seen.append(f"{need.name} {version}")
         else:
-            wrong.append(f"{need.name} is {version}, needed is {need.specifier}")
+            wrong[need] = f"{need.name} is {version}, needed is {need.specifier}"
     if wrong:
-        raise Wrong("; ".join(wrong), f"{lab.PIP} install -c constraints.txt -e .")
+        alone = " ".join([lab.PIP, "install", *(f'"{need.name}{need.specifier}"' for need in wrong)])
+        raise Wrong("; ".join(wrong.values()), lab.install() if lab.course_root() else alone)
     import torchvision  # noqa: F401  a torch and a torchvision that do not fit fail here
 
     return ", ".join(seen)
@@ -86,6 +88,8 @@ def _memory():
 
 
 def _jupyter():
+    if not lab.course_root():
+        return "not needed here; it is for the lessons."
     if problem := lab.problem():
         raise Wrong(*problem)
     return f"version {metadata.version('jupyterlab')}, kernel python3 is there."
@@ -94,7 +98,9 @@ def _jupyter():
 def _lessons():
     root = lab.course_root()
     if root is None:
-        raise Wrong("no folder lessons/ here.", "Run this inside a clone of the course.")
+        return (
+            "none here. The package works without them; to read them, run this inside a clone of the course."
+        )
     return f"{len(list((root / 'lessons').glob('*.ipynb')))} notebooks in {root / 'lessons'}"
 
 

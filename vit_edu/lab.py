@@ -19,6 +19,12 @@ def course_root():
     return None
 
 
+def install():
+    """The command that installs what the lessons need, in quotes that every shell understands."""
+    root = course_root() or Path(".")
+    return f'{PIP} install -c "{root / "constraints.txt"}" -e "{root}[lab]"'
+
+
 def open_lab(root, jupyter_args):
     """Open JupyterLab at the first lesson of the course in `root`; `jupyter_args` go to Jupyter as they are. Returns its exit status."""
     # As the default page and not as a file argument: then the printed address leads there too, with --no-browser.
@@ -33,7 +39,7 @@ def open_lab(root, jupyter_args):
 def problem():
     """Why notebooks cannot be opened and run here, and the remedy: two texts; None where they can."""
     if not importlib.util.find_spec("jupyterlab"):
-        return "JupyterLab is not installed.", f"{PIP} install -e '{course_root() or '.'}[lab]'"
+        return "JupyterLab is not installed.", install()
     if text := _kernel_problem():
         return text, f"{sys.executable} -m ipykernel install --sys-prefix"
     return None

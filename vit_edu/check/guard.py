@@ -257,7 +257,7 @@ def _memory():
     With a GPU there is none: its driver reserves addresses by the hundred gigabytes.
     """
     try:
-        with open("/proc/self/statm") as file:
+        with open("/proc/self/statm", encoding="utf-8") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
         before = resource.getrlimit(resource.RLIMIT_AS)
     except (OSError, AttributeError):

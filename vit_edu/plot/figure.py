@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import sys
 
 import matplotlib.pyplot as plt
 import torch
@@ -30,13 +31,16 @@ class _Figure:
         # From the PNG's header, for sharp screens
         self.width = int.from_bytes(png[16:20], "big") * 84 // DPI
 
+    def __repr__(self):
+        return f"[figure] {self.alt}"
+
     def _repr_mimebundle_(self, include=None, exclude=None):
         source = f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
         img = (
             f'<img src="{source}" width="{self.width}" alt="{html.escape(self.alt, quote=True)}" '
             'style="max-width:100%;background:white">'
         )
-        return {"text/plain": f"[figure] {self.alt}", "text/html": img}
+        return {"text/plain": repr(self), "text/html": img}
 
 
 def finish(fig, alt=None):
@@ -54,10 +58,21 @@ def finish(fig, alt=None):
 
 
 def show(fig, alt=None):
-    """Display a figure below the cell. alt: what there is to see, where the figure's own words are not enough."""
+    """Display a figure below the cell; in a program, print its text.
+
+    alt: what there is to see, where the figure's own words are not enough.
+    """
+    display(finish(fig, alt))
+
+
+def display(figure, **options):
+    """IPython's `display`, with its options; in a program, which may lack IPython, print the figure's text instead."""
+    if not sys.modules.get("IPython"):
+        print(figure)
+        return None
     from IPython.display import display
 
-    display(finish(fig, alt))
+    return display(figure, **options)
 
 
 def axes_for(width, height, title, xlabel, ylabel):

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from vit_edu.plot.figure import COLOURS, axes_for, finish
+from vit_edu.plot.figure import COLOURS, axes_for, display, finish
 from vit_edu.training.tasks import TASKS
 
 
@@ -74,8 +74,6 @@ class LiveCurves:
     """
 
     def __init__(self, *about):
-        from IPython.display import display
-
         self.about = about
         self.handle = display(finish(learning_curves([], *about)), display_id=True)
 

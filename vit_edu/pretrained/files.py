@@ -112,7 +112,7 @@ def require_digest(path, expected=""):
     """WeightsError unless the file has this SHA-256, or one that begins so; by default what FILE.sha256 says, where it is."""
     beside = path.with_name(path.name + ".sha256")
     if not expected and beside.exists():
-        expected = beside.read_text().split()[0]
+        expected = beside.read_text(encoding="utf-8").split()[0]
     if expected and not (found := _digest(path)).startswith(expected):
         raise WeightsError(
             f"{path} was altered or cut off: expected SHA-256 {expected[:16]}..., got {found[:16]}.... Remove it and get it "
@@ -176,7 +176,7 @@ def fetch(url, path, sha256="", otherwise=""):
 
 def _download(url, part, otherwise):
     """Append what is missing to `part`. Raises WeightsError."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "vit_edu"} | ({"Range": f"bytes={have}-"} if have else {})

@@ -178,7 +178,7 @@ def torchvision_vit(name="vit_b_16"):
 
 def _hub(repo):
     """A repository, owner/name -> (file of weights, entries of `pretrained_cfg`, arguments of `convert`)."""
-    config = json.loads(_hub_file(repo, "config.json").read_text())
+    config = json.loads(_hub_file(repo, "config.json").read_text(encoding="utf-8"))
     if "architecture" in config:  # timm
         about = config.get("pretrained_cfg", config)
         arguments = {"family": "timm", "img_size": about["input_size"][1:]} | _timm_settings(config)
@@ -188,7 +188,7 @@ def _hub(repo):
         arguments = config_settings(config)
         classes = arguments.pop("classes")
         said = _preprocessor(repo)
-        cfg = preprocessing.from_transformers(json.loads(said.read_text())) if said else {}
+        cfg = preprocessing.from_transformers(json.loads(said.read_text(encoding="utf-8"))) if said else {}
     weights = next((p for name in HUB_WEIGHTS if (p := _cached(repo, name))), None)
     weights = weights or _hub_file(repo, HUB_WEIGHTS[0], optional=True)
     return weights or _hub_file(repo, HUB_WEIGHTS[1]), cfg | {"classes": tuple(classes)}, arguments

@@ -43,7 +43,7 @@ def read_weights(path):
     load_by_name(model, {key: value.to(kinds.get(key)) for key, value in weights.items()})
     card = path.with_suffix(".md")
     model.pretrained_cfg = about_data(about) | {"model": arguments}
-    model.pretrained_cfg["card"] = card.read_text() if card.exists() else ""
+    model.pretrained_cfg["card"] = card.read_text(encoding="utf-8") if card.exists() else ""
     return model.eval()
 
 
