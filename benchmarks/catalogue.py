@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 
-from vit_edu import check
-from vit_edu.atomic import write_whole
+from vit_edu import atomic, check
 from vit_edu.check.compare import compare
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +141,7 @@ def write_readme(rows, conditions):
     file = ROOT / "README.md"
     text = file.read_text(encoding="utf-8")
     start, end = between_markers(text)
-    write_whole(file, text[:start] + readme_part(rows, conditions) + text[end:])
+    atomic.write(file, text[:start] + readme_part(rows, conditions) + text[end:])
 
 
 def main():

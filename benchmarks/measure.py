@@ -19,9 +19,8 @@ from unittest import mock
 
 import torch
 
+from vit_edu import atomic, training
 from vit_edu import data as vit_data
-from vit_edu import training
-from vit_edu.atomic import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -105,7 +104,7 @@ def write(folder, program, title, text):
     sections = dict(part.split("\n", 1) for part in f"\n{old}".split("\n## ")[1:])
     sections[title] = f"\n{text}\n"
     parts = [f"## {name}\n\n{body.strip()}\n" for name, body in sections.items()]
-    write_whole(file, "\n".join([f"# {program}\n", *parts]))
+    atomic.write(file, "\n".join([f"# {program}\n", *parts]))
     print(f"{title}\n\n{text}")
 
 

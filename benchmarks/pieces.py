@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vit_edu import data, training
-from vit_edu.atomic import write_whole
+from vit_edu import atomic, data, training
 from vit_edu.models.vit import merge_heads, sincos_positions, split_heads
 
 try:
@@ -128,7 +127,7 @@ def run(job):
             "val_accuracy": history[-1]["val_accuracy"],
             "settings": dataclasses.asdict(recipe),
         }
-        write_whole(log, json.dumps(entry))
+        atomic.write(log, json.dumps(entry))
     entry = json.loads(log.read_text(encoding="utf-8"))
     del entry["settings"]  # the first line of pieces.jsonl has them
     return entry
@@ -186,7 +185,7 @@ def main(argv=None):
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
         found = earlier + pool.map(run, jobs, chunksize=1)
     found.sort(key=lambda entry: (entry["seed"], list(PIECES).index(entry["piece"])))
-    write_whole(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *found)))
+    atomic.write(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *found)))
     whole_share = {e["seed"]: e["val_accuracy"] for e in found if e["piece"] == WHOLE}
     rows = []
     for piece in dict.fromkeys(entry["piece"] for entry in found):
@@ -202,7 +201,7 @@ def main(argv=None):
         f"{len(args.seeds)} seeds. Runs with the same seed have the same held-out images.\n\n"
         f"{measure.table(head, rows)}\n\n{first['conditions']}\n"
     )
-    write_whole(args.out / "pieces.md", text)
+    atomic.write(args.out / "pieces.md", text)
     print(text)
 
 

@@ -22,8 +22,7 @@ from pathlib import Path
 
 import torch
 
-from vit_edu import data, training
-from vit_edu.atomic import write_whole
+from vit_edu import atomic, data, training
 from vit_edu.models.kinds import with_kind
 
 try:
@@ -78,7 +77,7 @@ def main(argv=None):
             if process.exitcode:
                 sys.exit(f"{name}, seed {seed}: did not come to its end. The same command goes on.")
     text = summary(args.logs)
-    write_whole(args.out / "time_to_accuracy.md", text)
+    atomic.write(args.out / "time_to_accuracy.md", text)
     print(text)
 
 
@@ -123,7 +122,7 @@ def run(name, seed, args):
         *history,
         {"test_accuracy": accuracy, "test_images": len(images.test)},
     ]
-    write_whole(log, "".join(json.dumps(e) + "\n" for e in entries))
+    atomic.write(log, "".join(json.dumps(e) + "\n" for e in entries))
     print(f"{name}, seed {seed}: {accuracy:.2%} of {len(images.test):,} test images", flush=True)
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vit_edu import cli, data, plot, pretrained, training
-from vit_edu.atomic import write_whole
+from vit_edu import atomic, cli, data, plot, pretrained, training
 from vit_edu.models import KINDS, ViT, make_model
 from vit_edu.models.vit import Embeddings
-from vit_edu.training import Recipe, checkpoint, parallel
+from vit_edu.training import Recipe, parallel
 
 TINY = Recipe(
     epochs=3,
@@ -107,14 +106,14 @@ def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
 
 
 def test_history_is_whole_wherever_the_run_is_killed(images, tmp_path, monkeypatch):
-    write = checkpoint.write_whole
+    write = atomic.write
 
     def dies(path, content):
         write(path, content)
         if path.name == "history.jsonl" and len(content.splitlines()) == 3:
             raise SystemExit
 
-    monkeypatch.setattr(checkpoint, "write_whole", dies)
+    monkeypatch.setattr(atomic, "write", dies)
     with pytest.raises(SystemExit):
         run(images, tmp_path)
     monkeypatch.undo()
@@ -171,14 +170,14 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_whole(path, breaks)
+        atomic.write(path, breaks)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     old, new = tmp_path / ".file.1.unfinished", tmp_path / ".file.2.unfinished"
     for left in (old, new):
         left.write_bytes(b"half")
     os.utime(old, (0, 0))  # left by a process that was killed long ago
-    write_whole(path, b"new")
+    atomic.write(path, b"new")
     assert {p.name for p in tmp_path.iterdir()} == {"file", new.name}
 
 

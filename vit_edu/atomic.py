@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 
-def write_whole(path, content):
+def write(path, content):
     """Write a file so that whoever reads it sees the old content or the new, never a part; its folder is made where need be.
 
     content: a text (UTF-8), bytes, or a function that writes bytes into the open file that it is given. The content is on the

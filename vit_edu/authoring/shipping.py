@@ -5,8 +5,7 @@ import json
 import torch
 from safetensors.torch import save
 
-from vit_edu import training
-from vit_edu.atomic import write_whole
+from vit_edu import atomic, training
 from vit_edu.models.saved import load_run
 from vit_edu.pretrained import SHIPPED, files
 
@@ -48,7 +47,7 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
     kept = half if abs(accuracy - accuracy_half) < 0.001 else whole
     meta = {"model": state["recipe"]["model"]} | {k: about[k] for k in ("classes", "shape", "mean", "std")}
     path = folder / f"{name}.safetensors"
-    write_whole(path, save(kept, {"vit_edu": json.dumps(meta)}))
+    atomic.write(path, save(kept, {"vit_edu": json.dumps(meta)}))
     files.write_digest(path)
 
     truth, recipe, last = (
@@ -74,7 +73,7 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
         pixels=f"{about['shape'][1]} x {about['shape'][2]}",
         confusion=_confusion(truth, predicted, about["classes"]),
     )
-    write_whole(path.with_suffix(".md"), card)
+    atomic.write(path.with_suffix(".md"), card)
     return card
 
 

@@ -10,8 +10,7 @@ import json
 import os
 from dataclasses import dataclass
 
-from vit_edu import settings
-from vit_edu.atomic import write_whole
+from vit_edu import atomic, settings
 from vit_edu.check.language import N_, _, ngettext
 from vit_edu.check.report import EMPTY, RIGHT, UNCHECKED, frame
 
@@ -59,7 +58,7 @@ def add(report):
         entry["tries"] += 1
         if report.passed and not entry["right"]:
             entry["right"] = datetime.date.today().isoformat()
-        write_whole(settings.progress_file(), json.dumps({"version": 1, "exercises": entries}, indent=1))
+        atomic.write(settings.progress_file(), json.dumps({"version": 1, "exercises": entries}, indent=1))
 
 
 @dataclass

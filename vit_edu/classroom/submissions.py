@@ -15,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vit_edu import check
-from vit_edu.atomic import write_whole
+from vit_edu import atomic, check
 from vit_edu.check.report import EMPTY, RIGHT
 
 MISSING, UNFINISHED = "missing", "not checked"
@@ -251,7 +250,7 @@ def check_paths(paths, csv_file=None, json_file=None, seconds=120.0, jobs=2):
             print(as_text(row), flush=True)
     for file, text in ((csv_file, as_csv), (json_file, as_json)):
         if file:
-            write_whole(Path(file), text(rows))
+            atomic.write(Path(file), text(rows))
     right = sum(r.passed for r in rows)
     print(f"{right} of {len(rows)} notebooks are all right.")
     return 0 if right == len(rows) else 1

@@ -15,8 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from vit_edu import settings
-from vit_edu.atomic import write_whole
+from vit_edu import atomic, settings
 from vit_edu.data import network
 from vit_edu.pretrained.names import WeightsError
 
@@ -105,7 +104,7 @@ def _digest(path):
 def write_digest(path, digest=None):
     """FILE.sha256, as the command sha256sum writes and checks it."""
     beside = path.with_name(path.name + ".sha256")
-    write_whole(beside, f"{digest or _digest(path)}  {path.name}\n")
+    atomic.write(beside, f"{digest or _digest(path)}  {path.name}\n")
 
 
 def require_digest(path, expected=""):

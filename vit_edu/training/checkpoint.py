@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vit_edu.atomic import write_whole
+from vit_edu import atomic
 from vit_edu.models.kinds import with_kind
 from vit_edu.models.saved import CheckpointError, read_checkpoint
 from vit_edu.training.optim import Average, make_optimizer
@@ -52,8 +52,8 @@ class Run:
             "cuda_rng": [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
         }
         # First, so that whoever kills the run between the two finds an epoch too many, which comes again, and none too few
-        write_whole(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
-        write_whole(folder / "checkpoint.pt", lambda file: torch.save(state, file))
+        atomic.write(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
+        atomic.write(folder / "checkpoint.pt", lambda file: torch.save(state, file))
 
     def resume(self, folder):
         """Put everything back as the checkpoint in the folder has it; nothing happens where there is none.
