@@ -593,25 +593,25 @@ def test_weights_of_torchvision(server, tmp_path, monkeypatch, cache):
             pretrained.WeightsError,
             match=r"asks for no download. Without a network here: download http",
         ) as error:
-            loading._torchvision_file(weights)
+            loading.torchvision_file(weights)
         assert f"put it at {cache / 'torchvision'}" in str(error.value)
-    path = loading._torchvision_file(weights)
+    path = loading.torchvision_file(weights)
     assert path.parent == cache / "torchvision"
     monkeypatch.setenv("VIT_EDU_FAST", "1")
-    assert loading._torchvision_file(weights) == path  # from the cache
+    assert loading.torchvision_file(weights) == path  # from the cache
 
     # ... and in torch's own cache, where it is verified
     path.rename(tmp_path / "kept.pth")
     theirs = tmp_path / "torch" / "hub" / "checkpoints" / path.name
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes((tmp_path / "kept.pth").read_bytes())
-    assert loading._torchvision_file(weights) == theirs
+    assert loading.torchvision_file(weights) == theirs
     whole = theirs.read_bytes()
     theirs.write_bytes(whole[:-9])
     with pytest.raises(pretrained.WeightsError, match="was altered or cut off"):
-        loading._torchvision_file(weights)
+        loading.torchvision_file(weights)
     theirs.write_bytes(whole)
-    monkeypatch.setattr(loading, "_torchvision_file", lambda weights: theirs)
+    monkeypatch.setattr(loading, "torchvision_file", lambda weights: theirs)
     model = pretrained.load("torchvision/vit_b_32", img_size=64)
     assert model.pretrained_cfg["classes"][:2] == ("tench", "goldfish")
     assert model.pretrained_cfg["input_size"] == (3, 64, 64)
@@ -712,14 +712,14 @@ def test_a_vit_of_timm_from_the_hub(hub, tmp_path, monkeypatch):
 
     # Without timm, only architectures that hold no surprise are taken
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    assert loading._timm_settings({"architecture": "deit_tiny_distilled_patch16_224"}) == {
+    assert loading.timm_settings({"architecture": "deit_tiny_distilled_patch16_224"}) == {
         "global_pool": None
     }
     with pytest.raises(
         pretrained.WeightsError,
         match="only timm knows how vit_base_patch16_gap_224 computes: pip install",
     ):
-        loading._timm_settings({"architecture": "vit_base_patch16_gap_224"})
+        loading.timm_settings({"architecture": "vit_base_patch16_gap_224"})
 
 
 def test_what_the_hub_has_not(hub, server, tmp_path, monkeypatch):

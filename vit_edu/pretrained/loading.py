@@ -116,10 +116,10 @@ def _torchvision(name):
         )
     weights = weights[member[0]] if member else weights.DEFAULT
     cfg = preprocessing.from_torchvision_weights(weights)
-    return _torchvision_file(weights), cfg | {"classes": tuple(weights.meta["categories"])}
+    return torchvision_file(weights), cfg | {"classes": tuple(weights.meta["categories"])}
 
 
-def _torchvision_file(weights):
+def torchvision_file(weights):
     """The file of a member of torchvision's enum, fetched where it is not here. Its name ends in its SHA-256's beginning."""
     filename = weights.url.rsplit("/", 1)[-1]
     digest = Path(filename).stem.rpartition("-")[2]
@@ -160,7 +160,7 @@ def torchvision_vit(name="vit_b_16"):
 
     weights = models.get_model_weights(name).DEFAULT
     try:
-        path = _torchvision_file(weights)
+        path = torchvision_file(weights)
         model = models.get_model(name, weights=None, image_size=weights.transforms().crop_size[0])
         model.load_state_dict(files.read(path))
         return model.eval(), True, f"{weights}, from {path.parent}."
@@ -181,7 +181,7 @@ def _hub(repo):
     config = json.loads(_hub_file(repo, "config.json").read_text(encoding="utf-8"))
     if "architecture" in config:  # timm
         about = config.get("pretrained_cfg", config)
-        arguments = {"family": "timm", "img_size": about["input_size"][1:]} | _timm_settings(config)
+        arguments = {"family": "timm", "img_size": about["input_size"][1:]} | timm_settings(config)
         cfg = preprocessing.from_timm(about)
         classes = about.get("label_names") or ()
     else:
@@ -208,7 +208,7 @@ def _preprocessor(repo):
 TIMM_PLAIN = r"(vit|deit3?)_(tiny|small|medium|base|large|huge)(_distilled)?_patch\d+(_reg4)?_(\d+|dinov2)"
 
 
-def _timm_settings(config):
+def timm_settings(config):
     """What no state dict says, from timm where it is installed; without it for the plain architectures only."""
     name = config["architecture"]
     try:
