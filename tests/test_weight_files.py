@@ -712,9 +712,7 @@ def test_a_vit_of_timm_from_the_hub(hub, tmp_path, monkeypatch):
 
     # Without timm, only architectures that hold no surprise are taken
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    assert loading.timm_settings({"architecture": "deit_tiny_distilled_patch16_224"}) == {
-        "global_pool": None
-    }
+    assert loading.timm_settings({"architecture": "deit_tiny_distilled_patch16_224"}) == {"global_pool": None}
     with pytest.raises(
         pretrained.WeightsError,
         match="only timm knows how vit_base_patch16_gap_224 computes: pip install",

@@ -16,6 +16,7 @@ from vit_edu.data.geometry import DIRECTIONS, flip_and_crop, random_crop, random
 from vit_edu.data.network import require_network
 from vit_edu.data.outlines import SHAPES
 from vit_edu.data.sets import Data, DataError, Split, pixel_statistics
+from vit_edu.settings import cache_dir, fast  # where they once stood; notebooks of learners use them
 
 __all__ = [
     "DIRECTIONS",
@@ -24,10 +25,12 @@ __all__ = [
     "DataError",
     "Split",
     "batches",
+    "cache_dir",
     "check_folder",
     "choose",
     "denormalize",
     "download_problem",
+    "fast",
     "flip_and_crop",
     "image_folder",
     "load",
