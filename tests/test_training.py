@@ -320,7 +320,7 @@ def test_a_task_of_ones_own_needs_no_change_elsewhere(images, tmp_path, capsys, 
     assert ", val 0." in capsys.readouterr().out
     curves = plot.learning_curves(history, brightness, classes=10)
     assert curves.axes[1].get_title() == "Mean error on held-out images"
-    assert f"mean error on held-out images {history[-1]['val_mean_error']:.3g}" in curves.alt
+    assert f"mean error on held-out images {history[-1]['val_mean_error']:.3g}" in plot.finish(curves).alt
     state = training.read_checkpoint(tmp_path / "checkpoint.pt")
     assert Recipe.from_dict(state["recipe"]) == brightness
     with pytest.raises(training.CheckpointError, match="task was brightness, is classification"):
