@@ -1,7 +1,7 @@
 """Mutants: the reference of an exercise with one small change that a program made. Each should fail a check.
 
 Two axes exchanged, a term dropped, a constant, an operator or a comparison changed, a call or a statement left out. A
-mutant that passes every check is a survivor: either it computes the same, then its reason is in EXPLAINED, or a check is
+mutant that passes every check is a survivor. Either it is a right answer as well, and EXPLAINED says why, or a check is
 missing.
 """
 
@@ -16,7 +16,7 @@ from vit_edu.check import engine
 # What was changed in the reference of an exercise -> why the mutant is a right answer all the same.
 EXPLAINED = {
     "drop_path": {
-        "0.0 -> 1.0 in: if not training or drop_prob == 0.0:": "at rate 0 the mask is all ones and the divisor 1; rate 1 is not asked for",
+        "0.0 -> 1.0 in: if not training or drop_prob == 0.0:": "at rate 0 the mask is all ones and the divisor is 1; rate 1 is not part of the exercise",
     },
     "make_blocks": {
         "max(1, depth - 1) -> max(depth - 1, 1)": "the same maximum",
@@ -75,10 +75,10 @@ EXPLAINED = {
         "-1 -> 1 in: return (logits.argmax(dim=-1) == labels).float().mean().item()": "the last of two axes is axis 1",
     },
     "train_step": {
-        "autocast(images.device, cpu_bf16) -> images.device": "autocast is outside of the exercise",
+        "autocast(images.device, cpu_bf16) -> images.device": "autocast is not part of the exercise",
     },
     "evaluate": {
-        "autocast(images.device) -> images.device": "autocast is outside of the exercise",
+        "autocast(images.device) -> images.device": "autocast is not part of the exercise",
         "-1 -> 1 in: right += (model(images).argmax(dim=-1) == labels).sum().item()": "the last of two axes is axis 1",
     },
     "random_crop": {
@@ -86,7 +86,7 @@ EXPLAINED = {
         "torch.arange(B, device=images.device) -> without device": "the same on the CPU, where answers are checked",
     },
     "ViT": {
-        "nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity() -> nn.Linear(embed_dim, num_classes)": "a model without a head is not asked for",
+        "nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity() -> nn.Linear(embed_dim, num_classes)": "a model without a head is not part of the exercise",
         "init_weights(self) -> self": "the text leaves the initial weights free",
         "without: init_weights(self)": "the text leaves the initial weights free",
     },
@@ -211,7 +211,7 @@ def mutants(reference):
             seen.add(source)
             names = dict(vars(home))
             try:
-                # super() finds its class by itself: it was compiled inside this one
+                # super() without arguments works, because the class is compiled as a whole
                 exec(compile(source, "<mutant>", "exec"), names)
             except Exception:
                 continue

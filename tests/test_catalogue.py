@@ -1,4 +1,4 @@
-"""The catalogue: every entry complete, right answers pass, each known mistake is named, mutants of the reference fail.
+"""The catalogue: every entry is complete, right answers pass, known mistakes are named, mutants of the reference fail.
 
 The figures over all exercises: `python benchmarks/catalogue.py`.
 """
@@ -66,12 +66,12 @@ def test_mutants_of_the_reference_fail(name):
 
 
 @pytest.mark.parametrize("name", mutation.EXPLAINED)
-def test_explanations_are_of_mutants(name):
+def test_explained_mutants_exist(name):
     made = {what for what, _ in mutation.mutants(check.get(name).reference)}
     assert mutation.EXPLAINED[name].keys() <= made
 
 
-def test_an_exercise_loads_its_own_lesson_alone():
+def test_an_exercise_loads_only_its_own_lesson():
     code = """
 import sys
 from vit_edu import check
@@ -251,19 +251,19 @@ def test_a_mistake_has_one_name_and_one_code():
         (
             "1. A nudge.",
             "A nudge.",
-            r"text/en/01_patches.md, patchify: 'A nudge.' stands before the first hint",
+            r"text/en/01_patches.md, patchify: 'A nudge.' comes before the first hint",
         ),
         ("A nudge.", "", r"text/en/01_patches.md, patchify: hint 1 is empty"),
         (
             "1. One.\n2. Two.\n3. ```\n   if",
             "```\n   if",
-            r"01_patches.md, unpatchify: '```' stands before the first",
+            r"01_patches.md, unpatchify: '```' comes before the first",
         ),
-        ("## patchify", "", r"text/en/01_patches.md: '### strip' stands before the first exercise"),
+        ("## patchify", "", r"text/en/01_patches.md: '### strip' comes before the first exercise"),
         ("### strip", "### a strip", r"text/en/01_patches.md: '### a strip' is not the name"),
     ],
 )
-def test_what_is_wrong_with_a_text_is_said(folder, old, new, message):
+def test_what_is_wrong_with_a_text_is_named(folder, old, new, message):
     folder("en", ENGLISH.replace(old, new, 1))
     with pytest.raises(texts.TextError, match=message):
         texts.exercises()
@@ -295,7 +295,7 @@ def test_missing_and_unused_sections_are_named(folder):
         ("## patchify\n1. One\n2. Two\n", "text/xx/01_patches.md, patchify: 2 hints, but there are 3"),
     ],
 )
-def test_what_a_translation_has_too_much_is_said(folder, text, message):
+def test_what_a_translation_must_not_contain_is_named(folder, text, message):
     folder("xx", text)
     with pytest.raises(texts.TextError, match=message):
         texts.translation("xx", "01")

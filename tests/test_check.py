@@ -1,4 +1,4 @@
-"""The exercise engine: what it says of right, wrong and hostile answers, and that nothing gets out."""
+"""The exercise engine: what it says about right, wrong and hostile answers, and that nothing escapes from it."""
 
 import contextlib
 import random
@@ -33,7 +33,7 @@ def test_right_answer_is_handed_on_unwrapped(capsys):
     assert "✓ count_patches: right. 4 of 4 checks passed." in capsys.readouterr().out
 
 
-def test_empty_answer_is_no_failure(capsys):
+def test_an_empty_answer_is_not_a_failure(capsys):
     def count_patches(height, width, patch_size):
         raise NotImplementedError("write your answer here")
 
@@ -89,7 +89,7 @@ class RenamedMlp(nn.Module):
         return self.layers(x)
 
 
-def test_another_layout_is_right_and_said_to_be_one():
+def test_another_layout_is_right_and_is_mentioned():
     found = check.run("Mlp", RenamedMlp)
     assert found.passed, found.text
     assert "layers.0.weight is fc1.weight" in found.note
@@ -270,7 +270,7 @@ def test_global_state_is_restored():
     assert torch.get_default_device().type == "cpu"
 
 
-def test_prints_are_passed_on_cut(capsys):
+def test_prints_are_passed_on_and_shortened(capsys):
     def count_patches(height, width, patch_size):
         print("x" * 5000)
         return height // patch_size * (width // patch_size)
@@ -322,7 +322,7 @@ def test_a_large_difference_is_shown_as_a_picture_in_words():
     assert "<img alt='expected: 64 rows of 64 numbers" in page
 
 
-def test_failures_stand_first_and_errors_after_wrong_numbers():
+def test_failures_come_first_and_errors_after_wrong_numbers():
     def patchify(images, patch_size):
         if images.shape[1] == 3 and len(images) == 1:
             raise ValueError("three channels")
@@ -335,7 +335,7 @@ def test_failures_stand_first_and_errors_after_wrong_numbers():
     assert found.text.index("✗ failed") < found.text.index("✓ passed")
 
 
-def test_a_broken_session_is_no_exception(monkeypatch):
+def test_a_broken_session_raises_nothing(monkeypatch):
     exercise = check.get("merge_heads")
     monkeypatch.setattr(exercise, "_observed", {})
     monkeypatch.setattr("vit_edu.models.vit.rearrange", None)
@@ -353,7 +353,7 @@ def test_something_without_a_name_is_told_where_the_decorator_belongs():
 
 
 class Separate(nn.Module):
-    """Attention with a linear layer each for q, k and v."""
+    """Attention with separate linear layers for q, k and v."""
 
     scale = None
 
@@ -385,7 +385,7 @@ def test_a_wrong_answer_in_another_layout_is_wrong():
     assert not check.run("Attention", NoScale).passed
 
 
-def test_fewer_parameters_are_no_other_layout():
+def test_fewer_parameters_are_not_another_layout():
     class Shared(Separate):
         def __init__(self, dim, num_heads):
             super().__init__(dim, num_heads)

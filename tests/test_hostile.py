@@ -1,4 +1,4 @@
-"""What a learner's code can do to a live kernel: nothing. Each candidate runs under @check.exercise in one real kernel."""
+"""A learner's code cannot harm a live kernel. Each candidate runs under @check.exercise in one real kernel."""
 
 import functools
 import textwrap
@@ -8,7 +8,7 @@ import time
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-# What the body of count_patches(height, width, patch_size) does -> what the answer says of it. No time passes for it until
+# What the body of count_patches(height, width, patch_size) does -> what the answer says about it. No time passes for it until
 # it sets `time_is_up`; then all of its time is used up.
 HOSTILE = {
     "loops": ("time_is_up.set()\nwhile True: pass", "no answer within"),

@@ -1,4 +1,4 @@
-"""Another language is a file: with a made-up one in which every letter looks different, no English is left in an answer."""
+"""Another language is only a file. With a made-up language, in which every letter looks different, no English is left."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ WIDE = {ord(c): ord(c) + 0xFEE0 for c in string.ascii_letters}
 
 
 def pseudo(text):
-    """The text in the made-up language, its placeholders as they are."""
+    """The text in the made-up language, with its placeholders unchanged."""
     if not language.placeholders(text):
         return text.translate(WIDE)
     said = ""
@@ -80,7 +80,7 @@ def in_pseudo(said, text):
 
 
 def english(shown, *but):
-    """The English words in what is shown, as text or as a page; `but`: what is code, or the learner's own."""
+    """The English words in what is shown, as text or as a page; `but`: what is code or the learner's own text."""
     shown = html.unescape(re.sub(r"<[^>]+>", " ", shown))
     for own in sorted(but, key=len, reverse=True):
         shown = shown.replace(own, " ")
@@ -88,7 +88,7 @@ def english(shown, *but):
 
 
 def forms(found):
-    """A report as text and as a page, its diagnosis left out: that is in another file."""
+    """A report as text and as a page, without its diagnosis, which is in another file."""
     found = dataclasses.replace(found, diagnosis=None)
     return found.text, found._repr_mimebundle_()["text/html"]
 
@@ -126,7 +126,7 @@ class Unequal(Renamed):
 
 
 PARAMETERS = ("first.", "second.", "fc1.", "fc2.", "weight", "bias")
-# (exercise, answer, status, what stays as it is)
+# (exercise, answer, status, what stays in English)
 ANSWERS = {
     "right": ("count_patches", check.get("count_patches").reference, report.RIGHT, ()),
     "not attempted": ("count_patches", unwritten, report.EMPTY, ("check.hint",)),
@@ -256,7 +256,7 @@ def test_what_is_not_translated_is_english(text):
     assert headline() == "✓ count_patches: right. 4 von 4 Prüfungen bestanden."
 
 
-def test_the_language_stands_in_for_its_regions(text, monkeypatch):
+def test_a_language_serves_its_regions(text, monkeypatch):
     text("de", {COUNT: "{passed} von {total} bestanden", RIGHT: "✓ {name}: stimmt. {count}."})
     text("de_at", {RIGHT: "✓ {name}: passt. {count}."})
     monkeypatch.setenv("VIT_EDU_LANG", "de-AT")
@@ -335,14 +335,14 @@ def test_every_sentence_is_listed(said):
     assert {
         COUNT,
         RIGHT,
-        "no gradient reaches the input: nothing before this layer could learn",
+        "no gradient reaches the input, so nothing before this layer could learn",
     } <= listed  # call, class
     assert {
         "all images are shifted alike",
-        "all images are shifted alike, always by the same",
+        "all images are shifted alike, and always by the same amount",
     } <= listed  # ... if ... else
     assert {
-        "the image is mirrored at its border; zeros should come in",
+        "the image is mirrored at its border, where zeros should come in",
         "not yet",
     } <= listed  # marked with N_
     assert {"upside down", "three colour channels", "start here"} <= listed
@@ -365,8 +365,8 @@ def test_the_command_writes_a_file_to_go_on_with(text, said, monkeypatch, capsys
     assert sentences.main(["de"]) == 1
     out, told = capsys.readouterr()
     assert f"de: 1 of {len(found)} sentences are translated." in told
-    assert "other placeholders than in '{passed} of {total} checks passed'" in told
-    assert "no such sentence any longer: 'no longer said'" in told
+    assert "the placeholders differ from those in '{passed} of {total} checks passed'" in told
+    assert "this sentence is no longer used: 'no longer said'" in told
     entries = {e.one: e for e in language.entries(out)}
     assert entries.keys() == found.keys() | {""}
     assert entries["right"].forms == ["richtig"]

@@ -1,4 +1,4 @@
-"""Hints in steps, and progress in one small file that nothing can break."""
+"""Hints come in steps, and progress is in one small file whose damage breaks nothing."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_hints_come_one_by_one_and_end(monkeypatch):
     assert check.hint("patchify", 1).text == first
     page = check.hint("patchify", 3)._repr_mimebundle_()["text/html"]
     assert "The shape of the code" in page
-    with pytest.raises(ValueError, match="step is 1 to 3"):
+    with pytest.raises(ValueError, match="step must be from 1 to 3"):
         check.hint("patchify", 4)
     with pytest.raises(KeyError, match="Did you mean"):
         check.hint("pachify")
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_set_aside(file, text, capsys):
     assert file.with_name("progress.damaged-2.json").exists()
 
 
-def test_no_place_for_the_file_is_no_problem(tmp_path, monkeypatch):
+def test_without_a_place_for_the_file_nothing_fails(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     monkeypatch.setenv("VIT_EDU_PROGRESS", str(tmp_path / "file" / "progress.json"))
     assert answer(right) is right

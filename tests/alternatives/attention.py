@@ -144,7 +144,7 @@ class ReshapeLikeTimm(BaseAttention):
 
 @alternative("Attention")
 class HeadByHead(BaseAttention):
-    def mix(self, q, k, v):
+    def mix_values(self, q, k, v):
         parts = [t.chunk(self.num_heads, dim=-1) for t in (q, k, v)]
         return torch.cat(
             [vit.scaled_dot_product_attention(*head)[0] for head in zip(*parts, strict=True)],

@@ -149,7 +149,7 @@ def in_float32_and_back(pos_embed, new_grid, num_prefix_tokens=1):
 
 @alternative("resize_pos_embed")
 def as_an_image_of_torchvision(pos_embed, new_grid, num_prefix_tokens=1):
-    # Here, because every session that checks an exercise imports this module
+    # Imported here, because torchvision is slow to load
     from torchvision.transforms.functional import InterpolationMode, resize
 
     head, grid = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]

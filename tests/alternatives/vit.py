@@ -57,7 +57,7 @@ class BlockByBlock(BaseViT):
 
 @alternative("ViT")
 class HoldsEmbeddings(nn.Module):
-    """Does not extend Embeddings: other names."""
+    """Holds Embeddings instead of extending it, so its parameters have other names."""
 
     def __init__(
         self, img_size, patch_size, in_chans, num_classes, embed_dim, depth, num_heads, global_pool="token"

@@ -26,15 +26,15 @@ __all__ = [
     "run",
 ]
 
-# Number of a lesson -> its name, which is also that of the module in catalogue/ with its exercises.
+# Number of a lesson -> its name, which is also the name of the module in catalogue/ with its exercises.
 LESSONS = texts.lessons()
 
 
 def names(lesson=None):
-    """The exercises of the course in order, or those of one lesson ("03"). KeyError where there is no such lesson."""
+    """The names of all exercises in the order of the course, or of one lesson ("03"). KeyError for an unknown lesson."""
     if lesson is not None and lesson not in LESSONS:
         raise KeyError(
-            _("there is no lesson {lesson}; there are {lessons}.").format(
+            _("there is no lesson {lesson}; the lessons are {lessons}.").format(
                 lesson=repr(lesson), lessons=", ".join(LESSONS)
             )
         )
@@ -42,7 +42,7 @@ def names(lesson=None):
 
 
 def get(name):
-    """The `Exercise` of that name; only its own lesson is loaded. KeyError with the nearest names where there is none."""
+    """The `Exercise` of that name; only its own lesson is loaded. KeyError, with similar names, if there is none."""
     lessons = texts.exercises()
     if name not in lessons:
         near = difflib.get_close_matches(str(name), lessons, n=3)
@@ -56,23 +56,25 @@ def get(name):
 
 
 def of_lesson(lesson):
-    """{name: Exercise} of the lesson with this number, as they stand in its module in catalogue/."""
+    """{name: Exercise} of the lesson with this number, in the order of its module in catalogue/."""
     module = importlib.import_module(f"vit_edu.check.catalogue.{LESSONS[lesson]}")
     return {e.name: e for e in vars(module).values() if isinstance(e, Exercise)}
 
 
 def run(name, candidate):
-    """Check `candidate` (a function or a class) against the exercise `name`. Returns a `Report`; never raises for
-    what the candidate does. KeyError where there is no such exercise."""
+    """Check `candidate` (a function or a class) against the exercise `name` and return a `Report`.
+
+    Whatever the candidate does, nothing is raised. KeyError if there is no such exercise.
+    """
     return get(name).check(candidate)
 
 
 def exercise(candidate):
-    """Decorator: check the function or class below it at once, show the answer, and hand on something that works.
+    """Decorator that checks the function or class below it at once, shows the report, and hands on something that works.
 
-    A right answer is returned as it is, unwrapped. Anything else is replaced by the reference, and the answer says so.
-    The name of the function or class names the exercise; KeyError where there is none of that name, TypeError for
-    something that has no name.
+    A right answer is returned unchanged and unwrapped. Anything else is replaced by the reference, and the report says so.
+    The name of the function or class is the name of the exercise. KeyError if there is no exercise of that name, TypeError
+    for something that has no name.
     """
     name = getattr(candidate, "__name__", None)
     if not isinstance(name, str):
@@ -90,11 +92,11 @@ def exercise(candidate):
 
 # ---------------------------------------------------------------- hints and progress
 
-_given = {}  # exercise -> how many hints were asked for in this session
+_given = {}  # exercise -> the number of hints given in this session
 
 
 class Hint:
-    """Up to three hints for one exercise, to be shown by the notebook. `.text` has the words."""
+    """Up to three hints for one exercise, which a notebook shows as a list; `.text` has them as plain text."""
 
     STEPS = (N_("A nudge"), N_("The idea"), N_("The shape of the code"))
 
@@ -130,16 +132,16 @@ class Hint:
 
 
 def hint(name, step=None):
-    """A hint for an exercise: a nudge first; asked again, the idea; then the shape of the code. Never the answer.
+    """A hint for an exercise: first a nudge, the next time the idea, then the shape of the code, but never the answer.
 
-    step: 1, 2 or 3 for the hints up to that one. KeyError where there is no such exercise, ValueError for another step.
+    step: 1, 2 or 3 for the hints up to that one. KeyError if there is no such exercise, ValueError for any other step.
     """
     hints = get(name).hints
     if step is None:
         step = min(_given.get(name, 0) + 1, len(hints))
     if step not in range(1, len(hints) + 1):
         raise ValueError(
-            _("step is 1 to {last}, or left out for the next one; got {step}.").format(
+            _("step must be from 1 to {last}, or left out for the next hint; got {step}.").format(
                 last=len(hints), step=repr(step)
             )
         )
@@ -148,10 +150,10 @@ def hint(name, step=None):
 
 
 def progress():
-    """What has been solved so far, over all lessons: a table and a picture in a notebook, text elsewhere."""
+    """What has been solved so far in all lessons, as a table and a picture in a notebook and as text elsewhere."""
     entries, remark = _record.load()
     if settings.progress_file() is None:
-        remark = _("Progress is not kept here: VIT_EDU_PROGRESS is off.")
+        remark = _("Progress is not kept, because VIT_EDU_PROGRESS is off.")
 
     def state(name):
         entry = entries.get(name)

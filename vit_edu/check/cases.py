@@ -1,6 +1,6 @@
-"""Cases that many exercises need: what is done with a candidate, and what is looked at.
+"""Cases that many exercises share: what is done with a candidate, and what is observed.
 
-A case gets a `Subject`: the candidate, callable as it is, and what it is compared with.
+A case gets a `Subject`, which is called like the candidate itself and also holds what the candidate is compared with.
 """
 
 import zlib
@@ -14,9 +14,10 @@ from vit_edu.check.layouts import layouts
 
 
 class CaseFailed(Exception):
-    """A case found something that comparing values would not say.
+    """A case found something that comparing values would not show.
 
-    text: for the learner, in English; with values, a template for str.format. The exception's one argument is the `Sentence`.
+    text: an English sentence for the learner; with values, a template for str.format. The exception's only argument is the
+    `Sentence` made from them.
     """
 
     def __init__(self, text, **values):
@@ -32,12 +33,13 @@ NO_GRADIENT = N_("gets no gradient")
 
 @dataclass(frozen=True)
 class Case:
-    """name: what it looks at, in a learner's words. run: candidate -> something to compare. hint: said on failure. Both are
-    in English, and translated when they are shown.
+    """One thing that an exercise checks.
 
+    name: what it looks at, in a learner's words. hint: shown when it fails. Both are in English and are translated when they
+    are shown. run: candidate -> something to compare.
     kind: "parameters" for names and shapes, "weights" for what can be compared only when those are right, "property" for
-    what is worth a word only when the plain cases are right.
-    given: the arguments, where they are worth showing.
+    what is worth mentioning only when the plain cases are right.
+    given: the arguments, if they are worth showing.
     """
 
     name: str
@@ -53,8 +55,8 @@ class Subject:
     """A candidate on its way through the cases.
 
     build: the candidate itself. reference: what it is compared with. views: see `layouts`.
-    layouts: those that were used, by the sizes of the module. layout_confirmed: with one of them, the candidate computes what
-    the reference does.
+    layouts: the layouts that were used, by the sizes of the module. layout_confirmed: whether the candidate, with one of them,
+    computes what the reference does.
     """
 
     build: callable
@@ -76,7 +78,7 @@ def drawn(*shape, seed=0):
 
 
 def apply(candidate, *args, **kwargs):
-    """The candidate's result for copies of these arguments; CaseFailed where it changes a tensor in place."""
+    """The candidate's result for copies of these arguments. CaseFailed if it changes a tensor in place."""
     mine, named = _copy(args), _copy(kwargs)
     result = candidate(*mine, **named)
     for before, after in zip([*args, *kwargs.values()], [*mine, *named.values()], strict=True):
@@ -84,19 +86,19 @@ def apply(candidate, *args, **kwargs):
             before.shape == after.shape and torch.equal(before, after)
         ):
             raise CaseFailed(
-                "your code changes its input in place. Whoever called it still needs the old values: "
-                "make a new tensor instead (x = x + 1, not x += 1)."
+                "your code changes its input in place. The caller still needs the old values, so make a new tensor "
+                "instead (x = x + 1, not x += 1)."
             )
     return result
 
 
 def call(name, *args, hint="", tolerance=1e-5, kind="", **kwargs):
-    """A case: the candidate called with copies of these arguments."""
+    """A case that calls the candidate with copies of these arguments."""
     return Case(name, lambda candidate: apply(candidate, *args, **kwargs), hint, tolerance, kind, args)
 
 
 def in_double(*args, **kwargs):
-    """A case: the same in float64, compared to 1e-9. Finds numbers that were rounded, or a fixed dtype."""
+    """A case that does the same in float64, compared to 1e-9. It finds rounded numbers and a fixed dtype."""
     args = tuple(v.double() if _is_float(v) else v for v in args)
     return call(
         "numbers in float64 give an answer in float64",
@@ -109,7 +111,7 @@ def in_double(*args, **kwargs):
 
 
 def not_contiguous(*args, **kwargs):
-    """A case: the same numbers, laid out otherwise in memory, as after a transpose."""
+    """A case with the same numbers in another memory layout, as after a transpose."""
     args = tuple(_scattered(v) if isinstance(v, torch.Tensor) else v for v in args)
     return call(
         "an input that was transposed before (not contiguous in memory)",
@@ -121,20 +123,20 @@ def not_contiguous(*args, **kwargs):
 
 
 def passes_gradient(*args, hint="", **kwargs):
-    """A case: the gradient of every floating-point input, for a fixed weighting of the outputs."""
+    """A case that compares the gradient of every floating-point input, for a fixed weighting of the outputs."""
 
     def run(candidate):
         inputs = [v.clone().requires_grad_() if _is_float(v) else v for v in args]
         out = candidate(*inputs, **kwargs)
         total = sum((o * drawn(*o.shape)).sum() for o in _flat(out) if isinstance(o, torch.Tensor))
         if not isinstance(total, torch.Tensor) or not total.requires_grad:
-            raise CaseFailed("the result is cut off from the gradient: nothing before it could learn")
+            raise CaseFailed("the result is cut off from the gradient, so nothing before it could learn")
         total.backward()
         grads = [v.grad for v in inputs if _is_float(v)]
         missing = [str(i + 1) for i, g in enumerate(grads) if g is None]
         if missing:
             raise CaseFailed(
-                "no gradient reaches floating-point input {inputs}: nothing before it could learn",
+                "no gradient reaches floating-point input {inputs}, so nothing before it could learn",
                 inputs=", ".join(missing),
             )
         return grads
@@ -179,7 +181,7 @@ def _copy(values):
 def fill(module):
     """Give every parameter a value that depends only on its name and shape. Returns the module.
 
-    Two modules with the same names and shapes then compute the same, whatever order they were built in.
+    Two modules with the same names and shapes then compute the same, in whatever order they were built.
     """
     with torch.no_grad():
         for name, value in module.named_parameters():
@@ -190,7 +192,7 @@ def fill(module):
 
 
 def build(candidate, *args, **kwargs):
-    """Make a module from the candidate class; CaseFailed where it is no nn.Module."""
+    """Make a module from the candidate class. CaseFailed if it is not an nn.Module."""
     made = candidate(*args, **kwargs)
     if not isinstance(made, torch.nn.Module):
         raise CaseFailed("expected a torch.nn.Module, got {got}", got=described(made))
@@ -198,10 +200,10 @@ def build(candidate, *args, **kwargs):
 
 
 def filled(subject, *args, **kwargs):
-    """The candidate's module with known weights: those of the reference, `fill`ed.
+    """The candidate's module with known weights, those of the `fill`ed reference.
 
-    Under other names, or in other pieces, they go where a layout puts them: the first one with which the module computes
-    what the reference does (asked in `forward`), else the first that fits. NoLayout where none fits.
+    If its parameters have other names or are split up differently, a layout says where the weights go: the one with which
+    the module computes what the reference does, if `forward` has found it, or else the first that fits. NoLayout if none fits.
     """
     module = build(subject, *args, **kwargs)
     if subject.build is subject.reference:
@@ -242,12 +244,12 @@ def find_layout(subject, inputs, args, kwargs, tolerance):
 
 
 def parameters(name, *args, hint="", **kwargs):
-    """A case: names and shapes of what the module learns and of its buffers."""
+    """A case that compares names and shapes of the module's parameters and of its saved buffers."""
 
     def run(subject):
         module = build(subject, *args, **kwargs)
         shapes = {n: Sentence("shape {shape}", shape=tuple(p.shape)) for n, p in module.named_parameters()}
-        saved = module.state_dict().keys()  # a buffer that is not saved is nobody's business
+        saved = module.state_dict().keys()  # buffers that are not saved do not matter
         return shapes | {
             n: Sentence("buffer of shape {shape}", shape=tuple(b.shape))
             for n, b in module.named_buffers()
@@ -258,9 +260,9 @@ def parameters(name, *args, hint="", **kwargs):
 
 
 def forward(name, *args, inputs, train=False, double=False, hint="", tolerance=1e-4, **kwargs):
-    """A case: the module built, filled with known weights, and applied to `inputs` (a tuple of tensors).
+    """A case that builds the module, fills it with known weights and applies it to `inputs` (a tuple of tensors).
 
-    double: module and inputs in float64.
+    train: whether it is in training mode. double: whether module and inputs are in float64.
     """
     if double:
         inputs = tuple(v.double() for v in inputs)
@@ -278,7 +280,7 @@ def forward(name, *args, inputs, train=False, double=False, hint="", tolerance=1
 
 
 def gradients(name, *args, inputs, hint="", **kwargs):
-    """A case: which parameters receive a gradient that is not all zero."""
+    """A case that compares which parameters receive a gradient that is not all zero."""
 
     def run(subject):
         module = filled(subject, *args, **kwargs).train()

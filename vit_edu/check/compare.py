@@ -1,4 +1,4 @@
-"""Comparing what was expected with what came, in words and as a small worked case."""
+"""Compares what was expected with what came, in words and as a small worked case."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ TOO_SLOW, NOT_RUN, STOPPED = N_("too slow"), N_("not run"), N_("stopped")
 UNWRITTEN, NO_FORWARD = N_("not written yet"), N_("forward is missing")
 NO_LAYOUT, TOO_LARGE = N_("other parameters"), N_("too much memory")
 
-ROWS, COLUMNS = 6, 8  # of numbers that a worked case shows
+ROWS, COLUMNS = 6, 8  # the most that a worked case shows
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A candidate raised instead of answering.
+    """What a case has instead of a result when the candidate raised, was stopped or could not be run.
 
-    kind: the exception's name, or one of the kinds above. text: a Sentence of ours, or the exception's own words. where: the
-    learner's own line, or "".
+    kind: the exception's name, one of the kinds above, or "". text: one of our Sentences, or the exception's own words.
+    where: the learner's own line, or "".
     """
 
     kind: str
@@ -37,7 +37,7 @@ def compare(case, expected, got):
     """(True, "") when both are the same within the case's tolerance, else (False, what was expected and what came)."""
     try:
         problem = _difference(expected, got, case.tolerance)
-    except Exception as error:  # a value that is odd enough can make even looking at it fail
+    except Exception as error:  # with a value that is odd enough, even looking at it can fail
         problem = _("this {type} could not be compared with what was expected ({error})").format(
             type=type(got).__name__, error=type(error).__name__
         )
@@ -45,7 +45,7 @@ def compare(case, expected, got):
 
 
 def _difference(expected, got, tolerance):
-    # Only a mistake is expected to fail; then the same kind of failure is the same behaviour.
+    # Only a known mistake is expected to fail. Then failing in the same way counts as behaving the same.
     if isinstance(expected, Failure):
         same = (
             isinstance(got, Failure) and got.kind == expected.kind and (got.kind or got.text == expected.text)
@@ -64,7 +64,7 @@ def _difference(expected, got, tolerance):
     if isinstance(got, torch.Tensor):
         wanted = f"{expected:,}" if type(expected) in (int, float) else _quoted(expected)
         return _(
-            "expected a plain Python value, {expected}; got a tensor. `.item()` takes the value out."
+            "expected a plain Python value, {expected}; got a tensor. `.item()` gives you its value."
         ).format(expected=wanted)
     if isinstance(expected, bool) or not isinstance(expected, int | float):
         same = type(got) is type(expected) and got == expected
@@ -119,7 +119,7 @@ def _tensor_difference(expected, got, tolerance):
         )
     if got.device != expected.device or got.layout != expected.layout or got.is_nested:
         return _(
-            "expected an ordinary tensor on the {expected}, got one on {device}, layout {layout}"
+            "expected an ordinary tensor on the {expected}, got one on {device} with layout {layout}"
         ).format(expected=expected.device, device=got.device, layout=got.layout)
     if got.dtype != expected.dtype:
         return _("expected numbers of type {expected}, got {got}").format(
@@ -127,7 +127,7 @@ def _tensor_difference(expected, got, tolerance):
         )
     if got.requires_grad != expected.requires_grad:
         return (
-            _("the result is cut off from the gradient: nothing before it could learn")
+            _("the result is cut off from the gradient, so nothing before it could learn")
             if expected.requires_grad
             else _("the result carries a gradient that it should not have")
         )
@@ -193,7 +193,10 @@ NONE_CAME = Sentence("None (is there a return?)")
 
 def described(value):
     """A Sentence that says what kind of value came: "a list"."""
-    return NONE_CAME if value is None else Sentence("a {type}", type=type(value).__name__)
+    name = type(value).__name__
+    return (
+        NONE_CAME if value is None else Sentence("an {type}" if name[0] in "aeiou" else "a {type}", type=name)
+    )
 
 
 def _short(value):
@@ -206,11 +209,11 @@ def _short(value):
 
 @dataclass(frozen=True)
 class Worked:
-    """A case that fails, small enough to look at: one matrix of numbers that was expected, and the one that came.
+    """A failing case that is small enough to look at: the matrix of numbers that was expected, and the one that came.
 
     case: the name of the case. place: the indices in front of the matrix's two axes, if any. corner: the row and column of
-    its first number. given: the input, where it is small. wrong: True where numbers differ. in_full: (expected, got), the two
-    matrices in full, where they are larger than what is shown.
+    its first number. given: the input, if it is small, else its shape. wrong: True where numbers differ. in_full: (expected,
+    got), the complete matrices, if they are larger than what is shown.
     """
 
     case: str
@@ -234,7 +237,7 @@ class Worked:
 
     @property
     def headings(self):
-        """Above the two matrices."""
+        """What is written above the two matrices."""
         return _("expected"), _("got (* differs)")
 
     @property
@@ -249,9 +252,9 @@ class Worked:
 
 
 def worked(rows):
-    """The first of the failing cases that is small enough to be shown in full, else the smallest, as a `Worked`.
+    """The first of the failing cases that is small enough to be shown in full, or else the smallest, as a `Worked`.
 
-    rows: those that failed, with `case`, `expected` and `got`. None where none has two tensors of one shape.
+    rows: those that failed, with `case`, `expected` and `got`. None if no row has two tensors of the same shape.
     """
     found = []
     for row in rows:
@@ -283,7 +286,7 @@ def _tensors(expected, got):
 
 
 def _given(values):
-    """The first input, where it has at most 32 numbers; else its shape."""
+    """The first input if it has at most 32 numbers, else its shape; "" if there is no tensor."""
     for value in values:
         if isinstance(value, torch.Tensor):
             if value.numel() <= 32:
@@ -294,12 +297,12 @@ def _given(values):
 
 
 def format_number(value):
-    """A number in at most 7 characters or so."""
+    """A number as text, with four significant digits if it is a float."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _matrix(values, wrong):
-    """Lines of text, columns aligned; * behind a number that differs."""
+    """The matrix as lines of text with aligned columns, and a * after each number that differs."""
     cells = [[format_number(v) for v in row] for row in values.tolist()]
     if wrong is not None:
         cells = [

@@ -1,16 +1,16 @@
-"""The exercise engine: runs a candidate through cases, compares it with the reference and with known mistakes.
+"""The exercise engine runs a candidate through cases and compares it with the reference and with known mistakes.
 
 It knows nothing of what is being taught. An `Exercise` has
 
     reference     the answer that is handed on when a learner has none yet
     cases         each a function of the candidate that returns something to compare: a tensor, a number, a text
-    mistakes      known wrong answers, each with a diagnosis; a candidate that behaves like one is told so
+    mistakes      known wrong answers, each with a diagnosis for candidates that behave in the same way
     hints         three of them: a nudge, the idea, the shape of the code
 
-The words, diagnoses and hints, are not here: see `texts`.
+Diagnoses and hints are texts, and are not in the code: see `texts`.
 
 Reference, mistakes and candidate go through the same cases with the same inputs and the same random seed. Whatever a
-candidate raises, prints or changes stays inside.
+candidate raises, prints or changes, the session is not affected.
 """
 
 import traceback
@@ -35,7 +35,7 @@ from vit_edu.check.layouts import Layout
 from vit_edu.check.report import CRASHED, EMPTY, RIGHT, SLOW, STOPPED_BY_HAND, UNCHECKED, WRONG, Check, Report
 from vit_edu.check.rows import UNSEEN, accept_parameters, allow_layout, compare_all, leave_uncompared
 
-TIME_LIMIT = 10.0  # seconds for all cases of one candidate; right answers take a small part of one
+TIME_LIMIT = 10.0  # seconds for all cases of one candidate; right answers take a fraction of a second
 
 BY_HAND = Failure(TOO_SLOW, Sentence("stopped by hand"))
 
@@ -65,9 +65,9 @@ def variant(base, **members):
 
 
 class Exercise:
-    """One exercise: see the module's text.
+    """One exercise, as described at the top of this module.
 
-    name: the reference's own where it is left out; hints and mistakes are found by it. views: for modules, see
+    name: that of its hints and mistakes; the reference's own name if it is left out. views: for modules, see
     `layouts.layouts`.
     """
 
@@ -87,18 +87,18 @@ class Exercise:
     def mistakes(self):
         """The known mistakes as a list of `Mistake`, in the order of the text: the first that fits is the diagnosis.
 
-        TextError where the text has no section for one of them, or a section for none of them.
+        TextError if one of them has no section in the text, or a section belongs to none of them.
         """
         names = texts.mistakes(self.name, self._wrong) if self._wrong else []
         return [Mistake(self.name, name, self._wrong[name]) for name in names]
 
     def mistake(self, build):
-        """Decorator: the function or class below it is a known mistake, named like its section in the text."""
+        """Decorator that adds the function or class below it as a known mistake, named like its section in the text."""
         self.add_mistakes(**{build.__name__: build})
         return build
 
     def add_mistakes(self, **builds):
-        """Add known mistakes as a table, name=code: for those whose code is a single expression."""
+        """Add known mistakes as a table of name=code, if their code is a single expression. ValueError for a name that is taken."""
         for name, build in builds.items():
             if name in self._wrong:
                 raise ValueError(f"{self.name} has two mistakes called {name}.")
@@ -134,9 +134,9 @@ class Exercise:
         )
 
     def observations(self, build):
-        """What each case sees of the reference or of a known mistake: looked at once, then remembered.
+        """What each case sees of the reference or of a known mistake. It is computed once and then remembered.
 
-        A reference that fails is not remembered, because something that it needs may have been put right since.
+        If the reference fails, that is not remembered, because what it needs may be restored later in the session.
         """
         if build not in self._observed:
             got = self._observe(build).got
@@ -146,7 +146,7 @@ class Exercise:
         return self._observed[build]
 
     def _observe(self, build):
-        """Run every case on `build` within TIME_LIMIT; those after the one that used it up are not run."""
+        """Run every case on `build`, until all are done or TIME_LIMIT is used up."""
         subject, got = Subject(build, self.reference, self.views), []
 
         def work():
@@ -160,10 +160,10 @@ class Exercise:
         return Observed(got, printed.text, layout, subject.layout_confirmed)
 
     def _diagnose(self, rows):
-        """The diagnosis of the first mistake that gives the same on every case.
+        """The diagnosis of the first mistake that gives the same results on every case.
 
-        Where there is none, of the first that gives the same on every case that failed; then at least two of those
-        must have given numbers, because a True or an error is soon the same by chance.
+        If there is none, that of the first mistake that gives the same results on every case that failed. Then at least
+        two of those must have given numbers, because a True or an error is easily the same by chance.
         """
         if all(isinstance(row.got, Failure) and row.got.kind for row in rows):
             return None
@@ -185,10 +185,11 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Observed:
-    """got: what each case saw, a `Failure` where there was nothing to see. printed: by the candidate, perhaps cut.
+    """What the cases saw of one candidate.
 
-    layout: that of its parameters, where they are not named and shaped as the reference's are. layout_confirmed: with it,
-    the candidate computes what the reference does.
+    got: for each case a value, or a `Failure` if there was nothing to see. printed: what the candidate printed, perhaps
+    shortened. layout: that of its parameters, if their names or shapes differ from the reference's, else None.
+    layout_confirmed: whether the candidate, with this layout, computes what the reference does.
     """
 
     got: list
@@ -199,13 +200,13 @@ class Observed:
 
 def _reference_fails(failure):
     text = _(
-        "the reference itself fails: {failure}. Something that it needs was changed in this session: restart the kernel."
+        "the reference itself fails: {failure}. Something that it needs was changed in this session, so restart the kernel."
     )
     return Check(N_("the reference runs"), False, text.format(failure=failure))
 
 
 def _status(rows):
-    """Of an answer that is not right."""
+    """The status of an answer that is not right."""
     kinds = [row.got.kind if isinstance(row.got, Failure) else "" for row in rows]
     if any(isinstance(row.got, Failure) and row.got == BY_HAND for row in rows):
         return STOPPED_BY_HAND
@@ -215,7 +216,7 @@ def _status(rows):
 
 
 def _complete(got, outcome, count):
-    """What the cases saw, with a Failure for each that came to no end. outcome: see `guard.limited`."""
+    """What the cases saw, with a Failure for each that did not finish. outcome: see `guard.limited`."""
     got = got[:count]
     if outcome != "done" and len(got) < count:
         got.append(BY_HAND if outcome == "stopped by hand" else _too_slow(outcome))
@@ -266,7 +267,7 @@ def _run_case(case, subject):
 
 def _unwritten(error):
     raised_in = traceback.extract_tb(error.__traceback__)[-1]
-    # nn.Module raises it itself where nobody wrote a forward.
+    # nn.Module itself raises this if nobody wrote a forward.
     if raised_in.name == "_forward_unimplemented":
         return Failure(NO_FORWARD, Sentence("the class has no method called forward(self, ...)"))
     if "site-packages" not in raised_in.filename:
@@ -276,13 +277,13 @@ def _unwritten(error):
 
 def _too_large():
     return Sentence(
-        "your code asked for more than {limit:g} GiB; the inputs here are tiny",
+        "your code asked for more than {limit:g} GiB, although the inputs here are tiny",
         limit=guard.MEMORY_LIMIT / 2**30,
     )
 
 
 def _words(error):
-    """What the exception says, a str, or a Sentence where it can say nothing."""
+    """The text of the exception as a str, or a Sentence if it cannot be shown."""
     try:
         return str(error).strip()[:600]
     except Exception:
@@ -290,7 +291,7 @@ def _words(error):
 
 
 def _own_line(error):
-    """The last line of the candidate's own code that the error went through: "line 7 of forward: x = y @ z", or ""."""
+    """The last line of the candidate's own code in the traceback, such as "line 7 of forward: x = y @ z", or ""."""
     package = __name__.split(".")[0]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = frame.filename.replace("\\", "/")

@@ -1,6 +1,6 @@
-"""Running a learner's code so that nothing gets out of it: a time limit, a memory limit, everything global put back.
+"""Runs a learner's code safely: with limits on time and memory, and with all global state restored afterwards.
 
-The code runs in this process, in a thread of its own. That is a guard against accidents, not against attacks.
+The code runs in a separate thread of this process. This guards against accidents, not against attacks.
 """
 
 import builtins
@@ -24,18 +24,18 @@ from vit_edu.check.language import Sentence, ngettext
 
 try:
     import resource
-except ImportError:  # Windows has none
+except ImportError:  # on Windows
     resource = None
 
-# Bytes that a candidate may ask for on top of what is in use, where Linux keeps count
+# Bytes that a candidate may allocate on top of what is in use; enforced on Linux only
 MEMORY_LIMIT = 2 * 2**30
 SHOWN_PRINT = 800  # characters of a candidate's own prints that are passed on
-GRACE = 0.5  # seconds that a stopped candidate gets to end
+GRACE = 0.5  # seconds that a stopped candidate is given to end
 TICK = 0.05  # seconds between two looks at the clock
-STACK = 16 * 2**20  # bytes; some platforms give a thread much less than the main one has
+STACK = 16 * 2**20  # bytes; on some platforms, a thread gets much less than the main thread has
 
 
-clock = time.monotonic  # decides whether a candidate's time is up; tests put another in its place
+clock = time.monotonic  # decides whether a candidate's time is up; tests replace it
 
 
 class Stopped(BaseException):
@@ -43,11 +43,11 @@ class Stopped(BaseException):
 
 
 class Forbidden(Exception):
-    """The candidate did something that would end or block the whole session. Its one argument is a `Sentence`."""
+    """The candidate did something that would end or block the whole session. Its only argument is a `Sentence`."""
 
 
 class Prints(io.TextIOBase):
-    """Takes what a candidate prints and keeps the first SHOWN_PRINT characters."""
+    """Collects what a candidate prints and keeps the first SHOWN_PRINT characters."""
 
     def __init__(self):
         self.kept, self.total = "", 0
@@ -73,7 +73,7 @@ def limited(work, seconds):
     """Run `work()` in a thread. Returns "done", "too slow", "stopped by hand" or "still running".
 
     After `seconds`, or when the stop button is pressed, `Stopped` is raised in the thread again and again. Code that
-    swallows even that, or waits inside a library, is left behind: then the answer is "still running".
+    swallows even that, or waits inside a library, is left behind, and "still running" is returned.
     """
     now, wall = clock, time.monotonic  # the candidate may replace them
     ended = threading.Event()
@@ -109,7 +109,7 @@ def limited(work, seconds):
 
 @contextlib.contextmanager
 def seeded():
-    """Inside the candidate's thread: the same random numbers for everybody, gradients on, float32, the CPU."""
+    """For the candidate's thread: the same random numbers for everybody, gradients on, float32, the CPU."""
     torch.set_default_dtype(torch.float32)
     random.seed(0)
     np.random.seed(0)
@@ -120,10 +120,10 @@ def seeded():
 
 @contextlib.contextmanager
 def preserved():
-    """Whatever happens inside, random states, settings and patched functions are as before afterwards.
+    """Restores random states, settings and patched functions at the end, whatever happens inside.
 
-    Meanwhile, one torch thread, prints are taken (a `Prints` is handed out), memory is limited, and functions that
-    would end the session raise `Forbidden`.
+    Meanwhile torch uses one thread, prints are collected (in the `Prints` that is handed out), memory is limited, and
+    functions that would end the session raise `Forbidden`.
     """
     prints = Prints()
     with contextlib.ExitStack() as stack:
@@ -146,7 +146,7 @@ def _random_states():
 
 @contextlib.contextmanager
 def _modules():
-    """First of all afterwards: what else is put back needs its modules."""
+    """Modules come back first, because restoring everything else needs them."""
     before = dict(sys.modules)
     try:
         yield
@@ -162,7 +162,7 @@ def _settings():
     folder, environment = os.getcwd(), dict(os.environ)
     streams = {name: getattr(sys, name) for name in _STREAMS}
     filters, paths = warnings.filters[:], sys.path[:]
-    torch.set_num_threads(1)  # tensors are tiny: on a busy machine, threads would wait for each other
+    torch.set_num_threads(1)  # the tensors are tiny, and on a busy machine threads would wait for each other
     try:
         yield
     finally:
@@ -198,7 +198,7 @@ _WATCHED = [
 
 @contextlib.contextmanager
 def _namespaces():
-    """Functions that the candidate replaced (torch.softmax = ...) or deleted are put back."""
+    """Restores functions that the candidate replaced (torch.softmax = ...) or deleted."""
     ours = [m for n, m in list(sys.modules.items()) if n.split(".")[0] == __name__.split(".")[0]]
     before = [(where, dict(vars(where))) for where in (*_WATCHED, *ours)]
     try:
@@ -206,7 +206,7 @@ def _namespaces():
     finally:
         for where, names in before:
             now = dict(vars(where))
-            if isinstance(where, type):  # an inherited method was covered
+            if isinstance(where, type):  # the candidate may have overridden an inherited method
                 for name in now.keys() - names.keys():
                     with contextlib.suppress(AttributeError, TypeError):
                         delattr(where, name)
@@ -230,7 +230,7 @@ def _refuse(function):
 
 @contextlib.contextmanager
 def _no_exits():
-    """What would end the process or wait for the keyboard is refused for as long as a candidate runs."""
+    """While a candidate runs, refuses whatever would end the process or wait for the keyboard."""
     places = [(os, n) for n in ("_exit", "abort", "kill", "killpg", "fork", "execv", "execve")]
     places += [(signal, "raise_signal"), (sys, "setrecursionlimit"), (builtins, "input")]
     places += [(builtins, "breakpoint")]
@@ -252,9 +252,9 @@ def _no_exits():
 
 @contextlib.contextmanager
 def _memory():
-    """A ceiling on the address space, MEMORY_LIMIT above what is in use. Only Linux holds to it.
+    """Limits the address space to MEMORY_LIMIT above what is in use. Only Linux enforces it.
 
-    With a GPU there is none: its driver reserves addresses by the hundred gigabytes.
+    With a GPU there is no limit, because the driver reserves hundreds of gigabytes of addresses.
     """
     try:
         with open("/proc/self/statm", encoding="utf-8") as file:

@@ -1,12 +1,12 @@
 """What a learner reads, in the learner's language.
 
-English is the source: a sentence stands in the code where it is said, as `_("{passed} of {total} checks passed")`. Its
-translations are in text/<language>/messages.po, a plain file of the kind that translators' tools know (GNU gettext; nothing
-has to be compiled). `python -m vit_edu.check.sentences` writes such a file and checks it. The folder is named as
-`settings.languages()` names the language, in lower case: "de", "pt_br".
+English is the source: a sentence is written in the code where it is used, as `_("{passed} of {total} checks passed")`. Its
+translations are in text/<language>/messages.po, a text file in the format of GNU gettext, which translators' tools know and
+which need not be compiled. `python -m vit_edu.check.sentences` writes such a file and checks it. The folder has the name that
+`settings.languages()` gives to the language, in lower case: "de", "pt_br".
 
-A sentence that has no translation, or one that does not fit, is shown in English. Programs compare the English text only:
-what has to be kept, compared or passed on is kept as a `Sentence` and translated when it is shown.
+A sentence that has no translation, or one that does not fit, is shown in English. Programs only compare the English text, so
+whatever is stored, compared or passed on is a `Sentence`, which is translated when it is shown.
 """
 
 import ast
@@ -24,12 +24,12 @@ _LINE = re.compile(r'(?:(msgid|msgid_plural|msgstr)(?:\[\d\])?\s+)?(".*")')
 
 
 def _(text):
-    """The translation of an English text into the learner's language; the text itself where there is none."""
+    """The translation of an English text into the learner's language, or the text itself if there is none."""
     return ngettext(text, text, 1)
 
 
 def ngettext(one, many, number):
-    """The same for a text that reads otherwise for one thing than for many; `number` decides. Both in English."""
+    """The same for a text with a form for one thing and one for many, both in English; `number` decides."""
     for language in settings.languages():
         if language == "en":
             break
@@ -39,14 +39,15 @@ def ngettext(one, many, number):
 
 
 def N_(text):
-    """The text itself: marks one that is an identifier to programs and is translated where it is shown."""
+    """The text itself. This marks an identifier that programs compare and that is translated where it is shown."""
     return text
 
 
 class Sentence:
     """An English sentence and the values of its {placeholders}, translated each time it is shown.
 
-    A value may be a Sentence, too. Without values, the text is shown as it is, braces and all. Two are equal when they read the same in English.
+    A value may be a Sentence, too. Without values, the text is shown unchanged, braces included. Two Sentences are equal when
+    they read the same in English.
     """
 
     def __init__(self, text, **values):
@@ -67,7 +68,7 @@ class Sentence:
         return isinstance(other, Sentence) and self.english == other.english
 
     def __hash__(self):
-        return hash(self.text)
+        return hash(self.english)
 
 
 # ---------------------------------------------------------------- files of translations
@@ -77,8 +78,8 @@ class Sentence:
 def translations(path):
     """({English text: its forms, for one thing and for many}, problems) of a messages.po, which is read once.
 
-    Left out, and named among the problems: translations that do not have the placeholders of the English text. A file that
-    cannot be read has no translations; one that is not there has no problems either. Never raises.
+    Translations without the placeholders of the English text are left out and named among the problems. A file that cannot
+    be read gives no translations, and a missing file gives no problems either. Never raises.
     """
     try:
         found = entries(path.read_text(encoding="utf-8"))
@@ -89,17 +90,17 @@ def translations(path):
     fitting, problems = {}, []
     for entry in found:
         if entry.fuzzy or not entry.one or not entry.forms or not all(entry.forms):
-            continue  # in doubt, the header of the file, or not translated yet
+            continue  # marked as fuzzy, the header of the file, or not translated yet
         if entry.fits:
             fitting[entry.one] = entry.forms
         else:
-            problems.append(f"{path}: other placeholders than in {entry.one!r}: {entry.forms!r}")
+            problems.append(f"{path}: the placeholders differ from those in {entry.one!r}: {entry.forms!r}")
     return fitting, problems
 
 
 @dataclass
 class Entry:
-    """One text of a .po file: msgid, msgid_plural (else msgid again), the texts of msgstr, and whether they are in doubt."""
+    """One text of a .po file: msgid, msgid_plural (else msgid again), the texts of msgstr, and whether they are fuzzy."""
 
     one: str
     many: str
@@ -108,7 +109,7 @@ class Entry:
 
     @property
     def fits(self):
-        """Do the translations have the placeholders of the English text? "One try" may go without its number."""
+        """Do the translations have the placeholders of the English text? "One try" may do without its number."""
         wanted = placeholders(self.many)
         if wanted is None:  # not a template, for instance code with braces
             return True
@@ -118,7 +119,7 @@ class Entry:
 
 
 def entries(text):
-    """The entries of a .po file, in its order. ValueError with the number of a line that does not belong in one."""
+    """The entries of a .po file, in its order. ValueError with the number of a line that cannot be read."""
     found, parts, fuzzy = [], [], False
     for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if line.startswith("#,"):
@@ -147,7 +148,7 @@ def _entry(parts, fuzzy):
 
 
 def placeholders(text):
-    """{(name, format, conversion)} of a text for str.format; None where it is no such text."""
+    """{(name, format, conversion)} of a text for str.format, or None if it is not such a text."""
     try:
         return {field[1:] for field in string.Formatter().parse(text) if field[1] is not None}
     except ValueError:

@@ -1,7 +1,7 @@
-"""Parameters under other names or in other pieces: which ways are there to give a learner's module the reference's weights?
+"""Finds ways to give a learner's module the reference's weights, when its parameters have other names or are split differently.
 
 A learner may write three linear layers for q, k and v where the reference has one of three times the height, call a
-layer `first` instead of `fc1`, or store a weight transposed. All of these compute the same, once the weights are in
+layer `first` instead of `fc1`, or store a weight transposed. All of these compute the same once the weights are in
 place. A `Layout` says where each of the reference's parameters goes.
 """
 
@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 import torch
 
-TRIED = 200  # layouts that are looked at, at most
-STEPS = 5000  # of the search for them, at most
+TRIED = 200  # the most layouts that are tried
+STEPS = 5000  # the most steps in the search for them
 
 
 @dataclass(frozen=True)
 class Layout:
-    """parts: for each parameter of the reference its name, the learner's names, the axis they are joined along, and the
-    number of the rule that gives the learner's shape."""
+    """Where each of the reference's parameters goes in a learner's module.
+
+    parts: for each parameter of the reference, its name, the learner's names, the axis along which those are joined, and the
+    number of the rule that gives the learner's shape.
+    """
 
     parts: tuple
     views: tuple = ()
@@ -48,8 +51,8 @@ class Layout:
 def layouts(reference, candidate, views=()):
     """Every `Layout` that fits the shapes of two modules, the most likely first, up to TRIED of them.
 
-    views: functions of a tensor that give the same numbers in another shape, or None; tried after those that are always
-    allowed (as it is, transposed, axes of length 1 left out).
+    views: functions of a tensor that give the same numbers in another shape, or None; they are tried after what is
+    always allowed (unchanged, transposed, axes of length 1 left out).
     """
     counts = [sum(p.numel() for p in m.parameters()) for m in (reference, candidate)]
     if counts[0] != counts[1]:
@@ -73,9 +76,9 @@ def _units(module):
 
 
 def _assign(theirs, mine, views, steps):
-    """Lists of parts, by trying for each unit of the reference every unused unit (or several) of the learner's.
+    """Yield lists of parts. For each unit of the reference, every unused unit of the learner's is tried, or several of them.
 
-    Ends when `steps` is used up.
+    The search ends when `steps` is used up.
     """
     if not theirs:
         if not mine:
@@ -91,9 +94,9 @@ def _assign(theirs, mine, views, steps):
 
 
 def _covers(unit, mine, views):
-    """Ways to cover one unit of the reference: (units used, parts)."""
+    """Yield the ways to cover one unit of the reference: (units used, parts)."""
     same = [u for u in mine if mine[u].keys() == unit.keys() or len(mine[u]) == len(unit) == 1]
-    # The one of the same name first
+    # The unit of the same name comes first
     name = next(iter(unit.values()))[0]
     same.sort(key=lambda u: next(iter(mine[u].values()))[0] != name)
     for u in same:
@@ -114,7 +117,7 @@ def _covers(unit, mine, views):
 
 
 def _groups(unit, mine, axis):
-    """Several units that make up one when they are joined along an axis: q, k and v, say; or the heads, one by one."""
+    """Yield units that make up one when they are joined along an axis, such as q, k and v, or the single heads."""
     fits = []
     for u, leaves in mine.items():
         pairs = [(v.shape, leaves[leaf][1].shape) for leaf, (_, v) in unit.items()]
@@ -128,7 +131,7 @@ def _groups(unit, mine, axis):
     total = next(iter(unit.values()))[1].shape[axis : axis + 1]
     sizes = {u: next(iter(mine[u].values()))[1].shape[axis] for u in fits}
     for count in range(2, len(fits) + 1):
-        if count > 4:  # many of one kind: in the order of the class, or sorted by what they are called
+        if count > 4:  # too many for every order: as in the class, sorted by name, or every third together
             orders = [fits[:count], sorted(fits[:count], key=lambda u: u.split(".")[-1])]
             orders += [[u for i in range(3) for u in fits[i:count:3]]]
         else:
@@ -139,7 +142,7 @@ def _groups(unit, mine, axis):
 
 
 def _shaped(value, shape, views):
-    """(number of the rule, `value` in this shape) for every rule that gives it: as it is, transposed, axes of length 1
+    """(number of the rule, `value` in this shape) for every rule that gives it: unchanged, transposed, axes of length 1
     left out or put in, and the `views`."""
     if value.shape == shape:
         yield 0, value

@@ -1,6 +1,6 @@
-"""What a learner has solved, kept in one small file: VIT_EDU_PROGRESS, else progress.json in the user's data folder.
+"""What a learner has solved, kept in one small file.
 
-VIT_EDU_PROGRESS=off keeps nothing.
+VIT_EDU_PROGRESS names the file, or is off to keep nothing. By default, it is progress.json in the user's data folder.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from vit_edu import atomic, settings
 from vit_edu.check.language import N_, _, ngettext
 from vit_edu.check.report import EMPTY, RIGHT, UNCHECKED, frame
 
-# States of an exercise: RIGHT and these; as programs, marks and words
+# The states of an exercise are RIGHT and these; the marks and words are for the learner.
 TRIED, OPEN = "tried", "open"
 MARKS = {RIGHT: "✓", TRIED: "✗", OPEN: "○"}
 WORDS = {RIGHT: N_("right"), TRIED: N_("tried, not right yet"), OPEN: N_("not attempted")}
@@ -42,14 +42,14 @@ def load():
         with contextlib.suppress(OSError):
             os.replace(file, aside)
         remark = _(
-            "The file with your progress was damaged. It is kept as {file}; counting starts again from zero."
+            "The file with your progress was damaged. It is kept as {file}, and counting starts again from zero."
         )
         return {}, remark.format(file=aside)
     return entries, ""
 
 
 def add(report):
-    """Note one answer of `@check.exercise`. Never raises: an exercise must not fail for want of a file."""
+    """Record one answer of `@check.exercise`. Never raises, because an exercise must not fail for lack of a file."""
     if settings.progress_file() is None or report.status in (EMPTY, UNCHECKED):
         return
     with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ class Progress:
         return _("{right} of {total} exercises right").format(right=states.count(RIGHT), total=len(states))
 
     def _rows(self):
-        """(lesson, right, of, what comes next)"""
+        """Yield (lesson, how many exercises are right, how many there are, what comes next)."""
         for lesson, exercises in self.lessons.items():
             right = sum(state == RIGHT for state, _tries in exercises.values())
             upcoming = (_state(name, *kept) for name, kept in exercises.items() if kept[0] != RIGHT)
@@ -113,7 +113,7 @@ class Progress:
         return {"text/plain": self.text, "text/html": frame(inside, "#1565c0")}
 
     def _picture(self):
-        """One square an exercise, one row a lesson; marks as well as fillings."""
+        """A row for each lesson, with a square for each exercise. Marks show its state as well as the colour."""
         size, left, parts = 22, 130, []
         for row, (lesson, exercises) in enumerate(self.lessons.items()):
             y = row * (size + 4)
@@ -131,7 +131,7 @@ class Progress:
                 )
         width = left + max(map(len, self.lessons.values())) * (size + 4)
         height = len(self.lessons) * (size + 4)
-        label = _("{headline}; the table below has the same in words").format(headline=self.headline)
+        label = _("{headline}; the table below says the same in words").format(headline=self.headline)
         return (
             f"<svg role='img' aria-label='{html.escape(label)}' "
             f"width='{width}' height='{height}' font-size='13' style='fill:currentColor;margin:.5em 0;display:block'>"

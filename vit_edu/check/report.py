@@ -16,23 +16,23 @@ RIGHT, WRONG, EMPTY = N_("right"), N_("not yet"), N_("not attempted")
 CRASHED, SLOW = N_("stopped with an error"), N_("took too long")
 STOPPED_BY_HAND, UNCHECKED = N_("stopped by hand"), N_("could not be checked")
 
-SHOWN_CHECKS = 3  # failed ones that stand open in a notebook; the others are folded
+SHOWN_CHECKS = 3  # failed checks that a notebook shows open; the others are folded
 
 COLOURS = {RIGHT: "#2e7d32", EMPTY: "#757575", UNCHECKED: "#757575"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one case.
 
-    name: in English; translated when it is shown. message: in the learner's language, empty where it passed, else what was
-    expected and what came.
+    name: in English; translated when it is shown. message: in the learner's language, what was expected and what came; empty
+    if the check passed.
     """
 
     name: str
     passed: bool
     message: str = ""
-    rank: int = 0  # of a failed one: 0 says most
+    rank: int = 0  # of a failed check; 0 is the most telling
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Report:
     """What the checks of one exercise found.
 
     name: of the exercise. status: "right", "not yet", "stopped with an error", "took too long", "stopped by hand",
-    "not attempted" or "could not be checked". checks: all of them, also those that passed, in the order of the exercise.
+    "not attempted" or "could not be checked". checks: passed ones included, in the order of the exercise.
     diagnosis: the known mistake that the answer behaves like, or None. worked: the smallest case that fails, or None.
     note: a remark on a right answer. printed: what the candidate printed. has_hints: is there a hint worth asking for?
     """
@@ -72,7 +72,7 @@ class Report:
             return _("✓ {name}: right. {count}.").format(name=self.name, count=count)
         if self.status == EMPTY:
             return _(
-                "○ {name}: not attempted yet. The reference stands in, so the rest of the notebook works."
+                "○ {name}: not attempted yet. The reference is used instead, so the rest of the notebook works."
             ).format(name=self.name)
         if self.status == UNCHECKED:
             return _("○ {name}: could not be checked.").format(name=self.name)
@@ -80,7 +80,7 @@ class Report:
 
     @property
     def closing(self):
-        """What the rest of the notebook goes on with, where that needs saying."""
+        """What the rest of the notebook uses, and where to get a hint; empty for a right answer."""
         if self.status == RIGHT:
             return ""
         parts = []
@@ -150,7 +150,7 @@ class Report:
         return frame("".join(parts), COLOURS.get(self.status, "#c62828"))
 
     def _checks_html(self):
-        """The failed checks as a list, those behind the first few folded, and one line of those that passed."""
+        """The failed checks as a list, all but the first few folded, and one line with those that passed."""
         shown = SHOWN_CHECKS if len(self.failed) > SHOWN_CHECKS + 1 else SHOWN_CHECKS + 1
         first, more = self.failed[:shown], self.failed[shown:]
         rows = "".join(map(_failed_html, first))
@@ -179,7 +179,7 @@ def _failed_html(check):
 
 
 def inline(text):
-    """Our own small markup as HTML: `code`, *word*, line ends."""
+    """Our own small markup as HTML: `code`, *word*, line breaks."""
     text = html.escape(text, quote=False).replace("\n", "<br>")
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\*(\w+)\*", r"<em>\1</em>", text)
@@ -190,7 +190,7 @@ def _paragraph(text):
 
 
 def frame(inside, colour):
-    """Only the left edge has a colour of its own: text and ground are the theme's, light or dark."""
+    """A frame around HTML. Only its left edge is coloured; text and background are the theme's, light or dark."""
     return (
         f"<div role='status' style='border-left:.4em solid {colour};padding:.4em .8em;margin:.2em 0'>"
         f"{inside}</div>"
@@ -209,7 +209,7 @@ def _worked_html(worked):
 
 
 def _pictures(worked):
-    """The two matrices in full as grey pictures, where the tables show a part of them only."""
+    """The complete matrices as grey pictures, if the tables show only a part of them."""
     if not worked.in_full:
         return ""
     expected, got = worked.in_full
@@ -217,7 +217,9 @@ def _pictures(worked):
     low, high = expected.min().item(), expected.max().item()
     figures = ""
     for name, values in ((_("expected"), expected), (_("got"), got)):
-        caption = _("{name}, all {rows} rows of {columns}").format(name=name, rows=rows, columns=columns)
+        caption = _("{name}, all {rows} rows of {columns} numbers").format(
+            name=name, rows=rows, columns=columns
+        )
         alternative = _(
             "{name}: {rows} rows of {columns} numbers, black is {low:.3g}, white is {high:.3g}"
         ).format(name=name, rows=rows, columns=columns, low=low, high=high)
@@ -253,7 +255,7 @@ def _png(values, low, high):
 
 
 def show(thing):
-    """Show something rich in a notebook, as text elsewhere."""
+    """Show something as a rich output in a notebook, and as text elsewhere."""
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     if shell is not None and hasattr(shell, "kernel"):
         from IPython.display import display

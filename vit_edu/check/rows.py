@@ -1,4 +1,4 @@
-"""One row for each case of an answer: what was expected, what came, and what is said of it."""
+"""One row for each case of an answer: what was expected, what came, and what is said about it."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,17 @@ from vit_edu.check.compare import NO_LAYOUT, NOT_RUN, Failure, compare
 from vit_edu.check.language import _
 from vit_edu.check.report import Check
 
-# How much a failed row says: the reader sees the most telling first.
+# How telling a failed row is; the reader sees the most telling first.
 VALUES, PROPERTY, ERROR, UNSEEN = range(4)
 
 
 @dataclass(eq=False)
 class Row:
-    """expected and got: what the case saw of the reference and of the candidate, either of them perhaps a `Failure`.
+    """One case of an answer.
 
-    problem: in the learner's language, what was expected and what came; empty where the case passed. hint: that of the
-    case, where it is worth showing. rank: VALUES, PROPERTY, ERROR or UNSEEN.
+    expected and got: what the case saw of the reference and of the candidate; either may be a `Failure`.
+    problem: in the learner's language, what was expected and what came; empty if the case passed. hint: that of the case, if
+    it is worth showing. rank: VALUES, PROPERTY, ERROR or UNSEEN.
     """
 
     case: Case
@@ -31,7 +32,7 @@ class Row:
         return not self.problem
 
     def accept(self):
-        """Let it pass."""
+        """Count the case as passed."""
         self.problem = self.hint = ""
 
     @property
@@ -47,7 +48,7 @@ def compare_all(cases, expected, got):
     for row in rows:
         row.problem = compare(row.case, row.expected, row.got)[1]
         row.rank = _rank(row)
-    # A hint about the values would mislead where there are none, one about a property where plain cases fail.
+    # A hint about values would mislead if there are none, and one about a property if plain cases fail.
     plain = all(row.passed for row in rows if row.case.kind != "property")
     for row in rows:
         if not row.passed and not isinstance(row.got, Failure) and (plain or row.case.kind != "property"):
@@ -65,9 +66,9 @@ def _rank(row):
 
 
 def allow_layout(rows, layout):
-    """From here on, parameters count as right, because they are ours in another layout; the rows are changed.
+    """From here on, treat the parameters as ours, because they are the same in another layout. This changes the rows.
 
-    Where everything that the answer computes is right as well, all rows pass. Returns the note that then goes with the
+    If everything that the answer computes is right as well, all rows pass. Returns the note that then goes with the
     answer, else "".
     """
     for row in rows:
@@ -90,18 +91,21 @@ def allow_layout(rows, layout):
 
 
 def accept_parameters(rows):
-    """Names and shapes that differ are not what is wrong with this answer: let them pass."""
+    """Count names and shapes as passed, because they are not what is wrong with this answer."""
     for row in rows:
         if row.case.kind == "parameters":
             row.accept()
 
 
 def leave_uncompared(rows):
-    """Where parameters differ and nothing is known of the answer, numbers that differ would only mislead: say so instead."""
+    """If parameters differ and nothing else is known of the answer, say that its numbers were not compared.
+
+    Numbers that differ would only mislead.
+    """
     if all(row.passed for row in rows if row.case.kind == "parameters"):
         return
     for row in rows:
-        compared = isinstance(row.got, Failure) and row.got.kind != NO_LAYOUT
-        if row.case.kind == "weights" and not row.passed and not compared:
-            row.problem = _("not compared: your parameters cannot be given the same weights as ours")
+        failed_otherwise = isinstance(row.got, Failure) and row.got.kind != NO_LAYOUT
+        if row.case.kind == "weights" and not row.passed and not failed_otherwise:
+            row.problem = _("not compared, because your parameters cannot be given the same weights as ours")
             row.hint, row.rank = "", UNSEEN

@@ -1,8 +1,8 @@
 """For translators: `python -m vit_edu.check.sentences LANGUAGE > messages.po` writes every English sentence of the checks.
 
-The file has what text/LANGUAGE/messages.po already translates, and empty places for the rest; a new language starts with
-empty places only. How much is translated, and what is wrong with it, goes to the standard error; the exit status is 1 where
-something is wrong. Diagnoses, hints and talking points are not here: they are the other files in text/.
+The file keeps what text/LANGUAGE/messages.po already translates and leaves the rest empty; for a new language, that is
+everything. How much is translated, and what is wrong with it, is printed to standard error, and the exit status is 1 if
+anything is wrong. Diagnoses, hints and talking points are not included: they are in the other files in text/.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from vit_edu.check.compare import is_phrase
 
 HERE = Path(__file__).parent
 
-# What is called with a sentence -> how many of its first arguments are sentences.
+# Function or class that takes sentences -> how many of its first arguments are sentences.
 TAKERS = {"_": 1, "N_": 1, "Sentence": 1, "CaseFailed": 1, "ngettext": 2}
 
 
 @dataclass
 class Source:
-    """An English sentence, the other form where it has a plural (else the same), and where it is said."""
+    """An English sentence, its form for many (the same if it has no plural), and the places where it is used."""
 
     one: str
     many: str
@@ -32,7 +32,7 @@ class Source:
 
 
 def sources():
-    """All sentences that a learner may read: {English text: `Source`}. Runs the known mistakes: it takes some seconds."""
+    """{English text: `Source`} of all sentences that a learner may read. It runs the known mistakes, which takes seconds."""
     found = {}
     said = [*in_code()]
     said += [(title, title, "lesson") for title in map(_title, check.LESSONS.values())]
@@ -50,7 +50,7 @@ def _title(module):
 def in_code(folder=HERE):
     """(one, many, "file.py:line") of every sentence in the source, in order.
 
-    ValueError for a sentence that is put together in code, as an f-string: it could not be looked up.
+    ValueError for a sentence that is put together in code, such as an f-string, because it could not be looked up.
     """
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -79,7 +79,7 @@ def in_cases(name):
 
 
 def in_observations(name):
-    """What the cases of an exercise say of the reference and of known mistakes in words, such as "about half"."""
+    """What the cases of an exercise say in words about the reference and known mistakes, such as "about half"."""
     exercise = check.get(name)
     for build in (exercise.reference, *(mistake.build for mistake in exercise.mistakes)):
         yield from filter(is_phrase, _leaves(exercise.observations(build)))
@@ -97,7 +97,7 @@ def _leaves(value):
 
 
 def as_po(code, found):
-    """The text of a messages.po for the language `code`, with the translations that there are."""
+    """The text of a messages.po for the language `code`, with the translations that exist."""
     path = language.TEXT / code / "messages.po"
     old = {e.one: e for e in language.entries(path.read_text(encoding="utf-8"))} if path.exists() else {}
     head = old.pop(
@@ -130,10 +130,10 @@ def _quoted(text):
 
 
 def problems(code, found):
-    """(how many sentences are translated, what is wrong): misfits, and translations of what is no longer said."""
+    """(how many sentences are translated, what is wrong): misfits, and translations of sentences that are no longer used."""
     path = language.TEXT / code / "messages.po"
     translated, wrong = language.translations(path)
-    unused = [f"{path}: no such sentence any longer: {one!r}" for one in translated if one not in found]
+    unused = [f"{path}: this sentence is no longer used: {one!r}" for one in translated if one not in found]
     return len(translated) - len(unused), [*wrong, *unused]
 
 

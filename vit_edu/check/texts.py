@@ -1,10 +1,10 @@
 r"""What learners and teachers read about the exercises: hints, diagnoses and talking points.
 
-They stand in `text/LANGUAGE/NN_name.md`, one file per lesson. A file is Markdown that reads well as it is:
+They are in `text/LANGUAGE/NN_name.md`, one file per lesson. Each file is Markdown that can also be read as a page:
 
     # 01 Patches
 
-    What stands before the first exercise is for readers of the file only.
+    Anything before the first exercise is only for readers of the file.
 
     ## patchify
 
@@ -15,7 +15,7 @@ They stand in `text/LANGUAGE/NN_name.md`, one file per lesson. A file is Markdow
 
     ### reshape_only
 
-    The diagnosis: what a learner reads whose answer behaves like this mistake.
+    The diagnosis: what learners read if their answer behaves like this mistake.
 
     > The talking point: a question or a demonstration for the class.
 
@@ -24,7 +24,7 @@ a fence of ``` keeps all line breaks inside it and is left out itself.
 
 The English files are the table of contents of the course: they say which lessons and exercises there are, and in which
 order an answer is compared with the known mistakes. A translation is another folder, named like the language in lower
-case, with files of the same names. Whatever it does not have is taken from English.
+case, with files of the same names. Whatever it lacks is taken from English.
 """
 
 import functools
@@ -39,7 +39,7 @@ SOURCE = "en"
 
 
 class TextError(Exception):
-    """A text is missing, doubled, empty or not used. The message names its file and its section."""
+    """A text is missing, duplicated, empty or unused. The message names its file and its section."""
 
 
 @dataclass
@@ -61,14 +61,14 @@ def exercises():
 
 
 def hints(exercise):
-    """The hints for an exercise in the best language that has them. TextError where there is no such section."""
+    """The hints for an exercise in the best language that has them. TextError if there is no such section."""
     return next(s.hints for s in _sections(exercise) if s.hints)
 
 
 def mistakes(exercise, written):
     """The names of an exercise's known mistakes, in the order in which an answer is compared with them.
 
-    written: the names of those that have code. TextError where text and code do not name the same ones.
+    written: the names of those that have code. TextError if text and code do not have the same names.
     """
     file, section = _source(exercise)
     if missing := [name for name in written if name not in section.mistakes]:
@@ -85,7 +85,7 @@ def mistakes(exercise, written):
 
 
 def mistake(exercise, name):
-    """(diagnosis, talking point) of a known mistake in the best language that has them. TextError where none has."""
+    """(diagnosis, talking point) of a known mistake in the best language that has them. TextError if none has."""
     for section in _sections(exercise):
         if name in section.mistakes:
             return section.mistakes[name]
@@ -93,9 +93,9 @@ def mistake(exercise, name):
 
 
 def translation(language, lesson):
-    """{exercise: Section} of a lesson in one language; empty where it is not translated.
+    """{exercise: Section} of a lesson in one language; empty if the lesson is not translated.
 
-    TextError where the file cannot be read as the text of this lesson.
+    TextError if the file cannot be read as the text of this lesson.
     """
     source = _file(lesson)
     file = FOLDER / language / source.name
@@ -160,7 +160,7 @@ def _short(path):
 
 @functools.cache
 def _read(file):
-    """{exercise: Section} of one file. TextError for what is doubled, empty or out of place."""
+    """{exercise: Section} of one file. TextError for what is duplicated, empty or out of place."""
     sections = {}
     for (exercise, name), lines in _split(file).items():
         where = f"{_short(file)}, {exercise}" + f", {name}" * bool(name)
@@ -172,12 +172,14 @@ def _read(file):
         if not said:
             raise TextError(f"{where}: the diagnosis is empty.")
         if not talk:
-            raise TextError(f"{where}: there is no talking point. It is the paragraph that starts with '> '.")
+            raise TextError(
+                f"{where}: there is no talking point. Write it as a paragraph that starts with '> '."
+            )
         sections[exercise].mistakes[name] = said, talk
     for exercise, section in sections.items():
         if file.parent.name == SOURCE and not section.hints:
             raise TextError(
-                f"{_short(file)}, {exercise}: there are no hints. They are a list, '1. ', '2. ', '3. '."
+                f"{_short(file)}, {exercise}: there are no hints. Write them as a list, '1. ', '2. ', '3. '."
             )
     return sections
 
@@ -194,7 +196,7 @@ def _split(file):
             if heading[1] == "##":
                 exercise = name
             elif exercise is None:
-                raise TextError(f"{_short(file)}: '{line}' stands before the first exercise.")
+                raise TextError(f"{_short(file)}: '{line}' comes before the first exercise.")
             key = (exercise, "") if heading[1] == "##" else (exercise, name)
             if key in parts:
                 raise TextError(
@@ -216,14 +218,14 @@ def _items(lines, where):
         elif items:
             items[-1].append(line.removeprefix("   "))
         elif line.strip():
-            raise TextError(f"{where}: '{line}' stands before the first hint.")
+            raise TextError(f"{where}: '{line}' comes before the first hint.")
     if not all(texts := tuple(_joined(item) for item in items)):
         raise TextError(f"{where}: hint {texts.index('') + 1} is empty.")
     return texts
 
 
 def _joined(lines):
-    """The lines as one text; see the module's text for which line breaks stay."""
+    """The lines joined into one text. The module's docstring says which line breaks are kept."""
     text, fenced, between = "", False, ""
     for line in lines:
         if line.strip().startswith("```"):

@@ -49,7 +49,7 @@ scaled_dot_product_attention = Exercise(
     call(
         "a batch of 2 with 4 heads",
         *_qkv(2, 4, 5, 8),
-        hint="Any number of axes may stand in front: count from the end, -1 is the width and -2 the tokens.",
+        hint="There may be any number of axes in front, so count from the end: -1 is the width and -2 the tokens.",
     ),
     Case(
         "each token spreads one unit of attention: every row of the weights sums to 1",
@@ -59,7 +59,7 @@ scaled_dot_product_attention = Exercise(
     call("more keys than queries", drawn(1, 3, 8), drawn(1, 5, 8, seed=1), drawn(1, 5, 8, seed=2)),
     call("values of another width", drawn(1, 3, 8), drawn(1, 3, 8, seed=1), drawn(1, 3, 2, seed=2)),
     call("one token: it takes its own value", *_qkv(2, 1, 4)),
-    # Width 4, whose root is exact: torch.sqrt(torch.tensor(d)) is float32, and right all the same.
+    # Width 4, because its root is exact: torch.sqrt(torch.tensor(d)) is in float32, and should pass.
     in_double(*_qkv(2, 3, 4)),
     not_contiguous(*_qkv(2, 3, 4, 8)),
     passes_gradient(*_qkv(3, 4)),
@@ -253,7 +253,7 @@ def _input_gradient(candidate):
         raise CaseFailed("the output is cut off from the gradient")
     (out * drawn(*out.shape, seed=1)).sum().backward()
     if x.grad is None:
-        raise CaseFailed("no gradient reaches the input: nothing before this layer could learn")
+        raise CaseFailed("no gradient reaches the input, so nothing before this layer could learn")
     return x.grad
 
 
@@ -271,7 +271,7 @@ Attention = Exercise(
     forward("as many tokens as heads", inputs=(drawn(2, 3, 12),), **_small),
     forward("one token: it can only look at itself", inputs=(drawn(2, 1, 12),), **_small),
     forward(
-        "in training mode, the same",
+        "the same in training mode",
         inputs=(drawn(2, 5, 12),),
         train=True,
         hint="Nothing here depends on the mode: there is no dropout in this exercise.",
@@ -286,20 +286,20 @@ Attention = Exercise(
     Case(
         "permuting the tokens permutes the output, and changes nothing else",
         _equivariance,
-        "Attention knows no order of tokens.",
+        "Attention does not know the order of the tokens.",
         kind="weights",
     ),
     Case(
         "the images of a batch do not look at each other",
         _independence,
-        "Image 0 must give the same alone and in a batch: the batch axis stays out of every product.",
+        "Image 0 must give the same result alone and in a batch, so keep the batch axis out of every product.",
         kind="weights",
     ),
     gradients("everything can learn", inputs=(drawn(2, 5, 12),), **_small),
     Case(
         "the gradient of the input",
         _input_gradient,
-        "Do not use .data, .detach() or no_grad on the way; the weights pass a gradient as well.",
+        "Do not use .data, .detach() or no_grad on the way; gradients pass through the weights as well.",
         1e-4,
         kind="weights",
     ),
@@ -307,7 +307,7 @@ Attention = Exercise(
 
 
 class BaseAttention(nn.Module):
-    """What alternatives and mistakes have in common; each has its own `mix`, from q, k, v (B, T, D) to (B, T, D)."""
+    """What alternatives and mistakes have in common; each has its own `mix_values`, from q, k, v (B, T, D) to (B, T, D)."""
 
     bias = True
 
@@ -318,9 +318,9 @@ class BaseAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x):
-        return self.proj(self.mix(*self.qkv(x).chunk(3, dim=-1)))
+        return self.proj(self.mix_values(*self.qkv(x).chunk(3, dim=-1)))
 
-    def mix(self, q, k, v):
+    def mix_values(self, q, k, v):
         return vit.merge_heads(self.attend(*self.heads(q, k, v)))
 
     def attend(self, q, k, v):
@@ -331,8 +331,10 @@ class BaseAttention(nn.Module):
 
 
 Attention.add_mistakes(
-    NoHeads=variant(BaseAttention, mix=lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v)),
-    NoProjection=variant(BaseAttention, forward=lambda self, x: self.mix(*self.qkv(x).chunk(3, dim=-1))),
+    NoHeads=variant(BaseAttention, mix_values=lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v)),
+    NoProjection=variant(
+        BaseAttention, forward=lambda self, x: self.mix_values(*self.qkv(x).chunk(3, dim=-1))
+    ),
     NoScale=variant(
         BaseAttention, attend=lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v, scale=1.0)
     ),
@@ -350,7 +352,7 @@ Attention.add_mistakes(
         BaseAttention, attend=lambda self, q, k, v: (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-2) @ v
     ),
     ReshapedToMerge=variant(
-        BaseAttention, mix=lambda self, q, k, v: self.attend(*self.heads(q, k, v)).reshape(q.shape)
+        BaseAttention, mix_values=lambda self, q, k, v: self.attend(*self.heads(q, k, v)).reshape(q.shape)
     ),
     QueriesAndKeysExchanged=variant(
         BaseAttention, attend=lambda self, q, k, v: F.scaled_dot_product_attention(k, q, v)
@@ -370,21 +372,21 @@ Attention.add_mistakes(
 
 @Attention.mistake
 class AcrossTheBatch(BaseAttention):
-    def mix(self, q, k, v):
+    def mix_values(self, q, k, v):
         q, k, v = self.heads(*(t.transpose(0, 1) for t in (q, k, v)))
         return vit.merge_heads(F.scaled_dot_product_attention(q, k, v)).transpose(0, 1)
 
 
 @Attention.mistake
 class AcrossTheHeads(BaseAttention):
-    def mix(self, q, k, v):
+    def mix_values(self, q, k, v):
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))  # (B, T, h, d)
         return F.scaled_dot_product_attention(q, k, v).flatten(2)
 
 
 @Attention.mistake
 class OnlyReshapes(BaseAttention):
-    def mix(self, q, k, v):
+    def mix_values(self, q, k, v):
         B, T, D = q.shape
         q, k, v = (t.reshape(B, self.num_heads, T, D // self.num_heads) for t in (q, k, v))
         return self.attend(q, k, v).reshape(B, T, D)
@@ -408,7 +410,7 @@ class HeadsBeforeQKV(BaseAttention):
 class ValueNotProjected(BaseAttention):
     def forward(self, x):
         q, k, _ = self.qkv(x).chunk(3, dim=-1)
-        return self.proj(self.mix(q, k, x))
+        return self.proj(self.mix_values(q, k, x))
 
 
 @Attention.mistake

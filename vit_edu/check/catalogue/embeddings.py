@@ -232,9 +232,9 @@ _small = {"img_size": 8, "patch_size": 4, "in_chans": 3, "embed_dim": 6}
 
 
 def _start(candidate):
-    """How far the numbers of an untrained module scatter. A black image shows it whatever the parameters are called.
+    """How widely the numbers of an untrained module are spread. A black image shows it, whatever the parameters are called.
 
-    Only for a module that computes the right tokens: otherwise another start would hide what is wrong with it.
+    Only for a module that computes the right tokens. Otherwise, a remark on its start would hide what is wrong with it.
     """
     image, ours = drawn(1, 3, 8, 8), fill(candidate.reference(**_small)).eval()
     try:
@@ -243,7 +243,7 @@ def _start(candidate):
         theirs = None
     fits = isinstance(theirs, torch.Tensor) and theirs.shape == (1, 5, 6)
     if not fits or not theirs.allclose(ours(image), atol=1e-4):
-        raise CaseFailed("looked at as soon as the tokens are right")
+        raise CaseFailed("this is checked as soon as the tokens are right")
     module = build(candidate, img_size=16, patch_size=4, in_chans=1, embed_dim=256).eval()
     tokens = module(torch.zeros(1, 1, 16, 16))[0]  # every patch is the same bias, plus its position
     return {
@@ -253,7 +253,7 @@ def _start(candidate):
 
 
 def _spread(values):
-    """In steps, because everybody draws other numbers."""
+    """The standard deviation in words, in coarse steps, because everybody draws different numbers."""
     spread = values.std().item()
     for limit, words in ((1e-9, "0"), (0.015, "below 0.015"), (0.025, "about 0.02")):
         if spread < limit:
@@ -296,10 +296,10 @@ Embeddings = Exercise(
         embed_dim=6,
     ),
     forward(
-        "in training mode, the same",
+        "the same in training mode",
         inputs=(drawn(2, 3, 8, 8),),
         train=True,
-        hint="Equation 1 has no dropout: training and evaluation give the same.",
+        hint="Equation 1 has no dropout, so training and evaluation give the same result.",
         **_small,
     ),
     forward(

@@ -34,12 +34,12 @@ _weight, _bias = drawn(8, seed=1), drawn(8, seed=2)
 
 _small = (torch.tensor([[1.0, 3.0]]), torch.tensor([10.0, 10.0]), torch.tensor([0.0, 5.0]))
 
-# Tokens of very different size: then eps, its place and the axis all show.
+# With tokens of very different sizes, errors in eps, its place and the axis all show.
 _uneven = drawn(2, 3, 8) * torch.tensor([1e-3, 1.0, 100.0])[:, None]
 
 
 class _NoLayerNorm(TorchFunctionMode):
-    """Refuses torch's own layer norm, by whatever name it is called; nn.LayerNorm ends there too."""
+    """Refuses torch's own layer norm under any of its names; nn.LayerNorm calls it, too."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if getattr(function, "__name__", "") in ("layer_norm", "native_layer_norm"):
@@ -57,7 +57,7 @@ layer_norm = Exercise(
     vit.layer_norm,
     call("the token (1, 3), with weight (10, 10) and bias (0, 5)", *_small),
     call("2 images, 3 tokens of width 8", drawn(2, 3, 8), _weight, _bias),
-    call("tokens of very different size", _uneven, _weight, _bias, tolerance=1e-4),
+    call("tokens of very different sizes", _uneven, _weight, _bias, tolerance=1e-4),
     call(
         "a token with a large mean: (9999, 10001)",
         torch.tensor([[9999.0, 10001.0]]),
@@ -84,7 +84,7 @@ layer_norm = Exercise(
         _bias,
     ),
     Case(
-        "it is written out: no F.layer_norm, no nn.LayerNorm",
+        "it is written out, without F.layer_norm or nn.LayerNorm",
         _by_hand,
         "Write out the mean, the variance, the root, weight and bias.",
     ),
@@ -94,7 +94,7 @@ layer_norm = Exercise(
         drawn(1, 2, 8),
         _weight,
         _bias,
-        hint="Mean and variance depend on x too: the gradient goes through them (no .detach(), no no_grad).",
+        hint="Mean and variance depend on x, too, so the gradient goes through them (no .detach(), no no_grad).",
     ),
 )
 
@@ -178,14 +178,14 @@ Mlp = Exercise(
         in_features=8,
         hidden_features=4,
     ),
-    _same_in_training("in training the same as in evaluation", **_mlp),
+    _same_in_training("the same in training as in evaluation", **_mlp),
     forward(
         "numbers in float64, to six digits: the exact GELU",
         inputs=(drawn(1, 2, 6),),
         double=True,
         tolerance=1e-6,
         **_mlp,
-        hint="nn.GELU() is exact; approximate='tanh' and x * sigmoid(1.702 x) only come near. "
+        hint="nn.GELU() is exact; approximate='tanh' and x * sigmoid(1.702 x) only approximate it. "
         "Do not fix the dtype either.",
     ),
     gradients("everything can learn", inputs=(drawn(2, 5, 6),), **_mlp),
@@ -243,8 +243,8 @@ class NoBias(BaseMlp):
 # ---------------------------------------------------------------- stochastic depth
 
 
-def _drop(look, *shape, training=True, dtype=torch.float32):
-    """A case with drop rate 0.25; `look` says something of the factor that each number was multiplied by."""
+def _drop(observe, *shape, training=True, dtype=torch.float32):
+    """What a case with drop rate 0.25 runs: `observe` gets the factor by which each number was multiplied."""
     x = drawn(*shape).abs().add(1).to(dtype)
 
     def run(candidate):
@@ -252,15 +252,15 @@ def _drop(look, *shape, training=True, dtype=torch.float32):
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
             came = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
             raise CaseFailed("expected a tensor of shape {shape}, got {got}", shape=tuple(x.shape), got=came)
-        return look(out.div(x).mul(1000).round() / 1000)
+        return observe(out.div(x).mul(1000).round() / 1000)
 
     return run
 
 
 def _draws(*axes):
-    """Along which axes of the result the draws differ; axes are their names."""
+    """Says along which axes of the result the draws differ; axes are their names."""
 
-    def look(factor):
+    def observe(factor):
         return {
             f"the {name}": "one draw for all"
             if (factor == factor.narrow(i, 0, 1)).all()
@@ -268,7 +268,7 @@ def _draws(*axes):
             for i, name in enumerate(axes)
         }
 
-    return look
+    return observe
 
 
 def _lost(factor):
@@ -283,7 +283,7 @@ def _largest(factor):
     return round(factor.max().item(), 3)
 
 
-def _anew(candidate):
+def _drawn_again(candidate):
     x = torch.ones(100, 2)
     return not torch.equal(apply(candidate, x, 0.5, True), apply(candidate, x, 0.5, True))
 
@@ -292,7 +292,7 @@ def _passes_what_is_kept(candidate):
     x = torch.ones(100, 2, 3, requires_grad=True)
     out = candidate(x, 0.25, True)
     if not out.requires_grad:
-        raise CaseFailed("the result is cut off from the gradient: nothing before it could learn")
+        raise CaseFailed("the result is cut off from the gradient, so nothing before it could learn")
     out.sum().backward()
     return torch.allclose(x.grad, out)
 
@@ -312,32 +312,32 @@ drop_path = Exercise(
     Case(
         "with rate 0.25, about a quarter of the images lose their branch",
         _drop(_lost, 10_000, 1, 2),
-        "drop_prob is the probability to *lose* the branch; images are drawn independently.",
+        "drop_prob is the probability of *losing* the branch, and each image is drawn independently.",
     ),
     Case(
-        "what is kept is divided by the probability to keep, 0.75",
+        "what is kept is divided by the probability of keeping it, 0.75",
         _drop(_largest, 1000, 2, 3),
-        "Three quarters of the images must make up for all.",
+        "Three quarters of the images must make up for all of them.",
     ),
     Case(
-        "the mean over 20,000 images stays what it is in evaluation: its factor is 1",
+        "the mean over 20,000 images is the same as in evaluation: its factor is 1",
         _drop(_mean, 20_000, 1, 1),
-        "The probability to keep, times the factor of what is kept, should be 1.",
+        "The probability of keeping an image, times the factor of what is kept, should be 1.",
     ),
     Case(
         "two axes, (B, D)",
         _drop(_draws("images", "numbers of an image"), 400, 5),
-        "The mask has as many axes as x, all of length 1 but the first.",
+        "The mask has as many axes as x, and all but the first have length 1.",
     ),
     Case(
         "four axes, (B, C, H, W)",
         _drop(_draws("images", "channels", "rows", "columns"), 400, 2, 2, 3),
-        "The mask has as many axes as x, all of length 1 but the first.",
+        "The mask has as many axes as x, and all but the first have length 1.",
     ),
     Case(
-        "a second call draws anew",
-        _anew,
-        "Which images lose their branch is left to chance, each time.",
+        "a second call draws again",
+        _drawn_again,
+        "Each call leaves it to chance which images lose their branch.",
     ),
     Case(
         "numbers in float64 give an answer in float64",
@@ -357,7 +357,7 @@ def _mask(x, probability):
 
 
 def _masked(x, drop_prob, training, *shape):
-    """Right but for the shape of the mask."""
+    """Right, except for the shape of the mask."""
     if not training or drop_prob == 0:
         return x
     return x * x.new_empty(shape).bernoulli_(1 - drop_prob) / (1 - drop_prob)
@@ -402,14 +402,14 @@ _block = {"dim": 8, "num_heads": 2}
 
 
 def _share_unchanged(block):
-    """The share of 2,500 images, in training, that come out as they went in: both branches dropped."""
+    """The share of 2,500 images in training that come out unchanged, because both branches were dropped."""
     x = drawn(1, 1, 8).repeat(2500, 1, 1)
     with torch.no_grad():
         return (block.train()(x.clone()) == x).flatten(1).all(1).float().mean().item()
 
 
 def _rate(block):
-    """The drop rate that this share speaks of, in tenths; it is drawn twice, independently."""
+    """The drop rate that follows from this share, in tenths; each image is drawn twice, independently."""
     return round(_share_unchanged(block) ** 0.5, 1)
 
 
@@ -431,13 +431,13 @@ def _skip_is_clean(candidate):
 
 
 def _which_are_dropped(candidate):
-    """Which of the results that can occur with drop_path=0.5 do occur, among 400 copies of one image."""
+    """Which of the results that are possible with drop_path=0.5 occur among 400 copies of one image."""
     sizes, x = {**_block, "drop_path": 0.5}, drawn(1, 3, 8)
     if candidate.build is not candidate.reference:
         find_layout(candidate, (x,), (), sizes, 1e-4)
     module, ours = filled(candidate, **sizes).train(), fill(candidate.reference(**sizes))
     torch.manual_seed(0)
-    found, words = {}, {2: "doubled", 1: "as it is", 0: "dropped"}
+    found, words = {}, {2: "doubled", 1: "unchanged", 0: "dropped"}
     with torch.no_grad():
         left = out = module(x.repeat(400, 1, 1))
         for attn, mlp in itertools.product(words, words):
@@ -492,7 +492,7 @@ Block = Exercise(
         "nn.LayerNorm's own default is 1e-5.",
     ),
     _same_in_training(
-        "in training, with drop_path 0, the same as in evaluation",
+        "with drop_path 0, the same in training as in evaluation",
         **_block,
         hint="Only DropPath is random, and its rate is the argument drop_path.",
     ),
@@ -502,9 +502,9 @@ Block = Exercise(
         "x + 0 + 0 should be x: look at what else happens to x on its way.",
     ),
     Case(
-        "in training with drop_path=0.5, four kinds of results",
+        "in training with drop_path=0.5, there are four kinds of results",
         _which_are_dropped,
-        "Each branch's output is dropped or doubled, on its own, before it is added.",
+        "The output of each branch is dropped or doubled independently, before it is added.",
         kind="weights",
     ),
     Case(
@@ -725,11 +725,11 @@ def _rates(depth):
 
 def _own_weights(candidate):
     blocks = build(candidate, 8, 3, 2)
-    return sum(p.numel() for p in blocks.parameters())  # counts what is shared once
+    return sum(p.numel() for p in blocks.parameters())  # what is shared is counted once
 
 
-# With several blocks, parameters of another layout are too many to be matched with ours: numbers are compared for one
-# block, and of several the way they are put together.
+# Several blocks have too many parameters to find the layout of all. So numbers are compared for a single block, and for
+# several blocks only the way in which they are put together is checked.
 def _one_after_the_other(candidate):
     blocks, x = build(candidate, 8, 3, 2).eval(), drawn(2, 3, 8)
     out, y = blocks(x.clone()), x
@@ -759,7 +759,7 @@ make_blocks = Exercise(
     Case(
         "3 blocks are applied one after the other",
         _one_after_the_other,
-        "Each block reads what the one before it gives.",
+        "Each block takes the output of the one before it.",
     ),
     forward(
         "small inputs: the norms' eps is 1e-6",
@@ -775,9 +775,9 @@ make_blocks = Exercise(
         "nn.LayerNorm's own default is 1e-5.",
     ),
     Case(
-        "every block has weights of its own: how many numbers do 3 blocks learn?",
+        "every block has its own weights: how many numbers do 3 blocks learn?",
         _own_weights,
-        "Each block is a new one; [block] * depth repeats one and the same.",
+        "Make every block a new one; [block] * depth repeats the same block.",
     ),
     Case(
         "drop rates of 3 blocks, with drop_path_rate=0.8: they are 0, 0.4 and 0.8",
@@ -849,7 +849,7 @@ def fails_for_one_block(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0
 @make_blocks.mistake
 def rate_as_mlp_ratio(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
     rates = torch.linspace(0, drop_path_rate, depth).tolist()
-    with warnings.catch_warnings(action="ignore"):  # torch warns of layers without numbers
+    with warnings.catch_warnings(action="ignore"):  # torch warns about layers without numbers
         return nn.Sequential(*(vit.Block(dim, num_heads, rate) for rate in rates))
 
 

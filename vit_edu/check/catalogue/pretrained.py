@@ -1,4 +1,4 @@
-"""Lesson 12: names of published weights, their layout, positions for another resolution, neighbours, rates of layers."""
+"""Lesson 12: names and layout of published weights, positions for another resolution, neighbours, rates by layer."""
 
 import re
 
@@ -40,7 +40,7 @@ rename_key = Exercise(
     call(
         "the MLP's second layer",
         LAYER.format(0) + "mlp.3.bias",
-        hint="Between 0 and 3 stand the GELU and a dropout.",
+        hint="Between 0 and 3 come the GELU and a dropout.",
     ),
     call(
         "the last norm",
@@ -172,7 +172,7 @@ resize_pos_embed = Exercise(
         "to a smaller grid",
         drawn(1, 37, 4),
         (3, 3),
-        hint="With antialias=True, every old position has a part in a new one.",
+        hint="With antialias=True, every old position contributes to a new one.",
     ),
     call("no class token", drawn(1, 16, 6), (6, 6), num_prefix_tokens=0),
     call("two prefix tokens", drawn(1, 18, 6), (6, 6), num_prefix_tokens=2),
@@ -180,9 +180,9 @@ resize_pos_embed = Exercise(
         "from 11 x 11 to 15 x 13",
         drawn(1, 122, 1),
         (15, 13),
-        hint="The size of the new grid is known: a factor that is rounded may miss it.",
+        hint="The size of the new grid is known, and a rounded scale factor may miss it.",
     ),
-    # Computing in float32 and casting back, as timm does, is right as well: hence not `in_double`.
+    # This is not `in_double`, because computing in float32 and casting back, as timm does, is right as well.
     call(
         "numbers in float64 give an answer in float64",
         drawn(1, 10, 4).double(),
@@ -345,19 +345,19 @@ knn_predict = Exercise(
     call("fewer queries than features", _scaled(40, 8, 3), _labels(40, 3, 4), drawn(4, 8, seed=5), 3),
     call("a single query", _scaled(12, 5, 6), _labels(12, 3, 7), drawn(1, 5, seed=8), 3),
     call(
-        "k = all: the commonest class wins everywhere",
+        "k = all: the most common class wins everywhere",
         drawn(9, 3, seed=9),
         torch.tensor([2, 5, 5, 2, 5, 0, 5, 2, 2]),
         drawn(6, 3, seed=10),
         9,
     ),
     call(
-        "two classes with as many votes",
+        "two classes with equally many votes",
         _ties,
         torch.tensor([3, 1, 1, 3]),
         torch.tensor([[1.0, 0.0], [1.0, 0.7]]),
         4,
-        hint="The smaller class number wins, whoever is nearer.",
+        hint="The smaller class number wins, whichever is nearer.",
     ),
     call(
         "labels with gaps: 0, 4 and 9",
@@ -372,7 +372,7 @@ knn_predict = Exercise(
         torch.tensor([2, 0, 1]),
         torch.tensor([[1.0, 0.1], [0.1, 1.0]]),
         1,
-        hint="By cosine, length does not count: divide each vector by its length.",
+        hint="For the cosine, length does not count, so divide each vector by its length.",
     ),
     in_double(_scaled(20, 6, 14), _labels(20, 4, 15), drawn(10, 6, seed=16), 3),
     not_contiguous(_scaled(20, 6, 17), _labels(20, 4, 18), drawn(10, 6, seed=19), 3),
@@ -482,7 +482,7 @@ layer_rate = Exercise(
         4,
         1.0,
         0.5,
-        hint="One step below the head: once the decay.",
+        hint="It is one step below the head, so the decay counts once.",
     ),
     call("the first block", "blocks.0.attn.proj.bias", 4, 1.0, 0.5),
     call(
@@ -501,13 +501,13 @@ layer_rate = Exercise(
         4,
         1.0,
         0.5,
-        hint="Below the first block: one step more than block 0.",
+        hint="They are below the first block, one step more than block 0.",
     ),
     call("the patch projection", "patch_embed.proj.weight", 4, 1.0, 0.5),
     call("the class token", "cls_token", 12, 0.001, 0.65),
     Case("decay 1: everything at the peak", lambda c: [c(name, 3, 0.01, 1.0) for name in _PARAMETERS]),
     Case(
-        "decay 0: only head and last norm move",
+        "decay 0: only the head and the last norm learn",
         lambda c: [c(name, 3, 0.01, 0.0) for name in _PARAMETERS],
     ),
     Case(

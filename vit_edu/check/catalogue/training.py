@@ -35,10 +35,10 @@ def _applied(candidate, images, *args):
 
 
 def _plain(value):
-    """The value; CaseFailed where it is a tensor with one number, whatever its type."""
+    """The value. CaseFailed if it is a tensor with one number, whatever its type."""
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         raise CaseFailed(
-            "expected a plain Python number, got a tensor that holds {value:.4g}. `.item()` takes it out.",
+            "expected a plain Python number, got a tensor that holds {value:.4g}. `.item()` gives you the number.",
             value=value.item(),
         )
     return value
@@ -62,21 +62,21 @@ _wide = _numbered(3, 2, 4, 8)
 
 
 def _is_one_of(out, ways):
-    """Whether each of the images is as in one of the ways; `out` may hold several batches."""
+    """Is each image as it is in one of the ways? `out` may hold several batches."""
     calls = len(out) // len(ways[0])
     same = [(out == way.repeat(calls, 1, 1, 1)).flatten(1).all(1) for way in ways]
     return bool(torch.stack(same).any(0).all())
 
 
 def _what_became(candidate, images):
-    """In words, what becomes of the images; in several calls, so that small batches show it as well."""
+    """What becomes of the images, in words. Several calls are made, so that small batches show it as well."""
     calls = -(-60 // len(images))
     out = torch.cat([_applied(candidate, images) for _ in range(calls)])
     mirrored, fallen, turned = images.flip(-1), images.flip(-2), images.flip(-1, -2)
     ways = {
         "as they were, or mirrored left to right": [images, mirrored],
         "upside down": [images, fallen],
-        "turned by half a turn": [images, turned],
+        "turned by 180 degrees": [images, turned],
         "turned or mirrored in several ways": [images, mirrored, fallen, turned],
         "with other channels": [images, images.flip(1)],
         "other images of the batch": [w.roll(i, 0) for w in (images, mirrored) for i in range(4)],
@@ -86,9 +86,9 @@ def _what_became(candidate, images):
             return words
     as_it_was, other_way = (out == w.repeat(calls, 1, 1, 1) for w in (images, mirrored))
     if (as_it_was.all(3).all(2) | other_way.all(3).all(2)).all():
-        return "each channel mirrored or not on its own"
+        return "each channel mirrored or not, independently"
     if (as_it_was.all(3) | other_way.all(3)).all():
-        return "each row mirrored or not on its own"
+        return "each row mirrored or not, independently"
     if (as_it_was | other_way).all():
         return "pixels of the image and of its mirror image mixed"
     return "something else"
@@ -114,7 +114,7 @@ def _how_many(candidate):
 def _which_next_time(candidate):
     flipped = _flipped(candidate)
     if not (flipped == flipped[0]).all():
-        return "others each time"
+        return "different ones each time"
     even, odd = flipped[0, ::2], flipped[0, 1::2]
     every_second = even.unique().numel() == odd.unique().numel() == 1 and even[0] != odd[0]
     return "every second image, always" if every_second else "the same each time"
@@ -136,7 +136,7 @@ random_flip = Exercise(
     _flip_case(
         "four images of 4 x 4 pixels",
         _four,
-        "A draw of shape (B,) would meet the last axis, the columns. Shape (B, 1, 1, 1) meets the images.",
+        "A draw of shape (B,) would belong to the last axis, the columns. One of shape (B, 1, 1, 1) belongs to the images.",
     ),
     _flip_case("images that are wider than high", _wide),
     _flip_case("one grey image", _wide[:1, :1]),
@@ -201,24 +201,24 @@ _one = _numbered(1, 2, 6, 6)
 
 _few, _lots = _one.repeat(900, 1, 1, 1), _one.repeat(3000, 1, 1, 1)
 
-_REACH = 5  # pixels, the largest shift that is looked for; less than the image has
+_REACH = 5  # pixels, the largest shift that is searched for; less than the image has
 
 _AT_THE_BORDER = {
-    "circular": N_("what leaves an image on one side comes in again on the other; zeros should"),
-    "reflect": N_("the image is mirrored at its border; zeros should come in"),
-    "replicate": N_("the pixels at the border are repeated; zeros should come in"),
+    "circular": N_("what leaves the image on one side comes in on the other, where zeros should come in"),
+    "reflect": N_("the image is mirrored at its border, where zeros should come in"),
+    "replicate": N_("the pixels at the border are repeated, where zeros should come in"),
 }
 
 
 def _keys(images):
-    """A number for each image: the same for the same whole numbers, and hardly ever for others."""
+    """A number for each image of whole numbers: the same for equal images, and almost never for different ones."""
     flat = images.flatten(1).double()
     generator = torch.Generator().manual_seed(0)
     return flat @ torch.randint(1, 2**20, flat.shape[1:], generator=generator).double()
 
 
 def _found(out, image, mode="constant"):
-    """(B, 2) how far each of `out` is `image` shifted down and right; None where one is no shifted copy of it."""
+    """(B, 2) how far each image of `out` is `image` shifted down and right; None if one is not a shifted copy of it."""
     H, W = image.shape[-2:]
     side = 2 * _REACH + 1
     padded = F.pad(image, [_REACH] * 4, mode=mode)
@@ -230,7 +230,7 @@ def _found(out, image, mode="constant"):
 
 
 def _shifts(candidate, images, *padding):
-    """(B, 2) how far down and right each copy of `_one` was shifted; CaseFailed in words where one was not."""
+    """(B, 2) how far down and right each copy of `_one` was shifted. CaseFailed says what happened if it was not that."""
     out = _applied(candidate, images, *padding)
     shifts = _found(out, _one)
     if shifts is not None:
@@ -238,7 +238,7 @@ def _shifts(candidate, images, *padding):
             again = [_found(_applied(candidate, images, *padding)[:1], _one) for _ in range(8)]
             always = all(s is not None and torch.equal(s, shifts[:1]) for s in again)
             raise CaseFailed(
-                "all images are shifted alike, always by the same"
+                "all images are shifted alike, and always by the same amount"
                 if always
                 else "all images are shifted alike"
             )
@@ -247,14 +247,14 @@ def _shifts(candidate, images, *padding):
         if _found(out, _one, mode) is not None:
             raise CaseFailed(words)
     if all(_found(out[:, c : c + 1], _one[:, c : c + 1]) is not None for c in range(2)):
-        raise CaseFailed("the channels of an image are shifted apart")
+        raise CaseFailed("the channels of an image are shifted by different amounts")
     raise CaseFailed("some images are not a shifted copy of the original with zeros at the border")
 
 
 def _shares(candidate, images, padding):
     """(2p + 3, 2p + 3) share of the images for each shift: down in rows, right in columns, the middle for none.
 
-    The outermost rows and columns are for all that is shifted further than it may be.
+    The outermost rows and columns count the images that are shifted further than they may be.
     """
     far = padding + 1
     down, right = (_shifts(candidate, images, padding).clamp(-far, far) + far).T
@@ -271,19 +271,19 @@ def _crop_pictures(candidate):
 random_crop = Exercise(
     data.random_crop,
     Case(
-        "padding 1, share of the images for each shift (rows: down, columns: right, middle: none)",
-        # In 36ths: the noise of the draw is nobody's business.
+        "padding 1: the share of the images with each shift (rows: down, columns: right, middle: none)",
+        # In 36ths, so that the noise of the draw does not matter.
         lambda f: (_shares(f, _lots, 1) * 36).round() / 36,
-        "All corners from 0 to 2 * padding, both included, are equally likely: torch.randint leaves out its upper end.",
+        "All corners from 0 to 2 * padding, both included, are equally likely. Note that torch.randint leaves out its upper end.",
         tolerance=0.03,
     ),
     Case(
-        "padding 2, shifts that occur (rows: down, columns: right, middle: none)",
+        "padding 2: the shifts that occur (rows: down, columns: right, middle: none)",
         lambda f: (_shares(f, _few, 2) > 0).float(),
-        "Row and column of the corner are drawn independently, anew for each image.",
+        "Draw row and column of the corner independently, and separately for each image.",
     ),
     Case(
-        "other shifts the next time",
+        "different shifts the next time",
         lambda f: not torch.equal(_shifts(f, _few, 1), _shifts(f, _few, 1)),
         "The draw is random.",
     ),
@@ -292,7 +292,7 @@ random_crop = Exercise(
         lambda f: int(_shifts(f, _few).abs().max()),
     ),
     Case(
-        "three images that are wider than high: each is a shifted copy of its own",
+        "three images that are wider than high: each becomes a shifted copy of itself",
         _crop_pictures,
         "Rows run to H, columns to W.",
     ),
@@ -376,7 +376,7 @@ def wraps_around(images, padding=4):
 
 
 def _padded_otherwise(images, padding, mode):
-    # Not for bytes, so by way of floats
+    # This does not work for bytes, so it goes by way of floats
     padded = F.pad(images.float(), [padding] * 4, mode=mode).to(images.dtype)
     return _cut(padded, *_corners(images, padding), images)
 
@@ -427,7 +427,7 @@ accuracy = Exercise(
         "3 of 4 right",
         _logits,
         torch.tensor([0, 1, 2, 1]),
-        hint="Compare the place of the largest logit of each image with its label, then take the share.",
+        hint="Compare the place of each image's largest logit with its label, then take the share that agrees.",
     ),
     _share_of("all right", _logits, torch.tensor([0, 1, 2, 0])),
     _share_of("none right", _logits, torch.tensor([1, 2, 0, 2])),
@@ -468,8 +468,8 @@ def mean_over_classes(logits, labels):
 
 @accuracy.mistake
 def only_above_one_half(logits, labels):
-    sure = logits.softmax(-1) > 0.5
-    return sure[torch.arange(len(labels)), labels].float().mean().item()
+    confident = logits.softmax(-1) > 0.5
+    return confident[torch.arange(len(labels)), labels].float().mean().item()
 
 
 # ---------------------------------------------------------------- schedule
@@ -488,20 +488,20 @@ def _curve(candidate):
 learning_rate = Exercise(
     training.learning_rate,
     Case(
-        "steps 0 to 5 of 6, one a row: 2 of warm-up, peak 1",
+        "steps 0 to 5 of 6, one in each row, with 2 of warm-up and peak 1",
         _curve,
-        "Climb: 1/2, 1. Then half a cosine wave that starts at 1 and would reach 0 at step 6.",
+        "The climb is 1/2, 1. Then comes half a cosine wave that starts at 1 and would reach 0 at step 6.",
         tolerance=1e-6,
     ),
     _at(
         "the first step is not zero",
         0,
-        "With step 0 the climb has made its first of warmup_steps steps.",
+        "At step 0, the climb has already made the first of its warmup_steps steps.",
     ),
     _at("halfway up the climb, step 4 of 10", 4, "It is the fifth step of ten."),
-    _at("the last step of the climb has the peak", 9),
+    _at("the last step of the climb reaches the peak", 9),
     _at(
-        "the first step after the climb has the peak too",
+        "the first step after the climb is still at the peak",
         10,
         "The fall starts here, with progress 0 and cos(0) = 1.",
     ),
@@ -512,7 +512,7 @@ learning_rate = Exercise(
     ),
     _at("a quarter of the fall", 30, total_steps=90),
     _at("step total_steps, one past the last, is zero", 100, "There, progress is 1: cos(π) = -1."),
-    _at("no warm-up at all", 0, "No step is below 0: only the fall is left.", warmup_steps=0),
+    _at("no warm-up at all", 0, "No step is below 0, so only the fall is left.", warmup_steps=0),
 )
 
 
@@ -541,7 +541,7 @@ learning_rate.add_mistakes(
 
 @learning_rate.mistake
 def starts_at_zero(step, total_steps, warmup_steps, peak):
-    # With <=, as often in print: an answer with < fails in fewer cases, and is known by those.
+    # With <=, as is common in print. An answer with < fails in fewer cases and is recognised by those.
     if step <= warmup_steps:
         return peak * step / warmup_steps
     return training.learning_rate(step, total_steps, warmup_steps, peak)
@@ -630,7 +630,7 @@ _batch, _labels = drawn(8, 5), torch.arange(8) % 3
 
 
 class _Probe(nn.Module):
-    """A linear classifier that remembers in which mode it was asked."""
+    """A linear classifier that remembers in which mode it was called."""
 
     def __init__(self):
         super().__init__()
@@ -646,9 +646,9 @@ class _Probe(nn.Module):
 
 
 class _Descent:
-    """Plain gradient descent. torch.optim would do, but its first use in a session imports a compiler, for a second.
+    """Plain gradient descent. torch.optim would do, but its first use in a session takes a second to import a compiler.
 
-    Remembers the gradient of the first parameter at its first step.
+    It remembers the gradient of the first parameter at each step.
     """
 
     def __init__(self, parameters, rate):
@@ -671,16 +671,16 @@ class _Descent:
         return loss
 
 
-def _steps(count, look):
-    """look(model, losses, optimizer) after so many calls."""
+def _steps(count, observe):
+    """What a case runs: observe(model, losses, optimizer) after `count` calls of the candidate."""
 
     def run(candidate):
         model = _Probe().eval()
         optimizer = _Descent(model.parameters(), rate=0.5)
         for p in model.parameters():
-            p.grad = torch.ones_like(p)  # left over by somebody before
+            p.grad = torch.ones_like(p)  # left over from earlier
         losses = [apply(candidate, model, optimizer, _batch, _labels) for _ in range(count)]
-        return look(model, losses, optimizer)
+        return observe(model, losses, optimizer)
 
     return run
 
@@ -694,7 +694,7 @@ def _weights(model, losses, optimizer):
 
 
 def _what_the_step_found(candidate):
-    """In words, the gradient that the optimiser had at its first step."""
+    """The gradient that the optimiser had at its first step, in words."""
     model, backward = _Probe(), []
     weight = model.linear.weight
     F.cross_entropy(model(_batch), _labels).backward()
@@ -736,17 +736,17 @@ train_step = Exercise(
     Case(
         "the weights after three steps",
         _steps(3, _weights),
-        "Gradients add up from call to call unless somebody clears them.",
+        "Gradients add up from call to call unless they are cleared.",
     ),
     Case(
         "what the optimiser finds at its first step",
         _what_the_step_found,
-        "Clear what is old, then backward, then step.",
+        "Clear the old gradients, then call backward, then step.",
     ),
     Case(
         "the mode in which the model computes",
         _steps(1, lambda m, losses, o: "train" if all(m.modes) else "eval"),
-        "An evaluation may have left it in eval mode: say model.train() first.",
+        "An evaluation may have left it in eval mode, so call model.train() first.",
     ),
 )
 
@@ -798,7 +798,7 @@ def loss_after_the_step(model, optimizer, images, labels):
 
 # ---------------------------------------------------------------- evaluation
 
-# A last batch that is smaller, as nearly always
+# The last batch is smaller, as it nearly always is.
 _SIZES = (5, 5, 2)
 
 _RIGHT = torch.tensor([1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1])
@@ -827,10 +827,10 @@ def _eval_batches(sizes=_SIZES):
     return list(pairs)
 
 
-def _judged(look, training_before=False, batches=_eval_batches):
+def _judged(observe, training_before=False, batches=_eval_batches):
     def run(candidate):
         model = _Judge().train(training_before)
-        return look(candidate(model, batches()), model)
+        return observe(candidate(model, batches()), model)
 
     return run
 
@@ -876,18 +876,18 @@ evaluate = Exercise(
     Case(
         "a model that was in train mode is judged in eval mode",
         _judged(_share, training_before=True),
-        "Say model.eval() first.",
+        "Call model.eval() first.",
     ),
     Case(
         "... and goes back to train mode afterwards",
         _judged(_modes, training_before=True),
-        "Note model.training before, and put it back.",
+        "Remember model.training before, and restore it afterwards.",
     ),
     Case("a model in eval mode stays there", _judged(_modes)),
     Case(
         "gradients after the evaluation",
         _gradients_afterwards,
-        "torch.no_grad() as a block ends by itself.",
+        "Used as a block, torch.no_grad() ends by itself.",
     ),
     Case(
         "gradients while the model computes",
@@ -897,7 +897,7 @@ evaluate = Exercise(
     Case(
         "batches from a generator",
         _judged(_share, batches=lambda: (b for b in _eval_batches((3, 3, 3)))),
-        "A generator has no length, and can be gone through once: count the images on the way.",
+        "A generator has no length and can be gone through only once, so count the images on the way.",
     ),
 )
 

@@ -83,7 +83,7 @@ def _one_by_one(candidate):
 
 
 def _with_small_tokens(candidate):
-    """All weights times 0.01, so that eps is no longer small beside the variance; the head's bias taken out."""
+    """All weights times 0.01, so that eps is no longer small beside the variance; without the head's bias."""
     model = filled(candidate, **_tiny, global_pool="avg").eval().double()
     with torch.no_grad():
         for p in model.parameters():
@@ -128,7 +128,7 @@ ViT = Exercise(
     Case(
         "tokens with very small numbers: the eps of the last norm shows",
         _with_small_tokens,
-        "The text gives the eps of the norm; torch's own default is another one.",
+        "The text gives the eps of the norm; torch's own default is different.",
         1e-4,
         kind="weights",
     ),
@@ -136,7 +136,7 @@ ViT = Exercise(
         "in training mode",
         inputs=(_images,),
         train=True,
-        hint="Nothing in this model is random: in training it computes the same as in evaluation.",
+        hint="Nothing in this model is random, so it computes the same in training as in evaluation.",
         **_tiny,
     ),
     forward("in float64", inputs=(_images,), double=True, tolerance=1e-8, **_tiny),
@@ -301,7 +301,7 @@ count_parameters.add_mistakes(
 # ---------------------------------------------------------------- properties that find bugs
 
 
-def _exchange(model, x):
+def _encode(model, x):
     return model.blocks(x)
 
 
@@ -310,7 +310,7 @@ def _across_the_batch(model, x):
 
 
 def _add(x, positions):
-    return x + 8 * positions  # strong, so that there are sound models with much weaker ones
+    return x + 8 * positions  # strong, so that sound models may have much weaker ones
 
 
 def _add_nothing(x, positions):
@@ -322,31 +322,31 @@ def _unchanged(x):
 
 
 class _Model(vit.ViT):
-    """A ViT with mean pooling, some of whose steps are others; the properties below are tried on it.
+    """A ViT with mean pooling whose steps can be replaced; the properties below are tried on it.
 
-    see: images -> images. place: tokens, positions -> tokens. mix: model, tokens -> tokens. gather: tokens -> one an image.
-    say: logits -> logits.
+    alter_images: images -> images. add_positions: tokens, positions -> tokens. encode: model, tokens -> tokens.
+    pool: tokens -> one vector for each image. alter_logits: logits -> logits.
     """
 
     def __init__(
         self,
-        see=_unchanged,
-        place=_add,
-        mix=_exchange,
-        gather=lambda x: x.mean(dim=1),
-        say=_unchanged,
+        alter_images=_unchanged,
+        add_positions=_add,
+        encode=_encode,
+        pool=lambda x: x.mean(dim=1),
+        alter_logits=_unchanged,
         positions=None,
         **sizes,
     ):
         super().__init__(**{**_tiny, "depth": 1, **sizes}, global_pool="avg")
-        self.steps = see, place, mix, gather, say
+        self.steps = alter_images, add_positions, encode, pool, alter_logits
         if positions:
             self.pos_embed = nn.Parameter(torch.zeros(1, positions, 8))
 
     def forward(self, images):
-        see, place, mix, gather, say = self.steps
-        x = mix(self, place(self.patch_embed(see(images)), self.pos_embed))
-        return say(self.head(gather(self.norm(x))))
+        alter_images, add_positions, encode, pool, alter_logits = self.steps
+        x = encode(self, add_positions(self.patch_embed(alter_images(images)), self.pos_embed))
+        return alter_logits(self.head(pool(self.norm(x))))
 
 
 def _on(name, *more, model=_Model, images=_images, prepare=_unchanged, **steps):
@@ -355,7 +355,7 @@ def _on(name, *more, model=_Model, images=_images, prepare=_unchanged, **steps):
     def run(candidate):
         asked = fill(model(**steps)).eval()
         prepare(asked)
-        torch.manual_seed(0)  # with it, a random order of 4 patches is not the identity
+        torch.manual_seed(0)  # with this seed, a random order of 4 patches is not the identity
         return candidate(asked, images.clone(), *more)
 
     return Case(name, run)
@@ -367,7 +367,7 @@ def _shaky(x):
 
 
 def _small_and_shaky(x):
-    """The same with small logits: beside them, a millionth is a lot."""
+    """The same with small logits: compared with them, a millionth is a lot."""
     return x / 100 + 1e-6 * torch.rand(x.shape)
 
 
@@ -375,7 +375,7 @@ def _small_and_shaky(x):
 
 
 class _BrightestPixel(nn.Module):
-    """Sound, and free of rounding."""
+    """A sound model without any rounding."""
 
     def forward(self, images):
         return images.amax(dim=(2, 3))
@@ -412,16 +412,19 @@ def _batch_independent(model, images):
 batch_independent = Exercise(
     _batch_independent,
     _on("a sound ViT"),
-    _on("a ViT with attention across the batch", mix=_across_the_batch),
-    _on("a sound ViT whose last digits differ from run to run", say=_shaky),
-    _on("the same with logits near 0", say=_small_and_shaky),
+    _on("a ViT with attention across the batch", encode=_across_the_batch),
+    _on("a sound ViT whose last digits differ from run to run", alter_logits=_shaky),
+    _on("the same with logits near 0", alter_logits=_small_and_shaky),
     _on("a sound model without any rounding: the brightest pixel", model=_BrightestPixel),
-    _on("a sound ViT with dropout, in eval mode", mix=_with_dropout),
-    _on("one that says the same of every image; no image changes that", say=lambda x: 0 * x),
-    _on("a ViT that subtracts the batch's mean from its logits", say=lambda x: x - x.mean(0)),
-    _on("a ViT in which only the last image reads the others", say=_last_reads_all),
-    _on("a ViT in which images 0 and 1 read each other, and 2 is alone", say=_in_pairs),
-    _on("a ViT in which the others change the logits by less than 0.002", say=_leaks_a_little),
+    _on("a sound ViT with dropout, in eval mode", encode=_with_dropout),
+    _on(
+        "a model that says the same about every image, so that no image changes it",
+        alter_logits=lambda x: 0 * x,
+    ),
+    _on("a ViT that subtracts the batch's mean from its logits", alter_logits=lambda x: x - x.mean(0)),
+    _on("a ViT in which only the last image reads the others", alter_logits=_last_reads_all),
+    _on("a ViT in which images 0 and 1 read each other, and 2 is alone", alter_logits=_in_pairs),
+    _on("a ViT in which the other images change the logits by less than 0.002", alter_logits=_leaks_a_little),
     name="batch_independent",
 )
 
@@ -505,18 +508,18 @@ def _old_gradients(model):
 parameters_without_gradient = Exercise(
     _unused,
     _on("a sound ViT"),
-    _on("a ViT whose positions are never added", place=_add_nothing),
+    _on("a ViT whose positions are never added", add_positions=_add_nothing),
     _on("a ViT with one position for all patches: wrong, but used", positions=1),
-    _on("a ViT whose last block is never run", mix=_last_block_skipped, depth=2),
+    _on("a ViT whose last block is never run", encode=_last_block_skipped, depth=2),
     _on(
         "a ViT with two faults: no positions, and a norm that is never applied",
-        place=_add_nothing,
+        add_positions=_add_nothing,
         prepare=_norm_skipped,
     ),
     _on("a sound ViT whose head is all zeros: its gradients are 0", prepare=_head_of_zeros),
     _on(
         "a ViT without positions, with old gradients from earlier",
-        place=_add_nothing,
+        add_positions=_add_nothing,
         prepare=_old_gradients,
     ),
     name="parameters_without_gradient",
@@ -565,7 +568,7 @@ def values_for_names(model, images):
 
 
 def _mean_colour(images):
-    """Every patch of 4 x 4 in its mean over pixels and channels."""
+    """The images with every patch of 4 x 4 replaced by its mean over pixels and channels."""
     grey = F.avg_pool2d(images.mean(dim=1, keepdim=True), 4)
     return F.interpolate(grey, scale_factor=4).expand_as(images)
 
@@ -598,34 +601,34 @@ _large = {"images": drawn(2, 3, 16, 16), "img_size": 16, "patch_size": 8}
 order_matters = Exercise(
     _order_matters,
     _on("a sound ViT", 4),
-    _on("a ViT without positions", 4, place=_add_nothing),
+    _on("a ViT without positions", 4, add_positions=_add_nothing),
     _on("a ViT with one position for all patches", 4, positions=1),
     _on("a sound ViT and a single image", 4, images=_images[:1]),
     _on("a sound ViT and images that are not square", 4, **_wide),
-    _on("a ViT without positions and images that are not square", 4, place=_add_nothing, **_wide),
-    _on("a ViT without positions, with patches of 8", 8, place=_add_nothing, **_large),
-    _on("a sound ViT whose positions change the logits by less than 0.001", 4, place=_faint),
-    _on("a sound ViT that sees only the mean colour of each patch", 4, see=_mean_colour),
+    _on("a ViT without positions and images that are not square", 4, add_positions=_add_nothing, **_wide),
+    _on("a ViT without positions, with patches of 8", 8, add_positions=_add_nothing, **_large),
+    _on("a sound ViT whose positions change the logits by less than 0.001", 4, add_positions=_faint),
+    _on("a sound ViT that sees only the mean colour of each patch", 4, alter_images=_mean_colour),
     _on(
         "a ViT without positions that sees only the mean colour of each patch",
         4,
-        see=_mean_colour,
-        place=_add_nothing,
+        alter_images=_mean_colour,
+        add_positions=_add_nothing,
     ),
     _on(
         "a bag of patches: no positions, no blocks, the largest value of all patches",
         4,
-        place=_add_nothing,
-        mix=_embedding_only,
-        gather=_largest,
+        add_positions=_add_nothing,
+        encode=_embedding_only,
+        pool=_largest,
     ),
     _on(
         "a ViT without positions whose last digits differ from run to run",
         4,
-        place=_add_nothing,
-        say=_shaky,
+        add_positions=_add_nothing,
+        alter_logits=_shaky,
     ),
-    _on("the same with logits near 0", 4, place=_add_nothing, say=_small_and_shaky),
+    _on("the same with logits near 0", 4, add_positions=_add_nothing, alter_logits=_small_and_shaky),
     _on("a sound ViT and images of one colour: moving changes nothing", 4, images=_images * 0),
     name="order_matters",
 )
@@ -721,12 +724,12 @@ def _accuracy_is_a_share(metric):
 accuracy_is_a_share = Exercise(
     _accuracy_is_a_share,
     _metric("a sound accuracy", accuracy),
-    _metric("a sound accuracy that refuses other shapes than (B, K) and (B,)", _strict),
+    _metric("a sound accuracy that refuses shapes other than (B, K) and (B,)", _strict),
     _metric("one that counts and does not divide", _counting),
     _metric("one in percent", _scaled(100, 0)),
     _metric("one that is always 0", _scaled(0, 0.0)),
     _metric("one that is always 1", _scaled(0, 1.0)),
-    _metric("one that gives a quarter for nothing", _scaled(0.75, 0.25)),
+    _metric("one that is at least a quarter, even if all answers are wrong", _scaled(0.75, 0.25)),
     _metric("the share of *wrong* answers", _scaled(-1, 1)),
     _metric("one from -1 to 1", _scaled(2, -1)),
     _metric("one that never gets beyond 0.999", _scaled(0.999, 0)),
@@ -764,7 +767,7 @@ def one_image(metric):
 
 
 class _Repaired(vit.ViT):
-    """The suspect model of lesson 05, sound; same arguments as there."""
+    """The suspect model of lesson 05 without its faults, with the same arguments."""
 
     def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
         super().__init__(img_size, patch_size, 3, num_classes, dim, depth, heads, global_pool="avg")
@@ -780,8 +783,8 @@ def _lively(candidate, **sizes):
     return model.eval()
 
 
-def _on_repaired(name, look, hint="", **sizes):
-    return Case(name, lambda candidate: look(_lively(candidate, **sizes)), hint)
+def _on_repaired(name, observe, hint="", **sizes):
+    return Case(name, lambda candidate: observe(_lively(candidate, **sizes)), hint)
 
 
 def _count(candidate, **sizes):
@@ -793,12 +796,14 @@ _pictures = drawn(3, 3, 32, 32)
 
 def _all_reached(model):
     if names := _unused(model, _pictures.clone()):
-        raise CaseFailed("these get none: {names}. Which line of forward reads them?", names=", ".join(names))
+        raise CaseFailed(
+            "these get no gradient: {names}. Which line of forward reads them?", names=", ".join(names)
+        )
     return True
 
 
 def _has_positions(candidate):
-    """Exchanging two neighbouring patches changes the logits; asked with one image at a time."""
+    """Does exchanging two neighbouring patches change the logits? Asked with one image at a time."""
     sizes = {"patch_size": 4, "dim": 8, "depth": 1}
     model = _lively(candidate, img_size=16, **sizes)
     image = drawn(1, 3, 16, 16)
@@ -812,7 +817,7 @@ def _has_positions(candidate):
             more = _count(candidate, img_size=16, **sizes) - _count(candidate, img_size=8, **sizes)
             raise CaseFailed(
                 "patches {i} and {j} can be exchanged, and the logits stay the same. "
-                "Numbers that your model learns for the place of each patch: {numbers:g} (dim is 8).",
+                "For the position of each patch, your model learns this many numbers: {numbers:g} (dim is 8).",
                 i=i,
                 j=i + 1,
                 numbers=more / 12,
@@ -821,7 +826,7 @@ def _has_positions(candidate):
 
 
 def _gradients(model, images):
-    """Of two numbers made from each image's logits: (2, B, N, P*P*C), for patches of 4."""
+    """The gradients of two numbers made from each image's logits: (2, B, N, P*P*C), for patches of 4."""
     images = images.double().requires_grad_()
     logits = model(images)
     both = logits[:, ::2].sum(), logits[:, 1::2].sum()
@@ -851,10 +856,12 @@ def _averages(model):
             "with attention switched off, the logits do not depend on patches {patches}", patches=silent
         )
     if not _adds_up(model, 1.0):
-        small = Sentence(" Not even for small changes.") if not _adds_up(model, 1e-3) else ""
+        small = (
+            Sentence(" Here it does not, not even for small changes.") if not _adds_up(model, 1e-3) else ""
+        )
         raise CaseFailed(
-            "with attention switched off, a change of two patches does not give the sum of what the two changes give alone. "
-            "In a mean over tokens it does.{small}",
+            "with attention switched off, changing two patches together does not give the sum of the two changes alone. "
+            "In a mean over tokens, it does.{small}",
             small=small,
         )
     return True
@@ -871,7 +878,7 @@ def _adds_up(model, size):
 
 
 def _grows_with_depth(candidate):
-    """Each block adds as many parameters as the one before."""
+    """Does each block add as many parameters as the one before?"""
     counts = [_count(candidate, dim=12, heads=4, depth=depth) for depth in (1, 2, 3)]
     return counts[1] - counts[0] == counts[2] - counts[1] > 0
 
@@ -902,7 +909,7 @@ RepairedViT = Exercise(
     _on_repaired(
         "each token sees the pixels of one patch",
         _patch_by_patch,
-        "The suspect's patchify was sound: keep it. A reshape of the image cuts it into runs of numbers, not into patches.",
+        "The suspect's patchify was sound, so keep it. A reshape of the image cuts it into runs of numbers, not into patches.",
         img_size=8,
         patch_size=4,
         dim=4,
@@ -911,7 +918,7 @@ RepairedViT = Exercise(
     _on_repaired(
         "the head reads the mean over all tokens",
         _averages,
-        "The suspect's pooling was sound: keep it. After the encoder and its norm, the mean over the tokens, then the head.",
+        "The suspect's pooling was sound, so keep it: the mean over the tokens comes after the encoder and its norm, then the head.",
         img_size=8,
         patch_size=4,
         dim=12,
@@ -927,7 +934,7 @@ RepairedViT = Exercise(
 
 
 class Suspect(nn.Module):
-    """The suspect with switches for its faults, to know each half-repaired version."""
+    """The suspect with switches for its faults, to recognise each half-repaired version."""
 
     batch_first = True
 
