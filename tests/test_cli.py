@@ -14,12 +14,12 @@ from vit_edu import cli, lab
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["train", "--recipe", "labtop"], "there is no recipe 'labtop'; there are .*laptop"),
+        (["train", "--recipe", "labtop"], "there is no recipe 'labtop'; the recipes are .*laptop"),
         (["train", "--recipe", "fast", "--data", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "there is no nowhere.* Name the folder of a run"),
         (["evaluate", "."], "there is no checkpoint.pt.* Name the folder of a run"),
         (["ship", "nowhere", "mine", "--data", "shapes"], "there is no nowhere.* Name the folder of a run"),
-        (["mistakes", "99"], "there is no lesson 99; there are 00, .*12"),
+        (["mistakes", "99"], "there is no lesson 99; the lessons are 00, .*12"),
         (["mistakes", "patchfy"], "Did you mean patchify"),
     ],
 )
@@ -71,7 +71,7 @@ def test_without_jupyter_the_lab_names_what_to_install():
     )
 
 
-def test_the_doctor_finds_a_program_well_that_has_no_lessons(monkeypatch, capsys):
+def test_the_doctor_finds_nothing_wrong_with_a_program_without_lessons(monkeypatch, capsys):
     monkeypatch.setattr(lab, "course_root", lambda: None)
     monkeypatch.setattr(lab, "problem", lambda: ("JupyterLab is not installed.", "pip"))
     monkeypatch.setattr(
@@ -94,7 +94,7 @@ def test_the_doctor_asks_for_what_the_lessons_need(monkeypatch, capsys):
 
 
 def test_output_in_a_code_page_without_our_marks():
-    """What a pipe on Windows has; a letter that it lacks becomes a question mark."""
+    """A pipe on Windows has such a code page. A letter that it lacks becomes a question mark."""
     done = subprocess.run(
         [sys.executable, "-m", "vit_edu", "check", "solutions/00_start_here.ipynb"],
         cwd=lab.course_root(),
@@ -110,8 +110,8 @@ def test_teachers_and_learners_need_no_packages_of_authors():
         assert without(package, "mistakes", "00").returncode == 0
 
 
-def test_data_is_asked_for_by_name_and_not_by_the_environment(tmp_path, monkeypatch, capsys):
-    """--data goes before VIT_EDU_DATA and leaves it alone."""
+def test_data_on_the_command_line_does_not_change_the_environment(tmp_path, monkeypatch, capsys):
+    """--data overrides VIT_EDU_DATA and does not change it."""
     monkeypatch.setenv("VIT_EDU_DATA", str(tmp_path / "nowhere"))
     out = str(tmp_path / "run")
     words = ["--data", "shapes"]

@@ -8,7 +8,9 @@ import vit_edu
 
 ROOT = Path(vit_edu.__file__).parent
 FLOORS = [line.split(", ") for line in re.findall(r"^    (\w+(?:, \w+)*)  ", vit_edu.__doc__, re.M)]
-FORBIDDEN = {("pretrained", "training")}  # though it is below: who loads weights needs no trainer
+FORBIDDEN = {
+    ("pretrained", "training")
+}  # although it is below, because loading weights should not need the trainer
 
 
 def room_of(file, root):
@@ -45,9 +47,9 @@ def climbs(root, floors, forbidden=()):
                 continue
             where = f"{file.relative_to(root.parent)}, line {line}: {here} imports {there}"
             if floor_of[there] < floor_of[here]:
-                found.append(f"{where}, which stands above it. Move what is needed down, or the caller up.")
+                found.append(f"{where}, which is above it. Move what is needed down, or the caller up.")
             elif (here, there) in forbidden:
-                found.append(f"{where}, and should do without.")
+                found.append(f"{where}, and must not.")
     return found
 
 
@@ -88,8 +90,6 @@ def test_every_way_to_import_is_seen(tmp_path):
     found = climbs(root, [["top"], ["low"]])
     assert [re.search(r"way(\d)", sentence)[1] for sentence in found] == list("0123456789")
     assert found[7] == (
-        "vit_edu/low/way7.py, line 2: low imports top, which stands above it. Move what is needed down, or the caller up."
+        "vit_edu/low/way7.py, line 2: low imports top, which is above it. Move what is needed down, or the caller up."
     )
-    assert climbs(root, [["top"], ["low"]], {("top", "low")})[-1].endswith(
-        "top imports low, and should do without."
-    )
+    assert climbs(root, [["top"], ["low"]], {("top", "low")})[-1].endswith("top imports low, and must not.")

@@ -1,4 +1,4 @@
-"""Notebooks as files: lessons follow from solutions, and both are clean. That they run is nbval's part."""
+"""Notebooks as files: lessons follow from solutions, and both are clean. nbval tests that they run."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_notebook_is_clean(path):
     for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
         assert cell.execution_count in (None, number)
         assert cell.source.strip()
-        # An exercise with its answer; others are shorter
+        # The longest cells are exercises with their answers; others are shorter
         assert len(cell.source.splitlines()) <= 26
 
 
@@ -65,7 +65,7 @@ def test_lesson_gives_nothing_away(path):
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=ids)
-def test_reads_as_a_lesson(path):
+def test_a_solution_has_all_parts_of_a_lesson(path):
     cells = notebooks.read(path).cells
     text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
     for part in (
@@ -89,7 +89,7 @@ def test_reads_as_a_lesson(path):
         ("### BEGIN SOLUTION\n### BEGIN SOLUTION\n### END SOLUTION", "nested"),
     ],
 )
-def test_marker_at_fault_is_an_error(source, says):
+def test_a_faulty_marker_is_an_error(source, says):
     notebook = nbformat.v4.new_notebook()
     cell = nbformat.v4.new_code_cell(source)
     cell.metadata["nbgrader"] = {

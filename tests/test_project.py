@@ -1,4 +1,4 @@
-"""What a stranger meets: installation files that agree, and a command that answers."""
+"""What a newcomer meets: installation files that agree with each other, and a command that works."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ PROJECT = tomllib.loads(read("pyproject.toml"))["project"]
 
 
 def requirements():
-    """All requirements of all extras; those on extras of our own name other lists that are here already."""
+    """All requirements of all extras. Those on our own extras are left out, because their lists are here already."""
     lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     return [r for r in map(Requirement, itertools.chain(*lists)) if r.name != PROJECT["name"]]
 
@@ -79,7 +79,7 @@ def test_environment_yml_agrees_with_pyproject_and_make_lab():
     ]
     python = next(i for i in items if i.startswith("python"))
     assert SpecifierSet(PROJECT["requires-python"]).contains(python.split("=")[1])
-    # Nothing but Python, pip and the package itself, with the same extra and constraints as in the Makefile.
+    # Only Python, pip and the package itself, with the same extra and constraints as in the Makefile.
     assert items == ["conda-forge", python, "pip", "pip:", "-c constraints.txt", "-e .[lab]"]
     make = subprocess.check_output(["make", "-nB", "lab"], cwd=ROOT, text=True)
     assert "-c constraints.txt -e '.[lab]'" in make
@@ -101,7 +101,7 @@ def test_a_wheel_takes_along_every_file_that_is_not_python():
     assert files == {p for p in taken if p.is_file()}
 
 
-def test_the_version_stands_in_one_place():
+def test_the_version_is_in_one_place():
     assert "version" in PROJECT["dynamic"]
     assert "version" not in PROJECT
     assert not re.search(r"^(version|date-released):", read("CITATION.cff"), re.M)
@@ -150,7 +150,7 @@ print("done")
 
 
 def test_a_program_needs_no_extra():
-    """Everything is refused that the runtime requirements do not bring along."""
+    """Imports of everything that the runtime requirements do not install are made to fail."""
     have = needed(Requirement(line).name for line in PROJECT["dependencies"])
     owners = metadata.packages_distributions()
     refused = [
@@ -171,7 +171,7 @@ def vit_edu(*args, **env):
     return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
 
 
-def test_doctor_finds_this_machine_well():
+def test_doctor_finds_nothing_wrong_with_this_machine():
     done = vit_edu("doctor", VIT_EDU_DATA="shapes")
     assert done.returncode == 0, done.stdout
     for word in (
@@ -202,7 +202,7 @@ def test_doctor_names_what_is_wrong_and_the_remedy(tmp_path):
     assert "no such program" in done.stdout
     assert "ipykernel install" in done.stdout
     assert "WRONG  Data: VIT_EDU_DATA names" in done.stdout
-    assert "2 things to mend." in done.stdout
+    assert "2 things to fix." in done.stdout
 
 
 def test_lab_refuses_without_a_kernel(tmp_path):
@@ -225,7 +225,7 @@ def test_arguments_reach_jupyter():
 
 def test_course_with_an_unknown_number(capsys):
     assert cli.main(["course", "77"]) == 1
-    assert "no solution has a number in 77; there are 00" in capsys.readouterr().out
+    assert "no solution has the number 77; the numbers are 00" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", ["lab", "test", "course"])

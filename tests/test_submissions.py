@@ -33,7 +33,7 @@ RIGHT = "return height // patch_size * (width // patch_size)"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A class: each has handed in something else."""
+    """A class in which everybody has handed in something different."""
     root = tmp_path_factory.mktemp("class")
     shutil.copy(ROOT / "solutions" / "00_start_here.ipynb", root / "00_start_here.ipynb")
     notebook(root / "anna" / "00_start_here.ipynb", *answer(RIGHT, "print('x' * 10**6)"))
@@ -59,7 +59,7 @@ def test_a_folder_at_once(folder, tmp_path, capsys):
     )
     out = capsys.readouterr().out
     assert status == 1
-    assert "2 of 9 notebooks are all right" in out
+    assert "In 2 of 9 notebooks, every answer is right." in out
     rows = {r["notebook"].split("/")[-2]: r for r in csv.DictReader(files[0].open(encoding="utf-8"))}
     assert len(rows) == 9
     assert rows[folder.name]["status"] == rows["anna"]["status"] == "right"
@@ -67,9 +67,9 @@ def test_a_folder_at_once(folder, tmp_path, capsys):
     assert rows["cleo"]["status"] == "not attempted"
     assert rows["dan"]["status"] == "took too long"
     assert rows["eve"]["status"] == "not checked"
-    assert "ended in the middle" in rows["eve"]["error"]
+    assert "ended before all answers were checked" in rows["eve"]["error"]
     assert "SyntaxError" in rows["finn"]["error"]
-    assert "holds no exercise" in rows["gil"]["error"]
+    assert "contains no exercise" in rows["gil"]["error"]
     assert "not a notebook" in rows["hans"]["error"]
     full = json.loads(files[1].read_text(encoding="utf-8"))
     ben = next(r for r in full if "/ben/" in r["notebook"])
@@ -86,7 +86,7 @@ def test_a_hanging_notebook_costs_its_own_row(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "lessons").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_lessons_are_not_attempted_and_solutions_right(path):
-    """In this process, for speed; the folder above runs as the command does."""
+    """These run in this process, for speed; the folder above runs as the command does."""
     for root, status in (("lessons", "not attempted"), ("solutions", "right")):
         cells = json.loads((ROOT / root / path.name).read_text(encoding="utf-8"))
         found = dict(answers.check_all(cells))
@@ -122,7 +122,7 @@ def test_the_last_of_two_answers_counts_and_a_wrong_one_is_replaced():
     cells = [{"cell_type": "code", "source": s} for s in source]
     found = dict(answers.check_all({"cells": cells}))
     assert not found["split_heads"].passed
-    # It unpacks 4 values of what split_heads returns; only the reference gives as many
+    # It unpacks 4 values of what split_heads returns; only the reference gives that many
     assert found["merge_heads"].passed, found["merge_heads"].text
 
 

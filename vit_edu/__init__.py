@@ -1,4 +1,4 @@
-"""vit_edu: the package behind the course. A person builds a Vision Transformer; this is what they build on.
+"""vit_edu: the package behind the course. Learners build a Vision Transformer, and this is what they build on.
 
 Its rooms, from top to bottom. Each imports only from the rooms below it; tests/test_floors.py reads this table.
 
@@ -7,7 +7,7 @@ Its rooms, from top to bottom. Each imports only from the rooms below it; tests/
     classroom           the answers in submitted notebooks, the mistakes to expect in a class
     check               how an exercise answers, and the catalogue of exercises
     transfer            few labels: features, neighbours, a probe, fine-tuning
-    pretrained          published weights in our models, key by key; does without the trainer
+    pretrained          published weights in our models, key by key, without the trainer
     plot                every figure of the lessons
     training            recipes, steps, optimisers, the loop, checkpoints, logs
     inspect             what a model pays attention to

@@ -1,5 +1,5 @@
-"""The command `vit-edu`: lab and doctor; train and evaluate; check and mistakes for teachers; ship, derive and course
-for authors. What a command does lies in other rooms; here its arguments are read and its answer is printed.
+"""The command `vit-edu`: lab, doctor, train and evaluate for everybody, check and mistakes for teachers, and ship, derive
+and course for authors. This module reads the arguments and prints the result; the work is done in other modules.
 
 What a command needs is imported when it runs, so that each starts fast and needs no more than it uses.
 """
@@ -22,10 +22,10 @@ def main(argv=None):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # on Windows, a pipe's code page may lack a letter such as ✓
             stream.reconfigure(errors="replace")
-    # What follows `lab` is Jupyter's, options included; argparse alone would take --help and the like for its own.
-    jupyters = argv[:1] == ["lab"] and argv[1:2] not in (["-h"], ["--help"])
-    args = _parser().parse_args(["lab"] if jupyters else argv)
-    if jupyters:
+    # Everything after `lab` is for Jupyter, options included. argparse alone would keep --help and the like for itself.
+    for_jupyter = argv[:1] == ["lab"] and argv[1:2] not in (["-h"], ["--help"])
+    args = _parser().parse_args(["lab"] if for_jupyter else argv)
+    if for_jupyter:
         args.jupyter_args = argv[1:]
     try:
         return args.run(args)
@@ -55,8 +55,8 @@ def _command(commands, run, name, **texts):
     return parser
 
 
-def _data_option(parser, help="cifar10, shapes or a folder, as VIT_EDU_DATA"):
-    parser.add_argument("--data", metavar="WHAT", help=help)
+def _data_option(parser):
+    parser.add_argument("--data", metavar="WHAT", help="cifar10, shapes or a folder, as in VIT_EDU_DATA")
 
 
 def _learner_commands(commands):
@@ -69,7 +69,7 @@ def _learner_commands(commands):
         "for instance --no-browser --port 9999.",
     )
     parser.add_argument("jupyter_args", nargs=argparse.REMAINDER, metavar="...")
-    _command(commands, doctor, "doctor", help="look at this machine, say what is wrong and how to mend it")
+    _command(commands, doctor, "doctor", help="look at this machine, and say what is wrong and how to fix it")
 
 
 def _training_commands(commands):
@@ -78,16 +78,16 @@ def _training_commands(commands):
         train,
         "train",
         help="train a ViT by a recipe, as lesson 06 does",
-        description="Train a ViT by a recipe. A run that was stopped goes on with the same command.",
+        description="Train a ViT by a recipe. The same command continues a run that was stopped.",
     )
     parser.add_argument(
-        "--recipe", metavar="NAME", help="its name; left out: the one that suits this machine"
+        "--recipe", metavar="NAME", help="name of the recipe; by default, the one that suits this machine"
     )
     _data_option(parser)
-    parser.add_argument("--minutes", type=float, help="train for so long, whatever the recipe says")
-    parser.add_argument("--seed", type=int, help="of weights, order and augmentation")
-    parser.add_argument("--out", default="runs/train", help="folder of the run (runs/train)")
-    parser = _command(commands, evaluate, "evaluate", help="test accuracy of a checkpoint")
+    parser.add_argument("--minutes", type=float, help="train for this long, whatever the recipe says")
+    parser.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
+    parser.add_argument("--out", default="runs/train", help="folder of the run (default: runs/train)")
+    parser = _command(commands, evaluate, "evaluate", help="measure the test accuracy of a checkpoint")
     parser.add_argument("checkpoint", help="the folder of a run, or its checkpoint.pt")
     _data_option(parser)
 
@@ -101,9 +101,10 @@ def _teacher_commands(commands):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""Check the answers in a notebook, or in all notebooks of a folder.
 
-Each notebook runs in a process of its own, with a limit on its time and, on Linux, on its memory
-and the size of the files that it writes. Of a notebook, only the answers run, and the statements
-that they need. Exit status: 0 if every exercise is right, 1 if one is not, 2 if nothing was found.""",
+Each notebook runs in a separate process, with a limit on its time and, on Linux, on its memory
+and the size of the files that it writes. Only the answers of a notebook are run, and the
+statements that they need. The exit status is 0 if every exercise is right, 1 if one is not, and
+2 if nothing was found.""",
         epilog="""What this does not protect against: the code of a notebook runs as you. It can read and
 write your files and use the network, and code that is written to deceive can report a wrong answer
 as right. Check notebooks of people whom you do not trust in a container or a virtual machine.""",
@@ -111,8 +112,10 @@ as right. Check notebooks of people whom you do not trust in a container or a vi
     parser.add_argument("paths", nargs="+", metavar="PATH", help="notebooks, or folders of them")
     parser.add_argument("--csv", metavar="FILE", help="write one line for each exercise")
     parser.add_argument("--json", metavar="FILE", help="write everything, every check included")
-    parser.add_argument("--seconds", type=float, default=120.0, help="limit for one notebook (120)")
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks at the same time (2)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="limit for one notebook (default: 120)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="how many notebooks run at the same time (default: 2)"
+    )
     parser = _command(
         commands,
         mistakes,
@@ -121,24 +124,29 @@ as right. Check notebooks of people whom you do not trust in a container or a vi
         description="Print the known mistakes of a lesson: what the learner is told, and a talking point for the class.",
     )
     parser.add_argument(
-        "only", nargs="*", metavar="NN", help="lessons (03) or exercises (patchify); all if none"
+        "only",
+        nargs="*",
+        metavar="NN",
+        help="lessons (03) or exercises (patchify); all of them if none is named",
     )
 
 
 def _author_commands(commands):
     parser = _command(
-        commands, ship, "ship", help="for authors: make a run into weights that come with the course"
+        commands, ship, "ship", help="for authors: turn a run into weights that come with the course"
     )
     parser.add_argument("checkpoint", help="the folder of a run, or its checkpoint.pt")
     parser.add_argument("name", help="for pretrained.load(NAME)")
-    _data_option(parser, help="as VIT_EDU_DATA")
-    parser.add_argument("--copy", default="", help="for the card: which copy of the data it is")
+    _data_option(parser)
+    parser.add_argument("--copy", default="", help="for the card: which copy of the data was used")
     parser.add_argument("--hardware", default="", help="for the card: what it was trained on")
     parser = _command(commands, derive, "derive", help="for authors: make lessons/ from solutions/")
-    parser.add_argument("--refresh", action="store_true", help="first run the solutions, store their answers")
+    parser.add_argument(
+        "--refresh", action="store_true", help="first run the solutions and store their outputs"
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if anything would change")
-    parser = _command(commands, course, "course", help="run every solution and write the pages")
-    parser.add_argument("--out", default="build/course", help="folder for the pages (build/course)")
+    parser = _command(commands, course, "course", help="for authors: run every solution and write the pages")
+    parser.add_argument("--out", default="build/course", help="folder for the pages (default: build/course)")
     parser.add_argument("only", nargs="*", metavar="NN", help="only these lessons, such as 03 12")
 
 
@@ -151,7 +159,7 @@ def open_lab(args):
 
     root = lab.course_root()
     if root is None:
-        raise CommandError("no folder lessons/ here. Run this inside a clone of the course.")
+        raise CommandError("there is no folder lessons/ here. Run this inside a clone of the course.")
     if problem := lab.problem():
         raise CommandError("{} Remedy: {}".format(*problem))
     return lab.open_lab(root, args.jupyter_args)
@@ -184,7 +192,7 @@ def _asked_recipe(args):
 
     name = args.recipe or training.pick_recipe(training.pick_device())
     if name not in training.RECIPES:
-        raise CommandError(f"there is no recipe {name!r}; there are {', '.join(training.RECIPES)}.")
+        raise CommandError(f"there is no recipe {name!r}; the recipes are {', '.join(training.RECIPES)}.")
     recipe = training.RECIPES[name]
     if args.minutes is not None:
         recipe = replace(recipe, minutes=args.minutes, epochs=None)
@@ -211,7 +219,7 @@ def train(args):
     except parallel.ParallelError as error:
         raise CommandError(str(error)) from error
     except (data.DataError, training.CheckpointError, training.Diverged, ValueError) as error:
-        if parallel.is_first():  # the same on all ranks: said once
+        if parallel.is_first():  # the error is the same on all ranks, so only one reports it
             raise CommandError(str(error)) from error
         return 1
     if history and ranks.first:
@@ -281,7 +289,7 @@ def _root():
     root = lab.course_root()
     if root is None:
         raise CommandError(
-            "no folder solutions/ here or above the package. Run this inside a clone of the course."
+            "there is no folder solutions/ here or above the package. Run this inside a clone of the course."
         )
     return root
 

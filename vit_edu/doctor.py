@@ -12,19 +12,22 @@ class Wrong(Exception):
 
 
 def examine():
-    """Look at everything and print a line for each, with a remedy where it is wrong. Returns an exit status, 0 or 1."""
+    """Examine everything and print a line for each thing, with a remedy if it is wrong. Returns an exit status, 0 or 1."""
     problems = 0
-    for name, look in LOOKS.items():
+    for name, examination in EXAMINATIONS.items():
         try:
-            print(f"ok     {name}: {look()}")
+            print(f"ok     {name}: {examination()}")
             continue
         except Wrong as wrong:
             text, remedy = wrong.args
         except Exception as error:  # a doctor must not die of what it finds
-            text, remedy = f"{type(error).__name__}: {error}", "Install it again: make clean && make lab"
+            text, remedy = (
+                f"{type(error).__name__}: {error}",
+                "Install the course again: make clean && make lab",
+            )
         problems += 1
         print(f"WRONG  {name}: {text}\n       Remedy: {remedy}")
-    print("All is well." if not problems else f"{problems} thing{'s' if problems > 1 else ''} to mend.")
+    print("All is well." if not problems else f"{problems} thing{'s' if problems > 1 else ''} to fix.")
     return 1 if problems else 0
 
 
@@ -52,11 +55,11 @@ def _packages():
         if need.specifier.contains(version, prereleases=True):
             seen.append(f"{need.name} {version}")
         else:
-            wrong[need] = f"{need.name} is {version}, needed is {need.specifier}"
+            wrong[need] = f"{need.name} is {version}, but {need.specifier} is needed"
     if wrong:
         alone = " ".join([lab.PIP, "install", *(f'"{need.name}{need.specifier}"' for need in wrong)])
         raise Wrong("; ".join(wrong.values()), lab.install() if lab.course_root() else alone)
-    import torchvision  # noqa: F401  a torch and a torchvision that do not fit fail here
+    import torchvision  # noqa: F401  fails if torch and torchvision do not fit together
 
     return ", ".join(seen)
 
@@ -79,7 +82,7 @@ def _device():
 
 def _memory():
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return "its size cannot be asked for on this system; 4 GiB are enough."
+        return "its size is not known on this system; 4 GiB are enough."
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     text = f"{total:.0f} GiB; 4 are enough."
     if total < 3.5:
@@ -92,7 +95,7 @@ def _jupyter():
         return "not needed here; it is for the lessons."
     if problem := lab.problem():
         raise Wrong(*problem)
-    return f"version {metadata.version('jupyterlab')}, kernel python3 is there."
+    return f"version {metadata.version('jupyterlab')}, with the kernel python3."
 
 
 def _lessons():
@@ -107,7 +110,7 @@ def _lessons():
 def _data():
     from vit_edu import data, settings
 
-    remedy = "Set VIT_EDU_DATA to a folder of images, to cifar10 or to shapes; or unset it."
+    remedy = "Set VIT_EDU_DATA to a folder of images, to cifar10 or to shapes, or unset it."
     try:
         kind, path, reason = data.choose()
         if kind == "folder":
@@ -127,10 +130,10 @@ def _data():
         return f"CIFAR-10 will be downloaded into {settings.cache_dir()} when a lesson first needs it."
     if settings.data() == "cifar10":
         raise Wrong(problem, remedy)
-    return f"generated shapes, because CIFAR-10 is not here and cannot be had: {problem}"
+    return f"generated shapes, because CIFAR-10 is not here and cannot be downloaded: {problem}"
 
 
-LOOKS = {
+EXAMINATIONS = {
     "Python": _python,
     "Packages": _packages,
     "Device": _device,

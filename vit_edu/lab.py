@@ -1,4 +1,4 @@
-"""JupyterLab, opened at the first lesson, and what can stand in its way."""
+"""Opens JupyterLab at the first lesson, and finds out what could prevent that."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ PIP = f"{sys.executable} -m pip"
 
 
 def course_root():
-    """The folder that holds lessons/ and solutions/: the current one, one above it, or that of the package. None where there is none."""
+    """The folder that holds lessons/ and solutions/: the current one, one above it, or that of the package; else None."""
     for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
         if (folder / "lessons" / FIRST_LESSON).exists() or (folder / "solutions" / FIRST_LESSON).exists():
             return folder
@@ -26,8 +26,8 @@ def install():
 
 
 def open_lab(root, jupyter_args):
-    """Open JupyterLab at the first lesson of the course in `root`; `jupyter_args` go to Jupyter as they are. Returns its exit status."""
-    # As the default page and not as a file argument: then the printed address leads there too, with --no-browser.
+    """Open JupyterLab at the first lesson of the course in `root`; `jupyter_args` go to Jupyter unchanged. Returns its exit status."""
+    # The lesson is the default page and not a file argument, so that the address printed with --no-browser leads there, too.
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
     command += [f"--LabApp.default_url=/lab/tree/lessons/{FIRST_LESSON}", *jupyter_args]
     try:
@@ -37,7 +37,7 @@ def open_lab(root, jupyter_args):
 
 
 def problem():
-    """Why notebooks cannot be opened and run here, and the remedy: two texts; None where they can."""
+    """(why notebooks cannot be opened and run here, the remedy) as two texts, or None if they can."""
     if not importlib.util.find_spec("jupyterlab"):
         return "JupyterLab is not installed.", install()
     if text := _kernel_problem():
@@ -55,8 +55,8 @@ def _kernel_problem():
         return "Jupyter has no kernel called python3, which the notebooks ask for."
     program = spec.argv[0]
     if not shutil.which(program):
-        return f"the kernel python3 wants to start {program}, and there is no such program."
+        return f"the kernel python3 starts {program}, but there is no such program."
     ours = program in ("python", "python3") or os.path.samefile(shutil.which(program), sys.executable)
     if not ours:
-        return f"the kernel python3 starts {program}, another Python than this one, {sys.executable}."
+        return f"the kernel python3 starts {program} and not this Python, {sys.executable}."
     return None

@@ -3,7 +3,7 @@
     notebooks   read, run and tidy a notebook
     lessons     lessons/ from solutions/, with nbgrader's preprocessors
     course      every solution run, a page for each, with nbconvert
-    shipping    a run becomes weights that `pretrained.load` finds
+    shipping    weights from a run, for `pretrained.load` to find
 
-nbgrader and nbconvert come with `pip install -e '.[authoring]'`; a learner does without.
+nbgrader and nbconvert come with `pip install -e ".[authoring]"`; learners do not need them.
 """

@@ -1,4 +1,4 @@
-"""The course as pages: every solution run in full, on the data that is found."""
+"""Writes the course as pages, with every solution run in full on the data that is found."""
 
 import os
 import re
@@ -16,16 +16,16 @@ from vit_edu.authoring.notebooks import execute, read, solutions
 def course(root, out, only=()):
     """Run every solution in full on the data that is found, and write one page each and an index into `out`.
 
-    A solution that fails costs its own page; the others are written. Returns an exit status.
+    If a solution fails, its page shows the error, and the others are run all the same. Returns an exit status.
     """
     paths = [p for p in solutions(root) if not only or p.name[:2] in only]
     if not paths:
         print(
-            f"no solution has a number in {', '.join(only)}; there are {', '.join(p.name[:2] for p in solutions(root))}."
+            f"no solution has the number {' or '.join(only)}; the numbers are {', '.join(p.name[:2] for p in solutions(root))}."
         )
         return 1
     try:
-        print(data.load())  # decided, and downloaded where need be, before the first notebook
+        print(data.load())  # chosen, and downloaded if need be, before the first notebook runs
     except data.DataError as error:
         print(f"vit-edu course: {error}", file=sys.stderr)
         return 1
@@ -50,14 +50,14 @@ def course(root, out, only=()):
             rows.append((path.stem, time.perf_counter() - started))
     (out / "index.html").write_text(_index(rows), encoding="utf-8")
     print(
-        f"{len(rows) - len(failed)} of {len(rows)} solutions ran. Pages: {os.path.relpath(out / 'index.html')}"
+        f"{len(rows) - len(failed)} of {len(rows)} solutions ran without an error. Open {os.path.relpath(out / 'index.html')}."
     )
     return 1 if failed else 0
 
 
 def _page(notebook, name):
     """A notebook as HTML, with links to other lessons leading to their pages."""
-    # Not embed_images: it parses cell text piece by piece, and closes every <details> before its answer
+    # Without embed_images, which parses cell text piece by piece and closes every <details> before its answer
     page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": name}})
     return re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page)
 

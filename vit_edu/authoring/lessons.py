@@ -1,7 +1,7 @@
-"""Lessons: solutions/ is written by hand, lessons/ is derived from it.
+"""Derives lessons/ from solutions/, which is written by hand.
 
-Deriving uses nbgrader's own preprocessors, so that what stands between BEGIN SOLUTION and END SOLUTION is treated as
-teachers with nbgrader expect; an unclosed or nested marker is an error.
+This uses nbgrader's own preprocessors, so that whatever is between BEGIN SOLUTION and END SOLUTION is treated as teachers
+with nbgrader expect. An unclosed or nested marker is an error.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +19,8 @@ STUB = {"python": 'raise NotImplementedError("write your answer here")'}
 def derive(notebook):
     """The lesson that follows from a solution: answers replaced by a stub, outputs cleared, answer cells kept.
 
-    notebook: a NotebookNode; it is not changed. Returns another. Raises RuntimeError for a marker that is not
-    closed, is nested, or stands in a cell without nbgrader's metadata.
+    notebook: a NotebookNode; it is not changed. Returns a new one. Raises RuntimeError for a marker that is not
+    closed, is nested, or is in a cell without nbgrader's metadata.
     """
     lesson = nbformat.from_dict(notebook)
     for preprocessor in (ClearSolutions, LockCells, ClearOutput):
@@ -34,7 +34,10 @@ def derive(notebook):
 
 
 def derive_all(root, refresh=False, check=False):
-    """Make lessons/ from solutions/. Returns an exit status: with `check`, 1 if anything would change."""
+    """Make lessons/ from solutions/; with `refresh`, first run the solutions and store their outputs.
+
+    Returns an exit status. With `check`, nothing is written, and the status is 1 if anything would change.
+    """
     if refresh:
         with ThreadPoolExecutor(2) as pool:
             list(
@@ -60,7 +63,9 @@ def derive_all(root, refresh=False, check=False):
         if not check:
             extra.unlink()
     if check and changed:
-        print(f"lessons/ is not what follows from solutions/: {', '.join(changed)}. Run: make lessons")
+        print(
+            f"lessons/ differs from what follows from solutions/: {', '.join(changed)}. Run `make lessons`."
+        )
         return 1
     print(f"{len(wanted)} lessons, {len(changed)} changed.")
     return 0

@@ -1,4 +1,4 @@
-"""Notebooks as files: read, run and written in the one form in which they are kept."""
+"""Reads and runs notebooks, and writes them in the one form in which the course keeps them."""
 
 import asyncio
 import os
@@ -23,20 +23,23 @@ def read(path):
 
 
 def as_text(notebook):
-    """A notebook as it is written to disk."""
+    """The text of a notebook, as it is written to disk."""
     return nbformat.writes(notebook, version=4) + "\n"
 
 
 def execute(notebook, folder, on_cell=None):
-    """Run all cells in place, in `folder`. on_cell(index): called before each. Raises CellExecutionError."""
+    """Run all cells of a notebook in place, with `folder` as the working directory. Returns the notebook.
+
+    on_cell(index) is called before each cell. Raises CellExecutionError if a cell fails.
+    """
     client = NotebookClient(
         notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    # Errors only: no remarks on the connection
+    # Log errors only, not remarks on the connection
     client.extra_arguments = ["--IPKernelApp.log_level=40"]
     if on_cell:
         client.on_cell_start = lambda cell, cell_index: on_cell(cell_index)
-    # Not the learner's progress
+    # The solutions must not count as the learner's progress
     asyncio.run(client.async_execute(env={**os.environ, "VIT_EDU_PROGRESS": "off"}))
     return notebook
 
@@ -53,14 +56,14 @@ def tidy(notebook):
     for number, cell in enumerate(code, start=1):
         cell.metadata.pop("execution", None)
         compared = COMPARED in cell.metadata.get("tags", [])
-        # A cell without a number looks to nbval as if it had not run, and is not compared.
+        # To nbval, a cell without a number looks as if it had not run, and it is not compared.
         cell.execution_count = number if compared else None
         cell.outputs = _joined(cell.outputs, number) if compared else []
     return notebook
 
 
 def _joined(outputs, number):
-    """Outputs with what was printed in several pieces as one, and the cell's number on results."""
+    """The outputs, with printed text joined into one piece and the cell's number on results."""
     joined = []
     for output in outputs:
         if "execution_count" in output:

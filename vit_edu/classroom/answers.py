@@ -1,8 +1,8 @@
-"""The answers in one notebook, run and checked: `python -m vit_edu.classroom.answers NOTEBOOK`.
+"""Runs and checks the answers in one notebook: `python -m vit_edu.classroom.answers NOTEBOOK`.
 
-`submissions.py` starts this in a process of its own, with limits, and reads one line of JSON for each answer.
+`submissions.py` starts this in a separate process, with limits, and reads one line of JSON for each answer.
 
-Only what an answer needs is run: the function or class below `@check.exercise`, and of all other cells those statements
+Only what an answer needs is run: the function or class below `@check.exercise`, and from all other cells those statements
 that define a name it uses. Plotting, training and downloading are skipped.
 """
 
@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from vit_edu import check
 from vit_edu.check import guard
 
-MEMORY = 4 * 2**30  # bytes that the process may take on top of what it starts with
-FILE_SIZE = 16 * 2**20  # bytes of any file that it writes
+MEMORY = 4 * 2**30  # bytes that the process may allocate on top of what it starts with
+FILE_SIZE = 16 * 2**20  # the most bytes of any file that it writes
 
 
 @dataclass
@@ -58,7 +58,7 @@ def statements(notebook):
 
 
 def _python(source):
-    """Without magics and shell lines, which the notebook understands and Python does not."""
+    """The source without magics and shell lines, which the notebook understands and Python does not."""
     if re.match(r"\s*%%", source):
         return ""
     return re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
@@ -93,7 +93,7 @@ def needed(found, index):
             continue
         wanted.add(here)
         for name in found[here].uses:
-            # The last one above; a function may also use what is defined below it
+            # The last definition above it; a function may also use what is defined below
             above = [i for i in range(here) if name in found[i].binds]
             below = [i for i in range(here + 1, index) if name in found[i].binds]
             todo += above[-1:] or below[:1]
@@ -102,7 +102,7 @@ def needed(found, index):
 
 
 def check_all(notebook):
-    """Yield (exercise, Report or a message) for every answer in a notebook, in its order; the last of two counts."""
+    """Yield (exercise, Report or a message) for every answer in a notebook. Of two answers to one exercise, the last counts."""
     found, unreadable = statements(notebook)
     last = {s.answers: i for i, s in enumerate(found) if s.answers}
     space = {"__name__": "__main__", "check": check}
@@ -133,12 +133,12 @@ def _run(statement, space):
     try:
         with guard.preserved():
             exec(compile(module, statement.file, "exec"), space)
-    except BaseException as error:  # what the answer misses then shows when it is checked
+    except BaseException as error:  # if the answer needed this, its check will show it
         statement.error = f"{type(error).__name__}: {error}"[:300]
 
 
 def _limits():
-    """Memory, size of files, and no core dump, where the platform knows such limits."""
+    """Limit memory and the size of files, and forbid core dumps, if the platform has such limits."""
     try:
         import resource
     except ImportError:
@@ -152,7 +152,7 @@ def _limits():
 
 
 def main(path):
-    """Write one JSON line for every answer to what was the standard output; prints of the notebook go nowhere."""
+    """Write a line of JSON for every answer to the original standard output. What the notebook prints is discarded."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

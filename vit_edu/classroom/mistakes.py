@@ -1,4 +1,4 @@
-"""`vit-edu mistakes`: what learners get wrong, for the teacher; made from the catalogue that the checks use."""
+"""`vit-edu mistakes`: what learners get wrong, listed for the teacher from the catalogue that the checks use."""
 
 import re
 import textwrap
@@ -7,7 +7,7 @@ from vit_edu import check
 
 
 def catalogue(only=()):
-    """The text for lessons ("03") or exercises ("patchify"), or for all. KeyError where there is none of that name."""
+    """The text for lessons ("03") or exercises ("patchify"), or for all. KeyError for an unknown name."""
     parts = []
     for lesson, module in check.LESSONS.items():
         names = [n for n in check.names(lesson) if not only or lesson in only or n in only]
@@ -18,7 +18,7 @@ def catalogue(only=()):
             parts += ["", *_exercise(check.get(name)), ""]
     for asked in only:
         if asked.isdigit() and asked not in check.LESSONS:
-            raise KeyError(f"there is no lesson {asked}; there are {', '.join(check.LESSONS)}.")
+            raise KeyError(f"there is no lesson {asked}; the lessons are {', '.join(check.LESSONS)}.")
         if not asked.isdigit():
             check.get(asked)
     return "\n".join(parts).rstrip()

@@ -1,4 +1,4 @@
-"""`vit-edu check`: the answers in a notebook or in a folder of notebooks, each notebook in a process of its own."""
+"""`vit-edu check`: the answers in a notebook or in a folder of notebooks, each notebook in a separate process."""
 
 import contextlib
 import csv
@@ -19,12 +19,15 @@ from vit_edu import atomic, check
 from vit_edu.check.report import EMPTY, RIGHT
 
 MISSING, UNFINISHED = "missing", "not checked"
-LARGEST = 20 * 2**20  # bytes of a notebook; a lesson has a tenth of a megabyte
+LARGEST = 20 * 2**20  # the most bytes of a notebook; a lesson has a tenth of a megabyte
 
 
 @dataclass
 class Row:
-    """What became of one notebook. answers: {exercise: {"status", "diagnosis", "checks", "error"}}. problem: of all of it."""
+    """The result of one notebook.
+
+    answers: {exercise: {"status", "diagnosis", "checks", "error"}}. problem: what is wrong with the notebook as a whole, or "".
+    """
 
     notebook: str
     answers: dict = field(default_factory=dict)
@@ -41,11 +44,11 @@ class Row:
 
 
 def find(paths):
-    """All notebooks below these files and folders, in order. FileNotFoundError where there is no such path."""
+    """All notebooks below these files and folders, in order. FileNotFoundError if there is no such path."""
     found = []
     for path in map(Path, paths):
         if not path.exists():
-            raise FileNotFoundError(f"there is no {path}")
+            raise FileNotFoundError(f"there is no file or folder {path}")
         if path.is_dir():
             inside = sorted(path.rglob("*.ipynb"))
             found += [
@@ -65,7 +68,7 @@ def check_notebook(path, seconds=120.0):
         size, row.problem = 0, f"cannot be read: {error.strerror}"
     if size > LARGEST:
         row.problem = (
-            f"has {size / 2**20:.0f} MB; a notebook of the course has less than {LARGEST / 2**20:.0f}"
+            f"has {size / 2**20:.0f} MB, but a notebook of the course has less than {LARGEST / 2**20:.0f} MB"
         )
     ended = False
     lines = [] if row.problem else _run(path.resolve(), seconds, row)
@@ -82,10 +85,10 @@ def check_notebook(path, seconds=120.0):
             }
         ended = ended or bool(line.get("end"))
     if not ended and not row.problem:
-        row.problem = "its process ended in the middle"
+        row.problem = "its process ended before all answers were checked"
     expected = _expected(path, row.answers)
     if not expected and not row.problem:
-        row.problem = "holds no exercise of the course"
+        row.problem = "contains no exercise of the course"
     for name in expected:
         if name not in row.answers:
             status = UNFINISHED if row.problem else MISSING
@@ -94,7 +97,7 @@ def check_notebook(path, seconds=120.0):
 
 
 def _run(path, seconds, row):
-    """Run the answers of a notebook; returns the lines of JSON that the process wrote. Whatever it started ends with it."""
+    """Run the answers of a notebook and return the lines of JSON that the process wrote. Whatever it started ends with it."""
     kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "TEMP", "TMP")
     kept += ("VIT_EDU_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
     environment = {k: os.environ[k] for k in kept if k in os.environ}
@@ -142,7 +145,7 @@ def _end(process):
 
 
 def _expected(path, answers):
-    """The exercises that the notebook should hold: those of its lesson, known by its answers, else by the number in its name."""
+    """The exercises that the notebook should contain: those of its lesson, known by its answers or by the number in its name."""
     lessons = [n for n in check.LESSONS if set(check.names(n)) & answers.keys()]
     number = re.search(r"(?<!\d)(\d\d)_", path.name)
     if not lessons and number and number[1] in check.LESSONS:
@@ -154,7 +157,7 @@ def _expected(path, answers):
 
 
 def as_text(row):
-    """One line for the notebook, one more for each answer that is not right."""
+    """One line for the notebook, and one more for each answer that is wrong."""
     states = [a["status"] for a in row.answers.values()]
     mark = "✓" if row.passed else "✗"
     empty = sum(s in (EMPTY, MISSING) for s in states)
@@ -179,7 +182,7 @@ def _first_failure(answer):
 
 
 def _printable(text):
-    """The text without characters that could steer a terminal."""
+    """The text without characters that could control a terminal."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -216,7 +219,7 @@ def as_csv(rows):
 
 
 def as_json(rows):
-    """Everything, checks and messages included."""
+    """Everything as JSON, checks and messages included."""
     return json.dumps(
         [
             {
@@ -233,8 +236,10 @@ def as_json(rows):
 
 
 def check_paths(paths, csv_file=None, json_file=None, seconds=120.0, jobs=2):
-    """Check all notebooks below `paths`, print a table, write files on request. Returns an exit status: 0 where every
-    exercise of every notebook is right, 1 where one is not, 2 where there is nothing to check."""
+    """Check all notebooks below `paths`, print a table, and write files on request.
+
+    Returns an exit status: 0 if every exercise of every notebook is right, 1 if one is not, 2 if there is nothing to check.
+    """
     try:
         notebooks = find(paths)
     except FileNotFoundError as error:
@@ -252,5 +257,5 @@ def check_paths(paths, csv_file=None, json_file=None, seconds=120.0, jobs=2):
         if file:
             atomic.write(Path(file), text(rows))
     right = sum(r.passed for r in rows)
-    print(f"{right} of {len(rows)} notebooks are all right.")
+    print(f"In {right} of {len(rows)} notebooks, every answer is right.")
     return 0 if right == len(rows) else 1
