@@ -20,7 +20,7 @@ from vit_edu.data import cifar10, network
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
-    """A cache of its own for each test, nothing asked for, and no memory of dead networks."""
+    """An empty cache for each test, no data asked for, and no memory of dead networks."""
     monkeypatch.delenv("VIT_EDU_DATA", raising=False)
     monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(network, "problems", {})
@@ -127,9 +127,9 @@ def class_beside_train(root):
         (lambda root: root.mkdir(), "0 class folders; at least two"),
         (no_class, "1 images and no folder"),
         (loose, r"mixes 1 images \(stray.png, ...\) with class folders \(cat"),
-        (empty_class, "no image lies in the class folder bird"),
+        (empty_class, "there are no images in the class folder bird"),
         (broken_image, r"bad.png cannot be read as an image"),
-        (classes_differ, "cow, dog stand in one of them only"),
+        (classes_differ, "cow, dog are in only one of them"),
         (class_beside_train, "but also bird"),
         (lambda root: make_folder(root, count=1), "'cat' .* has a single image"),
     ],
@@ -142,7 +142,7 @@ def test_folder_at_fault_is_named(tmp_path, monkeypatch, make, says):
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
-def test_name_that_is_no_folder(tmp_path, monkeypatch, kind):
+def test_a_name_that_is_not_a_folder(tmp_path, monkeypatch, kind):
     path = tmp_path / "x"
     if kind == "file":
         path.write_text("", encoding="utf-8")
@@ -164,13 +164,13 @@ def test_source_goes_before_the_environment(tmp_path, monkeypatch):
         assert (d.kind, d.reason) == ("folder", f"you asked for {tmp_path / 'set'}.")
     assert data.choose("shapes") == ("shapes", None, "you asked for shapes.")
     assert data.load(source="shapes").reason == "you asked for shapes."
-    with pytest.raises(data.DataError, match=r"VIT_EDU_DATA names .*missing, and there is nothing"):
+    with pytest.raises(data.DataError, match=r"VIT_EDU_DATA names .*missing, but there is nothing"):
         data.load()
 
 
 def test_source_that_cannot_be_had_is_named_as_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_EDU_DATA", "shapes")
-    with pytest.raises(data.DataError, match=r"^you asked for .*missing, and there is nothing of that name"):
+    with pytest.raises(data.DataError, match=r"^you asked for .*missing, but there is nothing of that name"):
         data.load(source=tmp_path / "missing")
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(data.DataError, match=r"^you asked for the file .*file; expected a folder"):
@@ -191,7 +191,7 @@ def test_environment_is_named_where_it_decided(monkeypatch):
 
 @pytest.fixture
 def small_cifar(tmp_path, monkeypatch):
-    """CIFAR-10's own file format with 4 images a batch, and torchvision's checksums set to fit. The archive's path."""
+    """The path of an archive in CIFAR-10's format, with 4 images per batch and torchvision's checksums set to fit."""
     folder = tmp_path / "made" / CIFAR10.base_folder
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -314,7 +314,7 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch):
         with pytest.raises(data.DataError, match="cannot be reached"):
             data.require_network(url)
         silent.setblocking(False)
-        with pytest.raises(BlockingIOError):  # remembered: nobody asked a second time
+        with pytest.raises(BlockingIOError):  # the answer was remembered, and nobody asked a second time
             silent.accept()
 
 
@@ -323,7 +323,7 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path / "file" / "cache"))
     assert "cannot be written to" in data.load().reason
     monkeypatch.setenv("VIT_EDU_DATA", "cifar10")
-    with pytest.raises(data.DataError, match="Set VIT_EDU_CACHE to a folder that can"):
+    with pytest.raises(data.DataError, match="Set VIT_EDU_CACHE to a folder that you can write to"):
         data.load()
 
 
@@ -383,7 +383,7 @@ def test_random_crop_draws_what_torchvision_draws():
     theirs = torch.stack([RandomCrop(5, padding=1)(image[0]) for _ in range(5000)])
     count = [dict(zip(*(t.tolist() for t in s.flatten(1)[:, 12].unique(return_counts=True)), strict=True))
              for s in (ours, theirs)]  # fmt: skip
-    assert count[0].keys() == count[1].keys()  # the middle pixel tells the shift: nine of them
+    assert count[0].keys() == count[1].keys()  # the middle pixel tells which of the nine shifts it was
     # 556 expected, 5 sigma is 111 each
     assert all(abs(count[0][k] - count[1][k]) < 150 for k in count[0])
     assert torch.equal(ours.flatten(1).unique(dim=0), theirs.flatten(1).unique(dim=0))

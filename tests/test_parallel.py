@@ -1,4 +1,4 @@
-"""Several ranks, through torchrun, with gloo on the CPU: the same weights, one clock, nothing lost when a rank is killed."""
+"""Several ranks through torchrun, with gloo on the CPU: equal weights, one clock, and nothing lost when a rank is killed."""
 
 import dataclasses
 import itertools
@@ -56,7 +56,7 @@ def alone(recipe, out=None):
 
 
 def work(folder):
-    """What each of two ranks does for `test_two_ranks_...`: all recipes, then a run in minutes with clocks that differ."""
+    """What each of the `two_ranks` does: two recipes, a run in minutes with clocks that differ, and one with too few images."""
     with parallel.group() as ranks:
         for name in ("even", "uneven"):
             recipe = RECIPES[name]
@@ -99,9 +99,7 @@ def test_two_ranks_end_with_the_weights_of_one(two_ranks, name):
     model, expected = alone(RECIPES[name])
     for key, value in model.state_dict().items():
         assert torch.equal(first[key], second[key])
-        if not key.endswith(
-            "qkv.bias"
-        ):  # that of the keys has no gradient but rounding, which AdamW enlarges
+        if not key.endswith("qkv.bias"):  # the keys' bias has no gradient but rounding, which AdamW enlarges
             torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-4)
     for mine, theirs in zip(expected, history, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
@@ -115,7 +113,7 @@ def test_the_clock_of_the_first_rank_decides_for_all(two_ranks):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_rank_without_images_is_said(two_ranks):
+def test_a_rank_without_images_is_an_error(two_ranks):
     for rank in (0, 1):
         text = (two_ranks / f"few-{rank}.txt").read_text(encoding="utf-8")
         assert "a batch of 1 images leaves 1 of 2 ranks without any" in text
@@ -147,7 +145,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_with_another_number_of_ranks(t
     model = training.build_model(recipe, images())
     history = training.fit(model, images(), recipe, out=tmp_path, on_epoch=stop)
     assert len(history) == done + 2
-    # ... and the other way round: what one process has written, two ranks take up
+    # ... and the other way round: two ranks resume what one process has written
     code = (
         "from vit_edu import data, training; from vit_edu.training import parallel; import sys; "
         "sys.path.insert(0, sys.argv[1]); from test_parallel import RECIPES, images\n"
@@ -162,7 +160,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_with_another_number_of_ranks(t
     assert "exitcode  : 7" in said, said
 
 
-def test_a_port_in_use_is_said(monkeypatch):
+def test_a_port_in_use_is_an_error(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

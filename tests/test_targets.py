@@ -1,4 +1,4 @@
-"""Masks, boxes and clips: what the shapes know of themselves, and that it moves with the image."""
+"""Masks, boxes and clips: what is known about the generated shapes, and that it moves with the image."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_mask_is_where_the_image_has_another_colour():
 def test_boxes_are_tight(frames):
     split = data.shapes(300, 1, seed=2, mask=True, boxes=True, frames=frames).train
     boxes, masks = split.targets["boxes"].flatten(0, -2), split.targets["mask"].flatten(0, -3)
-    theirs = ops.masks_to_boxes(masks)  # of x2 and y2 it gives the pixel, not its far edge
+    theirs = ops.masks_to_boxes(masks)  # its x2 and y2 are the last pixel, not the far edge of it
     theirs[:, 2:] += 1
     torch.testing.assert_close(ops.box_iou(boxes, theirs).diagonal(), torch.ones(len(boxes)))
     assert boxes.dtype == torch.float32
@@ -93,7 +93,7 @@ def test_clips_move_where_the_target_says():
     split = data.shapes(400, 1, seed=4, mask=True, boxes=True, frames=6).train
     assert torch.bincount(split.targets["direction"]).tolist() == [50] * 8
     boxes = split.targets["boxes"][:, :, 0]
-    whole = ((boxes[..., :2] > 0) & (boxes[..., 2:] < 32)).flatten(1).all(1)  # in sight all the time
+    whole = ((boxes[..., :2] > 0) & (boxes[..., 2:] < 32)).flatten(1).all(1)  # in sight in all frames
     assert whole.sum() > 100
     inside = (split.targets["mask"][whole] > 0).double()  # (n, F, H, W)
     weight, places = inside.sum((2, 3)), torch.arange(32.0, dtype=torch.float64)
@@ -126,7 +126,7 @@ def test_clips_have_a_still_background_and_new_noise():
 
 
 def test_clips_of_no_frame():
-    with pytest.raises(ValueError, match="one frame or more; got frames=0"):
+    with pytest.raises(ValueError, match="at least one frame, got frames=0"):
         data.shapes(2, 2, frames=0)
 
 
@@ -147,15 +147,15 @@ def test_everything_of_a_split_stays_together():
 
 def test_split_of_unequal_parts():
     images, labels = torch.zeros(3, 3, 8, 8), torch.zeros(3, dtype=torch.long)
-    with pytest.raises(ValueError, match="there are 3 labels and 2 mask"):
+    with pytest.raises(ValueError, match="there are 3 labels and 2 entries of 'mask'"):
         data.Split(images, labels, {"mask": torch.zeros(2, 8, 8)})
-    with pytest.raises(ValueError, match="there are 3 labels and 1 images"):
+    with pytest.raises(ValueError, match="there are 3 labels and 1 entries of 'images'"):
         data.Split(images[:1], labels)
     with pytest.raises(ValueError, match=r"last axes of 'mask' should be \(8, 8\); its shape is \(3, 4, 4\)"):
         data.Split(images, labels, {"mask": torch.zeros(3, 4, 4)})
     with pytest.raises(ValueError, match=r"last axes of 'boxes' should be \(4,\); its shape is \(3, 2\)"):
         data.Split(images, labels, {"boxes": torch.zeros(3, 2)})
-    with pytest.raises(ValueError, match="has a field 'labels' already"):
+    with pytest.raises(ValueError, match="already has a field 'labels'"):
         data.Split(images, labels, {"labels": labels})
 
 

@@ -1,8 +1,8 @@
 """Images to learn from: CIFAR-10, a folder of images, or shapes that are generated on the spot.
 
-`load()` decides which and says why. Everything ends up as uint8 tensors that fit on any device whole, so that a
-batch is one indexing operation and nothing needs worker processes. Besides its label an image may have further
-targets, such as a mask or boxes, which move with it when it is flipped or cropped.
+`load()` decides which, and says why. Everything becomes uint8 tensors that are small enough to be on any device as a
+whole, so that making a batch is a single indexing operation and needs no worker processes. Besides its label, an image
+may have further targets, such as a mask or boxes, which move with it when it is flipped or cropped.
 
 Letters in shape comments: B images in the batch, N images in the set, F frames of a clip, C channels, H, W pixels.
 """

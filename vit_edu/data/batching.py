@@ -11,20 +11,20 @@ def normalize(images, mean, std):
 
 
 def denormalize(images, mean, std):
-    """The inverse of `normalize`, as float32 in 0..1, for looking at."""
+    """The inverse of `normalize`, as float32 in 0..1, to be displayed."""
     return (images * std + mean).clamp(0, 1)
 
 
 def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, flip=True):
     """Go once over a split in batches of normalised float32 images.
 
-    train=True shuffles, flips (with flip=True), crops (by up to `crop` pixels; 0: not), and leaves out the last, smaller
-    batch. generator: a CPU generator for the order.
-    Yields (images (B, C, H, W), labels (B,)) on the split's device; where the split has further targets, their dict
-    takes the place of the labels, which it holds as "labels". Raises ValueError for an empty split.
+    train=True shuffles the images, flips them (if `flip`), shifts them by up to `crop` pixels (0 leaves them in place)
+    and drops the last batch if it is smaller than the others. generator: a CPU generator for the order.
+    Yields (images (B, C, H, W), labels (B,)) on the split's device. If the split has further targets, a dict takes the
+    place of the labels. It holds them as "labels", beside the other targets. Raises ValueError for an empty split.
     """
     if len(split) == 0:
-        raise ValueError("there is no image to make batches of: the split is empty.")
+        raise ValueError("there are no images to make batches of, because the split is empty.")
     order = torch.randperm(len(split), generator=generator) if train else torch.arange(len(split))
     full = len(split) // batch_size * batch_size if train and len(split) >= batch_size else len(split)
     for chunk in order[:full].to(split.labels.device).split(batch_size):

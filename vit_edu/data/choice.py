@@ -1,4 +1,4 @@
-"""Which images? Decided in one place, without waiting for a dead network, and said in words."""
+"""Which images to use. It is decided in this one place, without waiting for a dead network, and explained in words."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def choose(source=None):
 
     source: "cifar10", "shapes" or a path; None for what VIT_EDU_DATA names, if anything.
     kind is "cifar10", "archive" (a CIFAR-10 archive to unpack), "folder", "shapes" or "download".
-    Raises DataError when something was asked for that is no data.
+    Raises DataError when what was asked for is not a data set.
     """
     asked, who = _asked(source)
     if asked == "shapes":
@@ -23,9 +23,9 @@ def choose(source=None):
         path = Path(asked).expanduser()
         if not path.exists():
             raise DataError(
-                f"{who} {path}, and there is nothing of that name. Expected cifar10, shapes, a folder with CIFAR-10 or its "
-                "archive, or a folder with one folder of images for each class. Name one of these, or none of them to get "
-                "the data of the course."
+                f"{who} {path}, but there is nothing of that name. Expected cifar10, shapes, a folder with CIFAR-10 or its "
+                "archive, or a folder with one folder of images per class. Name one of these, or nothing at all to get the "
+                "data of the course."
             )
         kind, place = _what_is_in(path, who)
         return kind, place, f"{who} {path}."
@@ -39,7 +39,7 @@ def choose(source=None):
 
 
 def _asked(source):
-    """What was asked for, "" for nothing in particular, and the words that say by whom."""
+    """What was asked for ("" for nothing in particular), and words that say who asked for it."""
     if source:
         return str(source).strip(), "you asked for"
     return settings.data(), "VIT_EDU_DATA names"
@@ -52,7 +52,7 @@ def _what_is_in(path, who):
     if path.is_file():
         raise DataError(
             f"{who} the file {path}; expected a folder, or CIFAR-10's {archive}. "
-            "Name the folder that the images lie in."
+            "Name the folder that holds the images."
         )
     if path.name == unpacked:
         return "cifar10", path.parent
@@ -64,17 +64,18 @@ def _what_is_in(path, who):
 
 
 def load(size=32, source=None):
-    """The data of the course: CIFAR-10 where it is there or can be had, a folder of yours, or generated shapes.
+    """The data of the course: CIFAR-10 if it is on this machine or can be downloaded, your own folder, or generated shapes.
 
-    Decided in this order, and said in `.reason`:
-    1. `source`, else VIT_EDU_DATA: a folder (CIFAR-10, its archive, or one folder of images a class), "cifar10" or "shapes".
+    The first of these that is possible is taken, and `.reason` says why:
+    1. What `source` names, or else VIT_EDU_DATA: a folder (with CIFAR-10, its archive, or one folder of images per class),
+       "cifar10" or "shapes".
     2. CIFAR-10 in the cache folder.
-    3. CIFAR-10 from the network, verified, where a server answers within seconds.
-    4. Shapes, generated here.
+    3. CIFAR-10 from the network, verified, if a server answers within seconds.
+    4. Shapes, generated on the spot.
 
-    size: images of a folder are brought to size x size pixels. Returns `Data`.
-    Raises DataError when something that was asked for by name cannot be had. A dead network, a read-only or full disk
-    are no error, unless "cifar10" was asked for: the shapes are taken, and the reason says why.
+    size: images from a folder are brought to size x size pixels. Returns `Data`.
+    Raises DataError when something was asked for by name and is not to be had. A dead network or a disk that is full or
+    read-only is an error only if "cifar10" was asked for. Otherwise shapes are generated, and the reason says why.
     """
     kind, path, reason = choose(source)
     if kind == "download":
@@ -84,7 +85,7 @@ def load(size=32, source=None):
         except DataError as error:
             if _asked(source)[0] == "cifar10":
                 raise
-            kind, reason = "shapes", f"CIFAR-10 is not on this machine, and could not be had: {error}"
+            kind, reason = "shapes", f"CIFAR-10 is not on this machine and could not be downloaded: {error}"
     if kind == "archive":
         path, kind = cifar10.unpack_archive(path), "cifar10"
     if kind == "cifar10":

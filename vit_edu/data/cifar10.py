@@ -53,8 +53,8 @@ def unpack_archive(archive):
     if not check_integrity(archive, CIFAR10.tgz_md5):
         raise DataError(
             f"{archive} is not the complete CIFAR-10 archive: expected 170,498,071 bytes with MD5 "
-            f"{CIFAR10.tgz_md5}, got {archive.stat().st_size:,} bytes with another one. It was probably cut off on "
-            "the way: download it again."
+            f"{CIFAR10.tgz_md5}, got {archive.stat().st_size:,} bytes with another MD5. It was probably cut "
+            "off on the way, so download it again."
         )
     with scratch_folder() as scratch:
         extract_archive(str(archive), str(scratch))
@@ -70,7 +70,7 @@ def download_cifar10():
         _require_space(scratch)
         network.require_network(CIFAR10.url, otherwise=OFFLINE)
         print(
-            f"Downloading CIFAR-10 (170 MB) into {settings.cache_dir()}. Interrupt to go on with generated shapes."
+            f"Downloading CIFAR-10 (170 MB) into {settings.cache_dir()}. Interrupt it to go on with generated shapes."
         )
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(network.STALL_SECONDS)
@@ -80,8 +80,8 @@ def download_cifar10():
             raise DataError("the download was interrupted. Call again to start it over.") from None
         except (OSError, RuntimeError, EOFError) as error:
             raise DataError(
-                f"the download broke off ({error}). Try again later, or download cifar-10-python.tar.gz by other "
-                f"means and put it into {settings.cache_dir()}."
+                f"the download broke off ({error}). Try again later, or download cifar-10-python.tar.gz in "
+                f"another way and put it into {settings.cache_dir()}."
             ) from error
         finally:
             socket.setdefaulttimeout(before)
@@ -90,7 +90,7 @@ def download_cifar10():
 
 
 def download_problem():
-    """Why CIFAR-10 could not be downloaded now, in words, or "" where nothing stands in the way."""
+    """Why CIFAR-10 cannot be downloaded at the moment, in words, or "" if it can."""
     from torchvision.datasets import CIFAR10
 
     try:

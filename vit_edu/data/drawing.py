@@ -1,4 +1,4 @@
-"""Shapes that are generated on the spot, with masks and boxes where they are asked for, as images or as short clips."""
+"""Shapes that are generated on the spot, as images or as short clips, with masks and boxes on request."""
 
 import math
 from dataclasses import dataclass
@@ -21,23 +21,26 @@ def shapes(
     boxes=False,
     frames=None,
 ):
-    """Ten kinds of shapes on coloured backgrounds: varied colour, place, size and angle, some noise.
+    """Ten kinds of shapes on coloured backgrounds, with varied colours, places, sizes and angles and some noise.
 
     Colours are drawn the same way for all classes, so the shape is all there is to go by. The same seed gives the
     same images. Returns `Data` with `train` + `test` images of size x size pixels; 12,000 of them take about two
-    seconds. What else is known of them is given as targets, and changes neither images nor labels:
+    seconds. What else is known about the images can be had as targets, which changes neither images nor labels:
 
     mask: "mask" (N, H, W), uint8: 0 for the background, label + 1 where the centre of the pixel lies inside the shape.
     boxes: "boxes" (N, 1, 4), float32: x1, y1, x2, y2 in pixels, the smallest box around the mask; x2 - x1 is its width.
-    frames: that many frames instead of one image, (N, F, C, H, W). The first is the image that there would be without.
-    From frame to frame the shape moves by 1/64 to 3/64 of the image's width, straight on in one of eight directions,
-    given as "direction" (N,), an index into `DIRECTIONS`. As in a camera that stands still, the background stays as it is
-    and the noise is new in each frame. Mask and boxes are then those of each frame, (N, F, H, W) and (N, F, 1, 4).
+    frames: a clip of this many frames instead of one image, (N, F, C, H, W). Its first frame is the image that there would
+    be without this argument. From frame to frame the shape moves by 1/64 to 3/64 of the image's width, straight ahead in
+    one of eight directions, which is given as "direction" (N,), an index into `DIRECTIONS`. As with a camera that stands
+    still, the background stays the same and each frame has its own noise. There is then a mask and a box for each frame,
+    (N, F, H, W) and (N, F, 1, 4). Raises ValueError for fewer frames than one.
     """
     if frames is not None and frames < 1:
-        raise ValueError(f"a clip has one frame or more; got frames={frames}. None gives single images.")
+        raise ValueError(
+            f"a clip has at least one frame, got frames={frames}. Leave it out for single images."
+        )
     stills = torch.Generator().manual_seed(seed)
-    # The motion has a seed of its own, so that the stills are what they are without it
+    # The motion has its own seed, so that the stills are the same as without it
     motion = torch.Generator().manual_seed(seed ^ 0x6D6F7665)
     splits = (_draw_split(count, size, stills, motion, mask, boxes, frames) for count in (train, test))
     return Data.measured(*splits, SHAPES, "shapes", reason)
@@ -66,15 +69,15 @@ def _draw_split(count, size, stills, motion, mask, boxes, frames):
 
 @dataclass(frozen=True)
 class _Scenes:
-    """What is drawn at random of N images, besides the noise. Coordinates run from -1 to 1 over the image."""
+    """What is drawn at random for N images, apart from the noise. Coordinates run from -1 to 1 across the image."""
 
     labels: torch.Tensor  # (N,)
     scale: torch.Tensor  # (N, 1, 1): the shape's reach
     centre: tuple  # x, y, each (N, 1, 1)
     angle: torch.Tensor  # (N, 1, 1), radians, up to 14 degrees either way
-    back: torch.Tensor  # (N, 3, 1, 1): the colour behind
-    fore: torch.Tensor  # (N, 3, 1, 1): the colour of the shape, the lighter one
-    slope: torch.Tensor  # (N, 1, S, S): of the brightness behind
+    back: torch.Tensor  # (N, 3, 1, 1): the colour of the background
+    fore: torch.Tensor  # (N, 3, 1, 1): the colour of the shape, the lighter of the two
+    slope: torch.Tensor  # (N, 1, S, S): how the brightness of the background changes
 
 
 def _uniform(low, high, *shape, generator):
@@ -82,7 +85,7 @@ def _uniform(low, high, *shape, generator):
 
 
 def _balanced(count, classes, generator):
-    """(count,) numbers below `classes`, as many of each, in random order."""
+    """(count,) numbers from 0 to classes - 1, equally many of each, in random order."""
     return (torch.arange(count) % classes)[torch.randperm(count, generator=generator)]
 
 
@@ -106,7 +109,7 @@ def _draw_scenes(count, size, generator):
 
 
 def _draw_motion(count, generator):
-    """Directions (N,), and the velocity x, y, each (N, 1, 1), for a frame."""
+    """Directions (N,), and the velocity in x and y, each (N, 1, 1), per frame."""
     direction = _balanced(count, len(DIRECTIONS), generator)
     angle = direction[:, None, None] * (2 * math.pi / len(DIRECTIONS))
     speed = _uniform(2 / 64, 6 / 64, count, 1, 1, generator=generator)  # the image is 2 wide
@@ -114,7 +117,7 @@ def _draw_motion(count, generator):
 
 
 def _ink(scenes, size, moved):
-    """(N, S, S), 1 inside the shape, soft by a pixel at the edge. moved: how far its centre is from where it began, x, y."""
+    """(N, S, S): 1 inside the shape and 0 outside, with an edge about a pixel wide. moved: how far it has moved, in x and y."""
     # Where each pixel lies in the shape's own coordinates: centre 0, reach 1
     y, x = torch.meshgrid(_axis(size), _axis(size), indexing="ij")  # (S, S)
     x = (x - (scenes.centre[0] + moved[0])) / scenes.scale  # (N, S, S)
@@ -129,17 +132,17 @@ def _ink(scenes, size, moved):
 
 
 def _paint(scenes, ink, generator):
-    """uint8 (N, 3, S, S): the shape over a slope of brightness, and a little noise over all."""
+    """uint8 (N, 3, S, S): the shape on its background, with a little noise over everything."""
     image = torch.lerp(scenes.back + scenes.slope, scenes.fore, ink[:, None])
     image += torch.randn(image.shape, generator=generator) * 0.04
     return (image.clamp_(0, 1) * 255).to(torch.uint8)
 
 
 def _tight_boxes(inside):
-    """(..., H, W), bool -> (..., 4), float32: x1, y1, x2, y2 of the smallest box, -1 where nothing is inside."""
+    """(..., H, W), bool -> (..., 4), float32: x1, y1, x2, y2 of the smallest box, or -1 if nothing is inside."""
     H, W = inside.shape[-2:]
     columns, rows = inside.any(-2).byte(), inside.any(-1).byte()  # (..., W), (..., H)
-    x1, y1 = columns.argmax(-1), rows.argmax(-1)  # the first that has something
+    x1, y1 = columns.argmax(-1), rows.argmax(-1)  # the first column and row that are not empty
     x2, y2 = W - columns.flip(-1).argmax(-1), H - rows.flip(-1).argmax(-1)
     boxes = torch.stack([x1, y1, x2, y2], dim=-1).float()
     return boxes.where(inside.any(-1).any(-1, keepdim=True), -1.0)

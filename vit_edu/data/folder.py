@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class."""
+"""A folder of images, with one folder per class."""
 
 from pathlib import Path
 
@@ -11,18 +11,19 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".ti
 
 
 def image_folder(path, size=32, reason="it was asked for."):
-    """Read a folder of images, one folder a class, into `Data`.
+    """Read a folder of images, with one folder per class, into `Data`.
 
-    path: holds `train/` and `test/` (or `val/`), each with one folder a class; or the class folders themselves, of
-    which every fifth image, after shuffling with a fixed seed, becomes a test image. Images are brought to RGB and
-    size x size pixels (short side resized, middle cut out). Raises DataError, naming the folder or file at fault.
+    path: holds `train/` and `test/` (or `val/`), each with one folder per class. It may also hold the class folders
+    themselves: then a fifth of the images of each, drawn with a fixed seed, become test images. Images are converted to
+    RGB and to size x size pixels (the short side is resized, and the middle cut out). Raises DataError, which names the
+    folder or file at fault.
     """
     train, test = check_folder(path)
     return Data.measured(_read(train, size), _read(test, size), list(train), "folder", reason)
 
 
 def check_folder(path):
-    """The files of an image folder without reading them: ({class: files}, {class: files}) to train and to test on.
+    """List the files of an image folder without reading them: ({class: files}, {class: files}), for training and for testing.
 
     Raises DataError as `image_folder` does.
     """
@@ -40,7 +41,7 @@ def check_folder(path):
             differ = sorted(set(train) ^ set(test))
             raise DataError(
                 f"train/ and {test_name}/ in {path} do not have the same classes: {', '.join(differ[:5])} "
-                "stand in one of them only."
+                "are in only one of them."
             )
         return train, test
     train, test, generator = {}, {}, torch.Generator().manual_seed(0)
@@ -69,9 +70,9 @@ def _images_in(path):
 
 
 def _listing(path):
-    """{class name: image files}, or DataError where the folder is not one folder a class."""
+    """{class name: image files}. Raises DataError unless the folder holds one folder of images per class."""
     folders, loose = _subfolders(path), _images_in(path)
-    expected = "Expected one folder a class, with images in it, such as cats/1.jpg and dogs/1.jpg."
+    expected = "Expected one folder per class, with images in it, such as cats/1.jpg and dogs/1.jpg."
     if folders and loose:
         raise DataError(
             f"{path} mixes {len(loose)} images ({loose[0].name}, ...) with class folders "
@@ -84,7 +85,7 @@ def _listing(path):
     empty = [name for name, files in listing.items() if not files]
     if empty:
         raise DataError(
-            f"no image lies in the class folder{'s' if len(empty) > 1 else ''} {', '.join(empty[:5])} of {path}. "
+            f"there are no images in the class folder{'s' if len(empty) > 1 else ''} {', '.join(empty[:5])} of {path}. "
             f"{expected} Image files end in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return listing

@@ -1,4 +1,4 @@
-"""Flips and crops of whole batches, each image by a draw of its own, and its mask and boxes with it."""
+"""Flips and crops of whole batches. Each image has its own random draw, and its mask and boxes move with it."""
 
 import torch
 
@@ -7,13 +7,13 @@ DIRECTIONS = ("right", "down right", "down", "down left", "left", "up left", "up
 
 
 def random_flip(images):
-    """Mirror each image left to right with probability 1/2, one draw an image. (B, C, H, W) -> same shape."""
+    """Mirror each image left to right with probability 1/2, independently of the others. (B, C, H, W) -> same shape."""
     flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5  # (B, 1, 1, 1)
     return torch.where(flip, images.flip(-1), images)
 
 
 def random_crop(images, padding=4):
-    """Shift each image by up to `padding` pixels, one draw an image; zeros come in at the border.
+    """Shift each image by up to `padding` pixels, independently of the others, and fill the border with zeros.
 
     (B, C, H, W) -> same shape, any dtype. Same as torchvision's RandomCrop((H, W), padding=padding), for a whole
     batch in one gather.
@@ -27,14 +27,16 @@ def random_crop(images, padding=4):
 
 
 def flip_and_crop(images, targets, flip=True, padding=4):
-    """`random_flip` (with flip=True), then `random_crop` (unless padding is 0), of images together with their targets.
+    """`random_flip` (if `flip`), then `random_crop` (unless padding is 0), for images together with their targets.
 
-    images: (B, C, H, W), or clips (B, F, C, H, W), all frames of which move alike. targets: a dict, of which move
-    - "mask" (B, ..., H, W): as the image does; 0, the background, comes in at the border;
+    images: (B, C, H, W), or clips (B, F, C, H, W), whose frames all move alike. targets: a dict, in which these entries
+    move with the image:
+    - "mask" (B, ..., H, W), like the image. The border is filled with 0, the background.
     - "boxes" (B, ..., 4): x1, y1, x2, y2 in pixels, from the left and upper edge of the image. They are cut off at its
-      border. A row of -1 is unused, and a box of which nothing is left becomes one;
-    - "direction" (B,): of a motion, an index into `DIRECTIONS`.
-    All others stay as they are. The draws are those of the two functions for images alone.
+      border. A row of -1 is unused, and a box of which nothing is left becomes such a row.
+    - "direction" (B,), that of a motion: an index into `DIRECTIONS`.
+    All other entries stay the same. The random draws are those of the two functions for images alone.
+    Returns (images, targets).
     """
     B, device = len(images), images.device
     height, width = images.shape[-2:]
@@ -51,7 +53,7 @@ def flip_and_crop(images, targets, flip=True, padding=4):
 
 
 def _each(draw, values):
-    """(B,) -> (B, 1, ..., 1), so that it goes with `values` (B, ...)."""
+    """(B,) -> (B, 1, ..., 1), so that it broadcasts with `values` (B, ...)."""
     return draw.view(-1, *[1] * (values.ndim - 1))
 
 
@@ -85,6 +87,6 @@ def _crop_boxes(boxes, top, left, padding, height, width):
     return torch.where(left_over, moved, -1)
 
 
-# What moves, by its name, and how
+# How each kind of target moves, by its name
 _FLIPS = {"images": _flip_pixels, "mask": _flip_pixels, "boxes": _flip_boxes, "direction": _flip_direction}
 _CROPS = {"images": _crop_pixels, "mask": _crop_pixels, "boxes": _crop_boxes}

@@ -1,4 +1,4 @@
-"""Whether a server answers, found out within seconds, so that nothing hangs on a dead network."""
+"""Find out within seconds whether a server answers, so that nothing hangs on a dead network."""
 
 import threading
 import urllib.request
@@ -9,14 +9,14 @@ from vit_edu.data.sets import DataError
 PROBE_SECONDS = 4  # how long a network may take to answer before we go on without it
 STALL_SECONDS = 15  # how long a running download may stand still
 
-# url -> why it cannot be reached, "" where it can: each is asked once in a process, so that a dead network is waited for once
+# url -> why it cannot be reached, or "" if it can. Asked once per process, so that we wait only once for a dead network
 problems = {}
 
 
 def require_network(url, otherwise="", again=False):
-    """DataError unless `url` answers within PROBE_SECONDS, looking up its name included.
+    """Raise DataError unless `url` answers within PROBE_SECONDS, which include looking up its name.
 
-    otherwise: what else a person can do, for the error's text. again: ask again where it did not answer before.
+    otherwise: what else a person can do, added to the error's text. again: ask again if it did not answer before.
     """
     if not settings.network():
         raise DataError(f"VIT_EDU_NETWORK=off forbids every connection{otherwise}.")

@@ -1,4 +1,4 @@
-"""The outlines of the generated shapes: the signed distance to each, negative inside."""
+"""The outlines of the generated shapes, as signed distances that are negative inside."""
 
 import math
 
@@ -15,7 +15,7 @@ def _star(x, y):
     return torch.hypot(x, y) * (1 + 0.75 * (1 - turn.abs() / (math.pi / 5))) - 1
 
 
-# One formula a class, in label order. The shape's centre is 0, its reach is 1, and y points down.
+# One formula per class, in label order. The shape's centre is 0, its reach is 1, and y points down.
 OUTLINES = {
     "circle": lambda x, y: torch.hypot(x, y) - 0.9,
     "ring": lambda x, y: (torch.hypot(x, y) - 0.72).abs() - 0.2,

@@ -6,7 +6,7 @@ import torch
 
 
 class DataError(Exception):
-    """The data that was asked for cannot be had; the text says what was expected, what came and what to do."""
+    """The data that was asked for is not to be had. The text says what was expected, what was found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,9 @@ class Split:
     """Images with what is to be learned from them, on one device.
 
     images: (N, C, H, W), or clips (N, F, C, H, W); uint8. labels: (N,), int64.
-    targets: further tensors by name, with N as their first axis. Some names have a meaning, since `flip_and_crop` moves
-    them with the image: "mask", "boxes" and "direction", as described there. Raises ValueError where sizes do not fit.
+    targets: further tensors by name, each with N as its first axis. `flip_and_crop` describes the names that have a
+    meaning, because it moves them with the image: "mask", "boxes" and "direction". Raises ValueError for sizes that do
+    not fit together.
     """
 
     images: torch.Tensor
@@ -24,12 +25,12 @@ class Split:
 
     def __post_init__(self):
         if taken := {"images", "labels"} & self.targets.keys():
-            raise ValueError(f"a split has a field {taken.pop()!r} already; call the target something else.")
+            raise ValueError(f"a split already has a field {taken.pop()!r}. Give the target another name.")
         for name, values in {"images": self.images, **self.targets}.items():
             if len(values) != len(self.labels):
                 raise ValueError(
-                    f"a split needs as many of everything: there are {len(self.labels)} labels "
-                    f"and {len(values)} {name}."
+                    f"all parts of a split must have the same length, but there are {len(self.labels)} labels "
+                    f"and {len(values)} entries of {name!r}."
                 )
         for name, size in {"mask": self.images.shape[-2:], "boxes": (4,)}.items():
             if name in self.targets and self.targets[name].shape[-len(size) :] != size:
@@ -41,7 +42,7 @@ class Split:
         return len(self.labels)
 
     def pick(self, which):
-        """A split of the images that `which` picks: a tensor of indices, a boolean one (N,), or a slice."""
+        """A split with the images that `which` picks: a tensor of indices, a boolean tensor (N,), or a slice."""
         return self._each(lambda values: values[which])
 
     def to(self, device):
@@ -49,11 +50,11 @@ class Split:
         return self._each(lambda values: values.to(device))
 
     def take(self, count, seed=0):
-        """A random subset of `count` images (all of them where there are fewer), the same for the same seed."""
+        """A random subset of `count` images, or all of them if there are fewer. The same seed gives the same subset."""
         return self.hold_out(count, seed)[1]
 
     def hold_out(self, count, seed=0):
-        """Two disjoint parts, (the rest, `count` images at random), the same for the same seed."""
+        """Two disjoint parts: (the rest, `count` random images). The same seed gives the same parts."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         order = order.to(self.labels.device)
         return self.pick(order[count:]), self.pick(order[:count])
@@ -82,7 +83,7 @@ class Data:
     @classmethod
     def measured(cls, train, test, classes, kind, reason):
         """`Data` with the mean and the standard deviation of its training pixels."""
-        # At most 5,000 images: to two digits they have the statistics of all
+        # Less than 10,000 images are enough: to two digits, their statistics are those of all
         mean, std = pixel_statistics(train.images[:: max(1, len(train) // 5000)])
         return cls(train, test, tuple(classes), kind, reason, mean, std.clamp_min(1e-3))
 

@@ -1,7 +1,7 @@
-"""A ViT whose patches come from a few small convolutions instead of one large one: no plain ViT, and said to be none.
+"""A ViT whose tokens come from a few small convolutions instead of one large one. It is a hybrid, not a plain ViT.
 
 Source: "Early Convolutions Help Transformers See Better", Xiao et al. 2021, arXiv:2106.14881. The paper's hybrid
-(Dosovitskiy et al. 2021, section 3.1) has a whole ResNet in that place. Letters of shapes as in `vit`.
+(Dosovitskiy et al. 2021, section 3.1) uses a whole ResNet instead. Letters in shapes are those of `vit`.
 """
 
 import math
@@ -15,8 +15,8 @@ from vit_edu.models.vit import PatchEmbed, ViT
 class ConvStem(PatchEmbed):
     """Image -> tokens by 3 x 3 convolutions, with batch norm and GELU between them. (B, C, H, W) -> (B, N, D), as `PatchEmbed`.
 
-    stem: pairs (width, stride), one a convolution; one more follows, with D channels and the stride that is left, so that all
-    strides together make patch_size. ValueError where they do not.
+    stem: a pair (width, stride) for each convolution. One more convolution follows, with D channels and the stride that is
+    left, so that all strides together multiply to patch_size. Raises ValueError if that is not possible.
     """
 
     def __init__(self, img_size, patch_size, in_chans, embed_dim, stem):
@@ -24,8 +24,8 @@ class ConvStem(PatchEmbed):
         strides = math.prod(stride for _, stride in stem)
         if patch_size % strides:
             raise ValueError(
-                f"the strides of the stem {stem} make {strides}, and patch_size {patch_size} is no multiple of that. Change "
-                "one of them: the last convolution, which is not in the list, makes up for the rest."
+                f"the strides of the stem {stem} multiply to {strides}, and patch_size {patch_size} is not a multiple of that. "
+                "Change one of them. The last convolution, which is not in the list, takes the stride that is left."
             )
         layers, before = [], in_chans
         for width, stride in stem:
@@ -36,17 +36,16 @@ class ConvStem(PatchEmbed):
             ]
             before = width
         last = nn.Conv2d(before, embed_dim, 3, patch_size // strides, padding=1)
-        # Channels of a pixel side by side in memory: what convolutions are fastest with
+        # Convolutions are fastest when the channels of a pixel are side by side in memory
         self.proj = nn.Sequential(*layers, last).to(memory_format=torch.channels_last)
-        self.proj.in_channels = in_chans  # what PatchEmbed.forward compares with
+        self.proj.in_channels = in_chans  # PatchEmbed.forward compares images with it
 
 
 class HybridViT(ViT):
     """A `ViT` with a `ConvStem`: everything after the tokens is the same. (B, C, H, W) -> logits (B, num_classes).
 
     stem: as for `ConvStem`. With ((32, 2), (64, 2)) and patches of 8, 32 x 32 pixels become 16 x 16 with 32 channels, 8 x 8
-    with 64, then 4 x 4 tokens.
-    The other arguments are those of `ViT`.
+    with 64, then 4 x 4 tokens. The other arguments are those of `ViT`.
     """
 
     def __init__(self, *, stem, img_size=32, patch_size=4, in_chans=3, embed_dim=64, **arguments):

@@ -10,15 +10,15 @@ KINDS = {
 
 
 def with_kind(arguments):
-    """A model's arguments with their "kind". Recipes and files of before there were kinds have none: a stem meant a hybrid."""
+    """A model's arguments with their "kind". Old recipes and files do not name one; in them, a stem means a hybrid."""
     return {"kind": "hybrid" if "stem" in arguments else "vit"} | arguments
 
 
 def make_model(arguments, shape, num_classes):
     """The model that a recipe or a file of weights describes.
 
-    arguments: "kind", a key of KINDS (left out: see `with_kind`), and what that class takes besides img_size, in_chans and
-    num_classes. shape: (C, H, W) of an image. Raises ValueError for a kind that is not in the table.
+    arguments: "kind", a key of KINDS (see `with_kind` for when it is missing), and what that class takes besides img_size,
+    in_chans and num_classes. shape: (C, H, W) of an image. Raises ValueError for a kind that is not in the table.
     """
     C, H, W = shape
     arguments = with_kind(arguments)

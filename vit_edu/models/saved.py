@@ -1,4 +1,4 @@
-"""A model out of a run's checkpoint: what stands in the file, read safely, and the model that it describes."""
+"""A model from the checkpoint of a run: the contents of the file, read safely, and the model that they describe."""
 
 from pathlib import Path
 
@@ -8,39 +8,39 @@ from vit_edu.models.kinds import make_model, with_kind
 
 
 class CheckpointError(Exception):
-    """A checkpoint does not belong to this run or cannot be read; the text says what to do."""
+    """A checkpoint does not belong to this run, or cannot be read. The text says what to do."""
 
 
 def read_checkpoint(path):
-    """The contents of a `checkpoint.pt`, on the CPU; no code in it is run. Raises CheckpointError."""
+    """The contents of a `checkpoint.pt`, on the CPU. No code in the file is run. Raises CheckpointError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"recipe", "data", "model", "optimizer", "history"} - state.keys()
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"there is no {path}. Name the folder of a run, or its checkpoint.pt; the models that come with the course "
-            "are loaded by `pretrained.load`."
+            f"there is no {path}. Name the folder of a run, or its checkpoint.pt. The models that come with the course "
+            "are loaded with `pretrained.load`."
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # not its text: of an unsafe file, torch says how to load it all the same
+    except Exception as error:  # without its text, in which torch tells how to load an unsafe file anyway
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint. Is it one? It should be the checkpoint.pt of a run. If it is "
-            "damaged, remove it to start the run anew."
+            "damaged, remove it to start the run from the beginning."
         ) from error
     if missing:
         raise CheckpointError(
-            f"{path} is not a checkpoint of ours: it lacks {', '.join(sorted(missing))}. It should be the checkpoint.pt of "
-            "a run."
+            f"{path} is not a checkpoint of this course: it lacks {', '.join(sorted(missing))}. It should be the "
+            "checkpoint.pt of a run."
         )
     state["recipe"]["model"] = with_kind(state["recipe"]["model"])
     return state
 
 
 def load_run(path):
-    """The model of a checkpoint (a file, or the folder of its run), with its best weights: the average where one was kept.
+    """The model of a checkpoint (a file, or the folder of its run), with its best weights: the average if one was kept.
 
-    Returns (model in eval mode, on the CPU; the checkpoint's dict, with "recipe", "data" and "history").
+    Returns (the model, in eval mode and on the CPU; the checkpoint's dict, with "recipe", "data" and "history").
     Raises CheckpointError.
     """
     path = Path(path)

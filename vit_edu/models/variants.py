@@ -1,4 +1,4 @@
-"""What published relatives of the `ViT` add: more tokens in front, another way to the logits. None of it in `ViT` itself.
+"""What published relatives of the `ViT` add: more tokens in front, and other ways to the logits. `ViT` itself has none of it.
 
 | addition | source |
 |---|---|
@@ -6,7 +6,7 @@
 | register tokens, which have no position | DINOv2: Darcet et al. 2023, arXiv:2309.16588 |
 | the mean over the patches, then a norm | MAE: He et al. 2021, arXiv:2111.06377; timm's `fc_norm` |
 
-Names are timm's. Letters of shapes as in `vit`; R registers.
+Names are timm's. Letters in shapes are those of `vit`, and R is the number of registers.
 """
 
 import torch
@@ -18,10 +18,10 @@ from vit_edu.models.vit import ViT
 class PublishedViT(ViT):
     """A `ViT` with more tokens in front and other heads. (B, C, H, W) -> logits (B, num_classes).
 
-    class_token, dist_token: whether there is one; each has its row of `pos_embed`, in this order, then the patches.
-    registers: R tokens without position, between those in front and the patches.
-    dist_head: the distillation token has a head, and the logits are the mean of both heads, as in DeiT's inference.
-    fc_norm: the norm stands behind the pooling instead of before it.
+    class_token, dist_token: whether there is one. Each has its row of `pos_embed`, in this order, followed by the patches.
+    registers: R tokens without a position, between those in front and the patches.
+    dist_head: the distillation token has its own head, and the logits are the mean of both heads, as in DeiT's inference.
+    fc_norm: the norm comes after the pooling instead of before it.
     global_pool: "token" reads the class token; "avg" the mean over the *patches* only.
     The other arguments are those of `ViT`. Positions are learned.
     """

@@ -82,7 +82,7 @@ class PatchEmbed(nn.Module):
     """Patches and their linear projection in one strided convolution (paper, equation 1: x_p E).
 
     (B, C, H, W) -> (B, N, D). `proj.weight` is (D, C, P, P), as in timm.
-    Raises ValueError for another image size or number of channels than the model was built for.
+    Raises ValueError for images of another size or number of channels than the model was built for.
     """
 
     def __init__(self, img_size=32, patch_size=4, in_chans=3, embed_dim=64):
@@ -107,7 +107,7 @@ class PatchEmbed(nn.Module):
 
 
 def sincos_positions(rows, cols, dim, temperature=10000.0):
-    """Fixed 2-D sine-cosine positions: half of the vector tells the row, half tells the column.
+    """Fixed 2-D sine-cosine positions: half of each vector tells the row, and half the column.
 
     Returns (rows*cols, dim), float32: [sin(row w), cos(row w), sin(col w), cos(col w)], each dim/4 long, with
     w_i = temperature ** (-i / (dim/4)). Raises ValueError when dim is not a multiple of 4.
@@ -127,7 +127,7 @@ class Embeddings(nn.Module):
     """Image -> tokens: patch projection, class token in front, positions added (paper, equation 1).
 
     (B, C, H, W) -> (B, T, D), with T = N + 1 where there is a class token, else N.
-    pos_embed: "learn" (T vectors that are trained: one for every patch *and* one for the class token),
+    pos_embed: "learn" (T learned vectors: one for every patch *and* one for the class token),
     "sincos" (fixed, zero for the class token) or "none". The vectors are `self.pos_embed`, (1, T, D).
     """
 
@@ -149,7 +149,7 @@ class Embeddings(nn.Module):
         elif pos_embed == "sincos":
             fixed = sincos_positions(*self.patch_embed.grid_size, embed_dim)  # (N, D)
             fixed = F.pad(fixed, (0, 0, int(class_token), 0))  # a row of zeros for the class token
-            self.register_buffer("pos_embed", fixed[None])  # moves with .to(device), is not trained
+            self.register_buffer("pos_embed", fixed[None])  # it moves with .to(device), and is not trained
         elif pos_embed == "none":
             self.pos_embed = None
         else:
@@ -209,7 +209,7 @@ class Attention(nn.Module):
     def forward(self, x):
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # 3 x (B, T, D)
         q, k, v = (split_heads(y, self.num_heads) for y in (q, k, v))  # 3 x (B, h, T, d)
-        # The same as our scaled_dot_product_attention(q, k, v)[0], fused: never stores the (T, T) weights.
+        # The same as our scaled_dot_product_attention(q, k, v)[0], but fused: it never stores the (T, T) weights.
         x = F.scaled_dot_product_attention(q, k, v)  # (B, h, T, d)
         return self.proj(merge_heads(x))  # (B, T, D)
 
@@ -218,9 +218,9 @@ class Attention(nn.Module):
 
 
 def layer_norm(x, weight, bias, eps=1e-6):
-    """Every token to mean 0 and variance 1 over its own D numbers, then scale and shift.
+    """Bring every token to mean 0 and variance 1 over its own D numbers, then scale and shift it.
 
-    x: (..., D). weight, bias: (D,). The variance is the biased one (divided by D), and eps stands
+    x: (..., D). weight, bias: (D,). The variance is the biased one (divided by D), and eps is
     inside the root. Source: Ba et al. 2016, arXiv:1607.06450. Same as `F.layer_norm`.
     """
     mean = x.mean(dim=-1, keepdim=True)  # (..., 1)
@@ -269,7 +269,7 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """One pre-norm encoder block (paper, equations 2 and 3). (B, T, D) -> (B, T, D).
 
-    The skip path is left alone: the norms stand inside the branches.
+    The skip path is left alone: the norms are inside the branches.
     """
 
     def __init__(self, dim, num_heads, mlp_ratio=4.0, drop_path=0.0):
@@ -299,10 +299,10 @@ def make_blocks(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
 
 
 def pool(tokens, global_pool):
-    """Many tokens to one vector: (B, T, D) -> (B, D).
+    """From many tokens to one vector: (B, T, D) -> (B, D).
 
-    global_pool "token": the class token, which stands at index 0. "avg": the mean over all tokens, for a model
-    that has no class token.
+    global_pool "token": the class token, which is at index 0. "avg": the mean over all tokens, for a model
+    without a class token.
     """
     if global_pool == "token":
         return tokens[:, 0]
@@ -314,12 +314,12 @@ def pool(tokens, global_pool):
 class ViT(Embeddings):
     """The Vision Transformer (paper, equations 1 to 4). (B, C, H, W) -> logits (B, num_classes).
 
-    It extends `Embeddings` instead of holding one, so that `patch_embed`, `cls_token` and `pos_embed` stand at
+    It extends `Embeddings` instead of holding one, so that `patch_embed`, `cls_token` and `pos_embed` are at
     the top of the state dict, where published weights have them.
 
     global_pool="token" reads the class token; "avg" has none and takes the mean over the patches.
     num_classes=0 leaves out the head and returns (B, D). drop_path_rate is that of the last block.
-    Raises ValueError for sizes that do not fit, and says which.
+    Raises ValueError for sizes that do not fit, and names them.
     """
 
     def __init__(
@@ -383,13 +383,13 @@ SIZES = {
 def count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
     """Learned numbers of a `ViT` with class token and learned positions, in closed form. Returns an int.
 
-    The number of heads does not occur: heads share D, they add nothing.
+    The number of heads does not occur: heads share D and add nothing.
     """
     D, N, hidden = embed_dim, (img_size // patch_size) ** 2, int(embed_dim * mlp_ratio)
     # Projection, class token, positions
     embeddings = (patch_size**2 * in_chans + 1) * D + D + (N + 1) * D
     attention = (D + 1) * 3 * D + (D + 1) * D  # qkv, proj
     mlp = (D + 1) * hidden + (hidden + 1) * D  # fc1, fc2
-    norms = 2 * 2 * D  # two in a block, weight and bias each
+    norms = 2 * 2 * D  # two per block, each with weight and bias
     head = 2 * D + (D + 1) * num_classes  # last norm, then linear
     return embeddings + depth * (attention + mlp + norms) + head

@@ -5,11 +5,11 @@
 | recipes | everything that decides how a run goes |
 | steps | what lesson 06 builds; device and bf16; fewer tokens; the compiled step |
 | optim | AdamW, Muon, the average of the weights |
-| tasks | what is learned: loss, score, what happens to a batch |
+| tasks | what is learned: the loss, the score, and what happens to a batch before a step |
 | checkpoint | what a run is, saved and resumed |
 | loop | `fit` |
 | parallel | several GPUs, through torchrun |
-| logs | runs of ours, to compare with |
+| logs | our own runs, to compare yours with |
 """
 
 from vit_edu.models.saved import CheckpointError, load_run, read_checkpoint

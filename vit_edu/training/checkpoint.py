@@ -1,4 +1,4 @@
-"""A run and its checkpoint: one object holds what the file holds."""
+"""A run and its checkpoint: the object holds what the file holds."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from vit_edu.training.optim import Average, make_optimizer
 class Run:
     """A training run between two steps: model, optimiser, average, order of the images, random numbers, history.
 
-    `save` writes all of it into a folder, `resume` puts it back, so that the run ends with the same weights as one that was
+    `save` writes all of it into a folder and `resume` restores it, so that the run ends with the same weights as one that was
     never stopped. model: on the device where it trains. recipe: a `Recipe`. data: a `Data`.
     """
 
@@ -25,7 +25,7 @@ class Run:
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, recipe)
         self.average = Average(model, recipe.average) if recipe.average else None
-        self.order = torch.Generator().manual_seed(recipe.seed)  # of its own: nothing else shifts the order
+        self.order = torch.Generator().manual_seed(recipe.seed)  # so that nothing else changes the order
         self.history = []
 
     @property
@@ -51,14 +51,14 @@ class Run:
             "rng": torch.get_rng_state(),
             "cuda_rng": [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
         }
-        # First, so that whoever kills the run between the two finds an epoch too many, which comes again, and none too few
+        # The history comes first. If the run is killed in between, it has one epoch too many, which is then repeated
         atomic.write(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
         atomic.write(folder / "checkpoint.pt", lambda file: torch.save(state, file))
 
     def resume(self, folder):
-        """Put everything back as the checkpoint in the folder has it; nothing happens where there is none.
+        """Restore everything from the checkpoint in the folder. Without a checkpoint, nothing happens.
 
-        Raises CheckpointError where it is damaged, or belongs to another recipe, other images or another model.
+        Raises CheckpointError if it is damaged, or belongs to another recipe, other images or another model.
         """
         path = Path(folder) / "checkpoint.pt"
         if not path.exists():
@@ -82,7 +82,7 @@ class Run:
 
 
 def _about(data):
-    """What a checkpoint says of its data."""
+    """What a checkpoint says about its data."""
     return {
         "kind": data.kind,
         "classes": list(data.classes),
@@ -100,7 +100,7 @@ def _require_same_recipe(path, saved, recipe):
     mine = dataclasses.asdict(recipe) | {"model": with_kind(recipe.model)}
     differ = [name for name in mine if mine[name] != theirs[name]]
     if differ:
-        detail = "; ".join(f"{name} was {theirs[name]}, is {mine[name]}" for name in differ)
+        detail = "; ".join(f"{name} was {theirs[name]} and is now {mine[name]}" for name in differ)
         raise CheckpointError(
             f"{path} belongs to another recipe: {detail}. Choose another folder, or remove the file."
         )
@@ -113,5 +113,6 @@ def _require_same_data(path, saved, about):
     if not same:
         was, now = (f"{a['kind']} ({len(a['classes'])} classes, mean {a['mean']})" for a in (saved, about))
         raise CheckpointError(
-            f"{path} was trained on other images: {was}; now there are {now}. Name its data, or choose another folder."
+            f"{path} was trained on other images. They were {was}, and now they are {now}. Name the data of that run, or "
+            "choose another folder."
         )

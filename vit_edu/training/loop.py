@@ -1,4 +1,4 @@
-"""`fit`, the training loop, and below it what it uses. In `fit`, the order of the text is the order of time."""
+"""`fit`, the training loop, and below it what it uses. `fit` reads from top to bottom in the order in which things happen."""
 
 import math
 import sys
@@ -18,7 +18,7 @@ from vit_edu.training.tasks import make_task
 
 
 class Diverged(Exception):
-    """The loss became infinite or NaN, or far above that of guessing; the text says at which step and what to try."""
+    """The loss became infinite or NaN, or rose far above that of guessing. The text says at which step, and what to try."""
 
 
 def build_model(recipe, data):
@@ -36,20 +36,20 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
     """Train `model` on `data.train` by `recipe`. Returns the history, a list with a dict for each epoch.
 
     Each entry: epoch (from 1), loss (mean over the training batches), the task's score on held-out training images
-    (val_accuracy for classification), learning_rate, images_per_second, seconds (since the start, pauses left out), and,
-    where steps are compiled, compiling (seconds of these).
+    (val_accuracy for classification), learning_rate, images_per_second, seconds (since the start, without pauses), and, if
+    steps are compiled, compiling (how many of these seconds that took).
 
-    out: a folder for `checkpoint.pt`, written whole after each epoch (on CUDA, where an epoch may take a second, every 30
-    seconds and at the end). A run that was killed goes on from there with the same call, and ends with the same weights as
+    out: a folder for `checkpoint.pt`, which is written whole after each epoch (on CUDA, where an epoch may take a second,
+    every 30 seconds and at the end). The same call resumes a run that was killed, which then ends with the same weights as
     one that was not. on_epoch(history): called after each epoch, for live curves (on CUDA every 5 seconds and at the end).
-    The stop button (KeyboardInterrupt) ends the run with the weights so far. A recipe in minutes keeps them in the checkpoint
-    too, as an epoch that was cut short; one in epochs goes on after its last whole epoch.
-    A recipe in minutes ends when they are over, in the middle of an epoch too; resumed, it has the minutes that were left.
-    What it takes to compile the first step counts, and the schedule begins after it. With `recipe.average`, the average is
-    what is evaluated, and what `model` holds at the end. clock: what counts the seconds; with `time.process_time` on one
-    thread, other work on the machine does not count. compiler: the backend of torch.compile for the steps; None compiles on
-    CUDA only, with "inductor".
-    Inside of `parallel.group`, all ranks call this together. The test images are not touched.
+    The stop button (KeyboardInterrupt) ends the run with the weights so far. A recipe in minutes also keeps them in the
+    checkpoint, as an epoch that was cut short. A recipe in epochs resumes after its last whole epoch.
+    A recipe in minutes ends when they are over, even in the middle of an epoch. A resumed run has the minutes that were left.
+    The time for compiling the first step counts, and the schedule begins after it. With `recipe.average`, the average is
+    evaluated, and it is what `model` holds at the end. clock: counts the seconds. With `time.process_time` on one thread,
+    other work on the machine does not count. compiler: the backend of torch.compile for the steps; None compiles only on
+    CUDA, with "inductor".
+    Inside `parallel.group`, all ranks call this together. The test images are not touched.
     Raises Diverged, CheckpointError, parallel.ParallelError.
     """
     run = Run(model, recipe, data)
@@ -103,7 +103,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
             if on_epoch and ranks.first and (budget.over or calling.due(budget.seconds)):
                 on_epoch(run.history)
     except KeyboardInterrupt:
-        if ranks.size > 1:  # the others wait for this one: the last checkpoint counts
+        if ranks.size > 1:  # the others wait for this one, so the last checkpoint counts
             raise
         held_out = vit_data.batches(val, 512, data.mean, data.std)
         _stop(run, task, budget, losses, held_out, ranks, out)
@@ -114,12 +114,12 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
     if run.average and run.average.steps:
         model.load_state_dict(run.average.model.state_dict())
     if recipe.minutes and budget.compiling > 30 * recipe.minutes:
-        print(f"Compiling took {budget.compiling:.0f} s, more than half of the run: give it more minutes.")
+        print(f"Compiling took {budget.compiling:.0f} s, more than half of the run. Give it more minutes.")
     return run.history
 
 
 def _held_out(split, recipe):
-    """(the images to train on, those held out for the curves), the same for the same seed."""
+    """(the images to train on, those held out for the curves). The same seed gives the same images."""
     count = max(1, int(len(split) * recipe.validation))
     train, val = split.hold_out(count, seed=recipe.seed)
     if recipe.max_images:
@@ -129,7 +129,7 @@ def _held_out(split, recipe):
 
 
 def _make_step(run, task, ranks, dropout, compiler, clock):
-    """The function that takes a step: compiled on CUDA, or where a compiler is named."""
+    """The function that takes a step, compiled on CUDA or if a compiler is named."""
     optimizer = ranks.averaging(run.optimizer)
     compiler = compiler or ("inductor" if run.device.type == "cuda" else None)
     if compiler:
@@ -138,7 +138,7 @@ def _make_step(run, task, ranks, dropout, compiler, clock):
 
 
 def _end_epoch(run, task, budget, losses, held_out, ranks):
-    """The end of an epoch, or of the part of it that there was: check the losses, evaluate, note."""
+    """End an epoch, even one that was cut short: check the losses, evaluate, and add to the history."""
     losses.check()
     speed = budget.images_per_second
     ranks.average_buffers(run.model, run.judged)
@@ -159,7 +159,7 @@ def _end_epoch(run, task, budget, losses, held_out, ranks):
 
 
 def _stop(run, task, budget, losses, held_out, ranks, out):
-    """What the stop button leaves: see `fit`."""
+    """Keep what the stop button leaves, as `fit` describes it."""
     kept = "the model keeps the weights so far"
     if out and run.recipe.minutes:
         if losses.values:
@@ -168,15 +168,15 @@ def _stop(run, task, budget, losses, held_out, ranks, out):
             run.save(out)
         kept += f", and so does {out}"
     elif out:
-        kept += f", {out} those after the last whole epoch"
+        kept += f", and {out} has those after the last whole epoch"
     print(f"\nStopped after {len(run.history)} epochs; {kept}.")
 
 
 class Budget:
-    """How long a run lasts: so many epochs, or so many minutes by the clock. It says where the run is on its way.
+    """How long a run lasts, in epochs or in minutes by the clock, and how far it has come.
 
-    step: the number of steps that are done. seconds: since the run began, pauses left out, as of the last look at the clock;
-    on several ranks, rank 0's clock decides for all. compiling: seconds of these that went to compiling.
+    step: the number of steps that are done. seconds: since the run began, without pauses, at the last look at the clock; with
+    several ranks, the clock of rank 0 decides for all. compiling: how many of these seconds went into compiling.
     """
 
     def __init__(self, recipe, images, history, clock, ranks):
@@ -190,7 +190,7 @@ class Budget:
         self.started = clock()
 
     def read_clock(self):
-        """Bring `seconds` and `compiling` up to date, alike on all ranks."""
+        """Bring `seconds` and `compiling` up to date, with the same values on all ranks."""
         now = self.spent + self.clock() - self.started
         self.seconds, self.compiling = self.ranks.from_first([now, self.compiling])
 
@@ -199,7 +199,7 @@ class Budget:
         self.epoch_step, self.epoch_seconds = self.step, self.seconds
 
     def count_step(self, compiling):
-        """A step is done. compiling: seconds of this session that went to compiling so far."""
+        """Count a step. compiling: the seconds that have gone into compiling so far in this session."""
         self.step += 1
         self.compiling = self.compiled_before + compiling
         self.read_clock()
@@ -212,7 +212,7 @@ class Budget:
 
     @property
     def progress(self):
-        """The share of the run that is done, 0..1; compiling left out."""
+        """The share of the run that is done, 0..1, not counting the time for compiling."""
         if self.total:
             return self.step / self.total
         end = 60 * self.recipe.minutes
@@ -222,7 +222,7 @@ class Budget:
 
     @property
     def rate(self):
-        """The learning rate of the next step: by the steps of a run in epochs, by the clock of one in minutes."""
+        """The learning rate of the next step. A run in epochs goes by its steps, and one in minutes by the clock."""
         recipe, step, total = self.recipe, self.step, self.total
         warmup = max(1, int(total * recipe.warmup)) if total else max(1, 1000 * recipe.warmup)
         if not total:
@@ -233,19 +233,19 @@ class Budget:
 
     @property
     def share_of_tokens(self):
-        """How many of the tokens the blocks see in the next step, 0..1."""
+        """The share of the tokens that the blocks see in the next step, 0..1."""
         progress = self.progress
         return next((share for until, share in self.recipe.tokens if progress < until), 1.0)
 
     @property
     def images_per_second(self):
-        """Of this epoch so far, over all ranks."""
+        """The speed of this epoch so far, over all ranks."""
         seconds = max(self.seconds - self.epoch_seconds, 1e-9)  # a clock may stand still between two looks
         return (self.step - self.epoch_step) * self.recipe.batch_size / seconds
 
     @property
     def seconds_left(self):
-        """Until the end, as it looks after at least one step."""
+        """The time until the end, as estimated after at least one step."""
         if self.total:
             progress = self.progress
             return (self.seconds - self.compiling) * (1 - progress) / progress
@@ -255,8 +255,8 @@ class Budget:
 class Losses:
     """The losses of an epoch so far, and whether one of them has gone astray.
 
-    guessing: the loss of a model that knows nothing. lazy: losses are tensors on a GPU, where to read one is to wait for all
-    that was asked of it before; they are then looked at only when `check` is called.
+    guessing: the loss of a model that knows nothing. lazy: the losses are tensors on a GPU. Reading one means waiting for all
+    the work that the GPU still has to do, so they are read only when `check` is called.
     """
 
     def __init__(self, guessing, lazy=False):
@@ -267,7 +267,7 @@ class Losses:
         self.values, self.steps, self.rates, self.checked = [], [], [], 0
 
     def add(self, loss, step, rate):
-        """The loss of a step, and its learning rate. Raises Diverged, unless lazy."""
+        """Add the loss of a step and its learning rate. Raises Diverged, unless lazy."""
         self.values.append(loss)
         self.steps.append(step)
         self.rates.append(rate)
@@ -275,14 +275,14 @@ class Losses:
             self.check()
 
     def check(self):
-        """Look at the losses that nobody has looked at. Raises Diverged at the first that is NaN, or far above guessing."""
+        """Look at the losses that have not been looked at. Raises Diverged at the first that is NaN or far above guessing."""
         new = self.values[self.checked :]
         for loss in torch.stack(new).tolist() if self.lazy and new else new:
-            if not loss < 5 * self.guessing:  # NaN is not smaller either
-                guess = f"guessing has {self.guessing:.2f}. " if math.isfinite(self.guessing) else ""
+            if not loss < 5 * self.guessing:  # true for NaN as well
+                guess = f" (guessing gives {self.guessing:.2f})" if math.isfinite(self.guessing) else ""
                 raise Diverged(
                     f"the loss became {loss:.3g} at step {self.steps[self.checked]}, with learning rate "
-                    f"{self.rates[self.checked]:.2g}; {guess}Most often the learning rate is too high: try a third of it, "
+                    f"{self.rates[self.checked]:.2g}{guess}. Most often the learning rate is too high: try a third of it, "
                     "or a longer warm-up."
                 )
             self.checked += 1
@@ -297,14 +297,14 @@ class Losses:
 
 
 class Bar(tqdm):
-    """The progress bar: where the run is, how well it goes, how fast, and how long it will still take.
+    """The progress bar: how far the run has come, how well and how fast it goes, and how long it will still take.
 
-    tqdm decides when to show it, and only then the line is made: on a GPU, to know the loss is to wait for it.
+    tqdm decides when to show it, and the line is made only then: on a GPU, knowing the loss means waiting for it.
     """
 
     def __init__(self, budget, losses, history, task, shown=True):
         self.budget, self.losses, self.history, self.task = budget, losses, history, task
-        # Nobody watches a log file: there a line now and then will do
+        # Nobody watches a log file, where a line now and then will do
         watched = sys.stdout.isatty() or "ipykernel" in sys.modules
         super().__init__(
             total=100,
@@ -318,7 +318,7 @@ class Bar(tqdm):
         )
 
     def show(self):
-        """To be called after every step. Raises Diverged where the line shows a loss that has gone astray."""
+        """Call this after every step. Raises Diverged if the line is shown and a loss has gone astray."""
         if self.update(100 * self.budget.progress - self.n):
             self.losses.check()
 
@@ -341,7 +341,7 @@ class Bar(tqdm):
 
 
 class Every:
-    """Whether so many seconds have passed since it was last due."""
+    """Something that is due again once this many seconds have passed."""
 
     def __init__(self, seconds):
         self.seconds, self.last = seconds, -math.inf

@@ -1,4 +1,4 @@
-"""Optimisers: AdamW with decay where it belongs, Muon, several used as one, and the average of the weights."""
+"""Optimisers: AdamW with decay where it belongs, Muon, several used as one, and a running average of the weights."""
 
 import copy
 
@@ -8,10 +8,10 @@ from vit_edu.training.steps import has_bf16
 
 
 def make_optimizer(model, recipe):
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); weight decay on matrices only, not on biases, norms,
-    class token or positions.
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with weight decay on matrices only.
 
-    With "muon", the matrices inside the model (`inner_matrices`) go to `Muon`.
+    Biases, norms, class token and positions do not decay. With "muon", the matrices inside the model (`inner_matrices`) go
+    to `Muon`.
     """
     inner = {id(value) for value in inner_matrices(model)} if recipe.optimizer == "muon" else set()
     matrices, decay, rest = [], [], []
@@ -37,8 +37,11 @@ def make_optimizer(model, recipe):
 
 
 def inner_matrices(model):
-    """The weights that Muon takes: what the model's own `inner_matrices()` says. A model without that method is read as
-    a ViT: the matrices of its blocks and of its patch projection, by the field's names."""
+    """The weights that Muon takes, according to the model's own `inner_matrices()`.
+
+    A model without that method is taken for a ViT: these are then the matrices of its blocks and of its patch projection,
+    by their usual names.
+    """
     if hasattr(model, "inner_matrices"):
         return model.inner_matrices()
     inside = ("blocks.", "patch_embed.")
@@ -46,8 +49,11 @@ def inner_matrices(model):
 
 
 def branch_ends(model):
-    """The weights that end a residual branch, which `Recipe.zero_init` starts at zero: what the model's own `branch_ends()`
-    says. A model without that method is read as a ViT: the output projections of attention and MLP in every block."""
+    """The weights that end a residual branch, according to the model's own `branch_ends()`.
+
+    `Recipe.zero_init` starts them at zero. A model without that method is taken for a ViT: these are then the output
+    projections of attention and MLP in every block.
+    """
     if hasattr(model, "branch_ends"):
         return model.branch_ends()
     return [weight for block in model.blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
@@ -58,9 +64,9 @@ class Muon(torch.optim.Optimizer):
 
     params: matrices; the weight of a convolution, (out, in, P, P), counts as one with in*P*P columns. bf16: whether they are
     made orthogonal in bf16, which is faster where the device has it and exact to about two digits.
-    What it computes is torch.optim.Muon with adjust_lr_fn="match_rms_adamw", so that one learning rate suits it and AdamW.
-    Torch's goes from matrix to matrix and takes no convolutions; here all matrices of one shape go together, and the blocks of
-    a ViT are alike.
+    It computes what torch.optim.Muon does with adjust_lr_fn="match_rms_adamw", so that one learning rate suits both it and
+    AdamW. Torch's version goes from matrix to matrix and takes no convolutions. Here all matrices of the same shape go
+    together, which is faster because the blocks of a ViT are alike.
     """
 
     def __init__(self, params, lr, weight_decay=0.0, momentum=0.95, bf16=False):
@@ -89,15 +95,15 @@ class Muon(torch.optim.Optimizer):
         update = update.flatten(2)  # (n, rows, cols)
         update = orthogonalize(update.bfloat16() if self.bf16 else update).to(update.dtype)
         torch._foreach_mul_(values, 1 - lr * weight_decay)
-        size = 0.2 * max(update.shape[1:]) ** 0.5  # entries of AdamW's usual size
+        size = 0.2 * max(update.shape[1:]) ** 0.5  # so that entries have the usual size of AdamW's
         update = update.unflatten(2, values[0].shape[1:])
         torch._foreach_add_(values, list(update.unbind()), alpha=-lr * size)
 
 
 def orthogonalize(matrices, steps=5):
-    """Matrices (n, rows, cols) with singular vectors as they are and all singular values brought near 1.
+    """Bring all singular values of matrices (n, rows, cols) near 1 and leave their singular vectors unchanged.
 
-    Newton-Schulz: each step applies a x + b x^3 + c x^5 to the singular values, by products of matrices alone. After
+    Newton-Schulz: each step applies a x + b x^3 + c x^5 to the singular values, using nothing but matrix products. After
     five steps they lie roughly between 0.7 and 1.2.
     """
     tall = matrices.shape[1] > matrices.shape[2]
@@ -140,7 +146,7 @@ class CombinedOptimizer:
 class Average:
     """A running average of a model's weights (an exponential moving average). decay: the share of the old average that stays.
 
-    In the first steps less stays, min(decay, (1 + n) / (10 + n)), so that the average does not drag the first weights along.
+    In the first steps less of it stays, min(decay, (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
     """
 
     def __init__(self, model, decay):

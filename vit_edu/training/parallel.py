@@ -2,12 +2,12 @@
 
     torchrun --standalone --nproc-per-node=2 -m vit_edu train --recipe gpu --out runs/two
 
-All ranks go through the same shuffled epoch with the same random numbers, so each knows every batch as it stands after
-augmentation, and takes its share of the images. The gradients are averaged before the optimiser, which then does the same on
-every rank: the weights stay equal. The recipe's batch size counts the images of all ranks together, so a run ends with the same
+All ranks go through the same shuffled epoch with the same random numbers. So each knows the whole batch after augmentation,
+and takes its share of the images. The gradients are averaged before the optimiser, which then does the same on every rank, so
+that the weights stay equal. The recipe's batch size counts the images of all ranks together. So a run ends with the same
 weights, within rounding, whatever the number of ranks, and may be resumed with another number. What a model draws inside a
-step (stochastic depth, fewer tokens) is drawn by each rank for itself, and the batch norm of a hybrid sees a rank's own images:
-there, runs are alike but not equal.
+step (stochastic depth, fewer tokens) is drawn by each rank for itself, and the batch norm of a hybrid sees only a rank's own
+images, so that such runs are similar but not equal.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import torch.distributed as dist
 
 
 class ParallelError(Exception):
-    """The ranks of a run cannot work together; the text says why and what to do."""
+    """The ranks of a run cannot work together. The text says why, and what to do."""
 
 
 class Alone:
-    """One process. It has the same methods as `Ranks`, and they have nothing to do."""
+    """A single process. It has the same methods as `Ranks`, but they have nothing to do."""
 
     rank, size = 0, 1
     first = True
@@ -36,22 +36,22 @@ class Alone:
         return optimizer
 
     def mean(self, loss):
-        """The mean of a loss over the images of all ranks, where each rank has that of its share."""
+        """The mean of a loss over the images of all ranks. loss: the mean over the share of this rank."""
         return loss
 
     def from_first(self, value):
-        """What the first rank has for `value`, a list of numbers or any object; that of the others is not used."""
+        """The `value` of the first rank, a list of numbers or any object. Those of the others are not used."""
         return value
 
     def average_buffers(self, *models):
-        """Running statistics of batch norms become the mean over all ranks."""
+        """Replace the running statistics of batch norms by their mean over all ranks."""
 
     def own_noise(self, step):
-        """A context in which every rank draws random numbers of its own."""
+        """A context in which every rank draws its own random numbers."""
         return contextlib.nullcontext()
 
     def first_then_others(self, load):
-        """What `load()` returns. The first rank calls it alone, so that nothing is downloaded twice; then the others."""
+        """What `load()` returns. The first rank calls it before the others do, so that nothing is downloaded twice."""
         return load()
 
 
@@ -92,7 +92,7 @@ class Ranks(Alone):
         return total if isinstance(loss, torch.Tensor) else total.item()
 
     def from_first(self, value):
-        if isinstance(value, list):  # of numbers, after every step: without the detour through pickle
+        if isinstance(value, list):  # numbers, after every step: they are spared the pickle
             numbers = torch.tensor(value, dtype=torch.float64)
             dist.broadcast(numbers, src=0)
             return numbers.tolist()
@@ -123,7 +123,7 @@ class Ranks(Alone):
 
 
 class _AveragingOptimizer:
-    """An optimiser whose step begins by averaging the gradients over all ranks, each weighed by its images."""
+    """An optimiser whose step begins by averaging the gradients over all ranks, each weighted by its number of images."""
 
     def __init__(self, optimizer, ranks):
         self.optimizer, self.ranks = optimizer, ranks
@@ -144,7 +144,7 @@ class _AveragingOptimizer:
 
 
 def started_by_torchrun():
-    """Whether torchrun started this process: then its environment names its rank."""
+    """Whether torchrun started this process, in which case the environment names its rank."""
     return {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
 
 
@@ -155,9 +155,9 @@ def is_first():
 
 @contextlib.contextmanager
 def group():
-    """While this context lasts, the processes that torchrun started can talk: NCCL on CUDA, gloo on CPUs.
+    """A context in which the processes that torchrun started can talk to each other, through NCCL on CUDA and gloo on CPUs.
 
-    Gives what `current` gives. Nothing else happens in a process that torchrun did not start. Raises ParallelError.
+    It yields what `current` returns. In a process that torchrun did not start, nothing else happens. Raises ParallelError.
     """
     if not started_by_torchrun():
         yield Alone()
@@ -192,5 +192,5 @@ def _why_no_group(error):
 
 
 def current(seed=0):
-    """The ranks of this run: `Ranks` inside of `group` where torchrun started this process, else `Alone`."""
+    """The ranks of this run: `Ranks` inside `group` if torchrun started this process, else `Alone`."""
     return Ranks(seed) if dist.is_available() and dist.is_initialized() else Alone()

@@ -10,7 +10,7 @@ import torch
 from vit_edu import settings
 from vit_edu.models.kinds import with_kind
 
-GONE = {"clip": 0.0}  # fields that recipes once had, and the value that left them out
+GONE = {"clip": 0.0}  # fields that recipes once had, each with the value that switched it off
 
 
 @dataclass(frozen=True)
@@ -20,39 +20,31 @@ class Recipe:
     `str(recipe)` names what differs from the defaults below.
     """
 
-    batch_size: int  # images a step, over all GPUs together
+    batch_size: int  # images per step, over all GPUs together
     learning_rate: float  # the peak, after the warm-up
     epochs: int | None = None  # passes over the training images; a recipe has either epochs or minutes
     minutes: float | None = None  # time to train for; the schedule then follows the clock
-    optimizer: str = "adamw"  # "adamw"; or "muon" for the matrices inside the model and AdamW for the rest
+    optimizer: str = "adamw"  # "adamw", or "muon" for the matrices inside the model and AdamW for the rest
     schedule: str = "cosine"  # how the learning rate falls to zero after the warm-up: "cosine" or "linear"
-    tokens: tuple = ()  # pairs (until, share): the blocks see this share of the tokens until then, 0..1 of the run
-    zero_init: bool = (
-        False  # the last matrix of every branch starts at zero: each block begins as the identity
-    )
-    weight_decay: float = 0.05  # of matrices only: not of biases, norms, class token and positions
-    warmup: float = 0.1  # share of the run in which the learning rate climbs
-    average: float = (
-        0.0  # decay of a running average of the weights, which is then what is evaluated and kept
-    )
+    tokens: tuple = ()  # pairs (until, share): until then, 0..1 of the run, the blocks see this share of the tokens
+    zero_init: bool = False  # the last matrix of every branch starts at zero, so blocks begin as the identity
+    weight_decay: float = 0.05  # for matrices only, not for biases, norms, class token and positions
+    warmup: float = 0.1  # the share of the run in which the learning rate climbs
+    average: float = 0.0  # decay of a running average of the weights, which is then evaluated and kept
     flip: bool = True  # mirror half of the images
-    crop: int = 4  # shift images by up to so many pixels
+    crop: int = 4  # shift images by up to this many pixels
     label_smoothing: float = 0.0  # this share of every target is spread evenly over all classes
-    cutout: int = 0  # blank a square of so many pixels in each image
-    distort: float = 0.0  # turn, stretch and recolour each image, this strongly
+    cutout: int = 0  # blank a square of this many pixels a side in each image
+    distort: float = 0.0  # how strongly to turn, stretch and recolour each image
     mixup: float = 0.0  # blend images, with shares drawn from Beta(mixup, mixup)
-    cutmix: float = 0.0  # paste boxes from other images; where both are on, each batch draws one of the two
-    mix_prob: float = 1.0  # share of the batches that are mixed
-    cpu_bf16: bool = (
-        False  # bf16 on a CPU that has instructions for it; a CUDA device that has bf16 always uses it
-    )
-    validation: float = 0.1  # share of the training images held out for the curves
-    max_images: int | None = None  # train on at most so many
-    seed: int = 0  # of weights, order and augmentation
+    cutmix: float = 0.0  # paste boxes from other images; if mixup is on as well, each batch draws one of them
+    mix_prob: float = 1.0  # the share of the batches that are mixed
+    cpu_bf16: bool = False  # use bf16 on a CPU that has it; a CUDA device that has it always does
+    validation: float = 0.1  # the share of the training images that is held out for the curves
+    max_images: int | None = None  # train on at most this many
+    seed: int = 0  # for weights, order and augmentation
     task: str = "classification"  # what is learned: a key of `tasks.TASKS`
-    model: dict = field(
-        default_factory=dict
-    )  # its "kind" (see `models.KINDS`) and arguments; the data decide sizes
+    model: dict = field(default_factory=dict)  # "kind" (see `models.KINDS`) and arguments of the model
 
     def __post_init__(self):
         if (self.epochs is None) == (self.minutes is None):
@@ -67,20 +59,20 @@ class Recipe:
             raise ValueError(f"mix_prob is a share of the batches, in 0..1, got {self.mix_prob}.")
         if not all(len(pair) == 2 and 0 < pair[0] <= 1 and 0 < pair[1] <= 1 for pair in self.tokens):
             raise ValueError(
-                f"tokens holds pairs (until, share), both in 0..1, got {self.tokens}: ((0.5, 0.25),) shows a "
-                "quarter of the tokens in the first half of the run."
+                f"tokens holds pairs (until, share), both in 0..1, got {self.tokens}. For example, ((0.5, 0.25),) "
+                "shows a quarter of the tokens in the first half of the run."
             )
 
     @classmethod
     def from_dict(cls, saved):
-        """The recipe in a checkpoint or a log, also in one from before a field was added or taken away.
+        """The recipe in a checkpoint or a log, even in one from before a field was added or removed.
 
-        Raises ValueError where the saved recipe uses something that recipes no longer have.
+        Raises ValueError if the saved recipe uses something that this version does not have.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         for name in saved.keys() - known:
             if name not in GONE or saved[name] != GONE[name]:
-                raise ValueError(f"this version knows no {name} in a recipe; got {name}={saved[name]!r}.")
+                raise ValueError(f"recipes of this version have no field {name}, got {name}={saved[name]!r}.")
         kept = {name: value for name, value in saved.items() if name in known}
         return cls(**kept | {"model": with_kind(kept["model"])})
 
@@ -95,7 +87,7 @@ class Recipe:
         model = ", ".join(f"{name} {value}" for name, value in self.model.items())
         return (
             f"{how_long} in batches of {self.batch_size}, learning rate {self.learning_rate:g}; "
-            f"{', '.join(words) or 'all else as by default'}; seed {self.seed}.\nModel: {model}."
+            f"{', '.join(words) or 'everything else at its default'}; seed {self.seed}.\nModel: {model}."
         )
 
 
@@ -142,7 +134,7 @@ _GPU_MODEL = {
 }
 
 RECIPES = {
-    # Five minutes, which is enough for two CPU cores.
+    # Five minutes, for which two CPU cores are enough.
     "laptop": Recipe(
         minutes=5,
         tokens=((0.3, 0.25), (0.7, 0.5)),
@@ -171,7 +163,7 @@ RECIPES = {
         },
         **_LAPTOP,
     ),
-    # Two hours of one or two CPU cores.
+    # Two hours on one or two CPU cores.
     "long": Recipe(
         minutes=120,
         model={
@@ -194,7 +186,7 @@ RECIPES = {
             "cpu_bf16": True,
         },
     ),
-    # For one CUDA device, in bf16: many passes over the images, so each must look new. Not measured yet.
+    # For one CUDA device, in bf16. There are many passes over the images, so each must look new. Not measured yet.
     "gpu": Recipe(minutes=4.8, model=_GPU_MODEL, **_GPU),
     "gpu-long": Recipe(
         minutes=11.8,
@@ -207,7 +199,7 @@ RECIPES = {
         model=_GPU_MODEL | {"kind": "hybrid", "stem": ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))},
         **_GPU,
     ),
-    # Seconds, for tests: VIT_EDU_FAST=1.
+    # A few seconds, for tests with VIT_EDU_FAST=1.
     "fast": Recipe(
         epochs=2,
         batch_size=64,
@@ -219,12 +211,12 @@ RECIPES = {
 
 
 def pick_recipe(device):
-    """Name of the recipe that suits the device: "fast" under VIT_EDU_FAST=1, "gpu" on CUDA, else "laptop"."""
+    """The name of the recipe that suits the device: "fast" under VIT_EDU_FAST=1, "gpu" on CUDA, else "laptop"."""
     if settings.fast():
         return "fast"
     return "gpu" if torch.device(device).type == "cuda" else "laptop"
 
 
 def run_folder(name):
-    """Where a run of this name keeps its checkpoints: runs/NAME here; a fresh folder under VIT_EDU_FAST=1."""
+    """Where a run of this name keeps its checkpoints: in runs/NAME, or in a fresh folder under VIT_EDU_FAST=1."""
     return Path(tempfile.mkdtemp(prefix="vit_edu-")) if settings.fast() else Path("runs") / name

@@ -15,12 +15,12 @@ from vit_edu.models.saved import CheckpointError
 
 
 def accuracy(logits, labels):
-    """Share of images whose largest logit is the right one. logits: (B, K), labels: (B,). Returns a float, 0..1."""
+    """The share of images whose largest logit is the right one. logits: (B, K), labels: (B,). Returns a float, 0..1."""
     return (logits.argmax(dim=-1) == labels).float().mean().item()
 
 
 def learning_rate(step, total_steps, warmup_steps, peak):
-    """Learning rate of a step: a linear climb, then half a cosine down to zero.
+    """The learning rate of a step: a linear climb, then half a cosine down to zero.
 
     step: 0 for the first. Step warmup_steps - 1 has the peak, step total_steps (one past the last) would have zero.
     Source: warm-up, paper, appendix B.1; cosine, Loshchilov and Hutter 2017, arXiv:1608.03983.
@@ -32,14 +32,14 @@ def learning_rate(step, total_steps, warmup_steps, peak):
 
 
 def cross_entropy(model, images, labels):
-    """The loss of a classifier, in nats, mean over the batch. labels: (B,) classes, or (B, K) their probabilities."""
+    """The loss of a classifier, in nats, mean over the batch. labels: (B,) classes, or (B, K) probabilities."""
     return F.cross_entropy(model(images), labels)
 
 
 def train_step(model, optimizer, images, labels, loss_of=cross_entropy, cpu_bf16=False):
     """One step of gradient descent on one batch. Returns the loss before the step, as a float.
 
-    labels: what `loss_of(model, images, labels)` compares with. cpu_bf16: see `Recipe`.
+    labels: passed on to `loss_of(model, images, labels)`. cpu_bf16: see `Recipe`.
     """
     model.train()
     with autocast(images.device, cpu_bf16):
@@ -94,7 +94,7 @@ def predict_test(model, about, images):
 
 
 def same_classes(about, images):
-    """Raise CheckpointError unless the data have the classes of the checkpoint, in its order."""
+    """Raise CheckpointError unless the data have the classes of the checkpoint, in the same order."""
     if list(images.classes) != about["classes"]:
         raise CheckpointError(
             f"the checkpoint knows the classes {', '.join(about['classes'])}; the data have "
@@ -115,8 +115,11 @@ def pick_device():
 
 
 def has_bf16(device):
-    """Whether the device computes in bf16: same range as float32, half the bytes. CUDA from Ampere (2020) on; CPUs with
-    AVX-512 BF16 or AMX, where torch can tell (`torch.cpu.get_capabilities`)."""
+    """Whether the device computes in bf16, which has the range of float32 in half the bytes.
+
+    CUDA devices do from Ampere (2020) on, and CPUs with AVX-512 BF16 or AMX, if torch can tell
+    (`torch.cpu.get_capabilities`).
+    """
     device = torch.device(device)
     if device.type == "cpu":
         has = getattr(torch.cpu, "get_capabilities", dict)()
@@ -126,9 +129,9 @@ def has_bf16(device):
 
 @contextlib.contextmanager
 def autocast(device, cpu_bf16=False):
-    """bf16 where the device has it, for matrix products and convolutions; on a CPU, where it is asked for."""
+    """bf16 for matrix products and convolutions, on a CUDA device that has it; on a CPU that has it only if asked for."""
     if device.type == "cpu" and cpu_bf16 and has_bf16(device):
-        # Torch's fused attention for the CPU goes back slowly in bf16: see benchmarks/results/cpu_bf16.md
+        # The backward pass of torch's fused attention is slow in bf16 on a CPU: see benchmarks/results/cpu_bf16.md
         with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             yield
     else:
@@ -143,9 +146,9 @@ def autocast(device, cpu_bf16=False):
 class TokenDropout:
     """While the model trains, its blocks see only some tokens of each image, drawn at random. (B, T, D) -> (B, n, D).
 
-    keep: the share of the tokens, 0..1, to be changed as the run goes on; 1 keeps all, as evaluation does. The class token
-    stays. A quarter of the tokens makes a step about four times as fast, and the attention sixteen times.
-    Source: PatchDropout, Liu et al. 2022, arXiv:2208.07220; from few to many, as in growing image sizes.
+    keep: the share of the tokens, 0..1, which may change in the course of a run; 1 keeps all, as evaluation does. The class
+    token always stays. A quarter of the tokens makes a step about four times as fast, and its attention sixteen times.
+    Source: PatchDropout, Liu et al. 2022, arXiv:2208.07220. Going from few to many is like training with growing images.
     """
 
     def __init__(self, model):
@@ -159,14 +162,14 @@ class TokenDropout:
         patches = T - self.prefix
         count = max(1, round(patches * self.keep))
         if not blocks.training or count == patches:
-            return None  # as it is
+            return None  # leaves the inputs unchanged
         kept = torch.rand(B, patches, device=x.device).topk(count, dim=1).indices + self.prefix
         if self.prefix:
             kept = torch.cat([kept.new_zeros(B, 1), kept], dim=1)
         return (x.gather(1, kept[..., None].expand(-1, -1, D)),)  # (B, n, D)
 
     def remove(self):
-        """From now on the blocks see all tokens."""
+        """Let the blocks see all tokens from now on."""
         self.hook.remove()
 
 
@@ -183,11 +186,11 @@ class PlainStep:
 
 
 class CompiledStep:
-    """The same step for CUDA: model and loss compiled, with fixed shapes, and nothing waits for the GPU.
+    """The same step for CUDA. Model and loss are compiled for fixed shapes, and nothing waits for the GPU.
 
-    `step(images, targets)` returns the loss as a tensor on the device. compiling: seconds that went to compiling, by `clock`.
-    dropout: the `TokenDropout` of the model, if any: another share of the tokens is compiled for itself. Where the first step
-    cannot be compiled (no C compiler, a card that is too old), a sentence says so, and the steps run uncompiled.
+    `step(images, targets)` returns the loss as a tensor on the device. compiling: the seconds that went into compiling, by
+    `clock`. dropout: the `TokenDropout` of the model, if it has one; each share of the tokens is compiled separately. If the
+    first step cannot be compiled (no C compiler, a card that is too old), a message says so, and the steps run uncompiled.
     """
 
     def __init__(
@@ -199,8 +202,8 @@ class CompiledStep:
         backend="inductor",
         clock=time.perf_counter,
     ):
-        torch.compiler.reset()  # no run meets the limit of compilations because of those before it
-        torch.backends.cudnn.benchmark = True  # shapes are fixed: let it try its kernels
+        torch.compiler.reset()  # earlier runs do not count towards the limit of compilations
+        torch.backends.cudnn.benchmark = True  # shapes are fixed, so it may try its kernels
         self.model, self.optimizer, self.dropout, self.clock = model, optimizer, dropout, clock
         self.plain_loss = loss_of
         self.bf16 = has_bf16(next(model.parameters()).device) and next(model.parameters()).is_cuda
@@ -219,7 +222,7 @@ class CompiledStep:
             return self.plain_loss(self.model, images, targets)
 
     def _step(self, images, targets):
-        if not self.model.training:  # walks over all modules
+        if not self.model.training:  # train() walks over all modules
             self.model.train()
         self.optimizer.zero_grad()
         loss = self.loss_of(images, targets)
@@ -236,7 +239,7 @@ class CompiledStep:
             if self.known or isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).strip().partition("\n")[0]
-            print(f"The model cannot be compiled here and runs slower, uncompiled: {reason}")
+            print(f"The model cannot be compiled here and runs uncompiled, which is slower: {reason}")
             self.loss_of = self._loss
             loss = self._step(images, targets)
         if loss.is_cuda:

@@ -1,4 +1,4 @@
-"""What is learned: a task gives the loss, the score, and what happens to a batch before a step. A new task adds a row to TASKS."""
+"""What is learned. A task gives loss and score, and prepares each batch for its step. A new task adds a row to TASKS."""
 
 import math
 
@@ -11,9 +11,9 @@ from vit_edu.training.steps import cross_entropy, evaluate
 class Task:
     """What a run learns. `fit`, the history, the curves and the progress bar speak of its score.
 
-    score_name: what the score is called, "accuracy" for instance. key: its name in the entries of a history, "val_accuracy".
-    higher_is_better: its direction. as_percent: whether it is a share, 0..1, shown in percent. loss_unit, score_unit: what
-    the axes of the curves say. recipe: a `Recipe`. data: a `Data`.
+    score_name: what the score is called, such as "accuracy". key: its name in the entries of a history, "val_accuracy".
+    higher_is_better: its direction. as_percent: whether it is a share, 0..1, that is shown in percent. loss_unit, score_unit:
+    the labels of the curves' axes. recipe: a `Recipe`. data: a `Data`.
     """
 
     score_name = "score"
@@ -35,7 +35,7 @@ class Task:
 
     @property
     def guessing(self):
-        """The loss of a model that knows nothing; a run whose loss is five times as large has diverged."""
+        """The loss of a model that knows nothing. A run whose loss is five times as large has diverged."""
         return math.inf
 
     def prepare(self, images, targets):
@@ -43,7 +43,7 @@ class Task:
         return images, targets
 
     def loss(self, model, images, targets):
-        """The loss of a batch, a tensor without axes, to be minimised."""
+        """The loss of a batch, to be minimised, as a tensor without axes."""
         raise NotImplementedError
 
     def score(self, model, batches):
@@ -52,12 +52,12 @@ class Task:
 
     @classmethod
     def guessing_score(cls, classes):
-        """The score of a model that knows nothing, for so many classes; None where nobody can tell."""
+        """The score of a model that knows nothing, for this many classes, or None if it is not known."""
         return None
 
     @classmethod
     def words(cls, score, digits=1):
-        """A score for the eye: "89.3%". digits: after the point, of a score in percent."""
+        """A score as a text, such as "89.3%". digits: how many decimals a score in percent has."""
         return f"{score:.{digits}%}" if cls.as_percent else f"{score:.3g}"
 
 
@@ -79,7 +79,7 @@ class Classification(Task):
         return math.log(max(2, len(self.data.classes)))
 
     def prepare(self, images, targets):
-        """The recipe's augmentation. targets: (B,) labels; (B, K) probabilities where the recipe softens or mixes them."""
+        """Augment a batch by the recipe. Returned targets: (B,) labels, or (B, K) probabilities if it softens or mixes them."""
         recipe, targets = self.recipe, _labels(targets)
         if recipe.distort:
             images = augment.distort(images, recipe.distort)
@@ -102,7 +102,7 @@ class Classification(Task):
 
 
 def _labels(targets):
-    """The labels (B,) among the targets of a batch; of data that know more, these are a dict."""
+    """The labels (B,) among the targets of a batch, which are a dict if the data have further targets."""
     return targets["labels"] if isinstance(targets, dict) else targets
 
 

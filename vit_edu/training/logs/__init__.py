@@ -1,4 +1,4 @@
-"""Runs of ours, to compare with: RECIPE-SEED.jsonl in this folder, and what each piece of a recipe is worth, pieces.jsonl."""
+"""Our own runs, to compare yours with, as RECIPE-SEED.jsonl, and what each piece of a recipe is worth, as pieces.jsonl."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ LOGS = Path(__file__).parent
 
 
 def read_log(path):
-    """A log of ours: (its conditions, a dict; the history as `fit` returns it; the result, a dict)."""
+    """Read one of our logs: (its conditions, a dict; the history as `fit` returns it; the result, a dict)."""
     first, *history, last = (json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines())
     return first, history, last
 
 
 def logged_runs(recipe_name, classes):
-    """Histories of our own runs of a recipe on data with these classes, one for each seed; [] where there is none."""
+    """Histories of our own runs of a recipe on data with these classes, one for each seed; [] if there are none."""
     logs = [read_log(path) for path in sorted(LOGS.glob(f"{recipe_name}-[0-9]*.jsonl"))]
     return [history for first, history, _ in logs if first["classes"] == list(classes)]
 
@@ -22,7 +22,7 @@ def logged_pieces():
     """What each piece of a recipe was worth in our own runs (`benchmarks/pieces.py`).
 
     Returns (conditions, a dict; {what was changed: held-out accuracies, 0..1, one for each seed}). The unchanged recipe comes
-    first; runs with the same seed have the same held-out images.
+    first, and runs with the same seed have the same held-out images.
     """
     first, *runs = map(json.loads, (LOGS / "pieces.jsonl").read_text(encoding="utf-8").splitlines())
     found = {}
