@@ -1,4 +1,4 @@
-"""Augmentation on whole batches: each piece by what it must keep, and mixing by the distributions of its papers."""
+"""Augmentation of whole batches: each piece keeps what it must keep, and mixing has the distributions of its papers."""
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_distort_of_strength_zero_changes_nothing_and_moves_little():
     out = augment.distort(images, 1.0)
     assert out.shape == images.shape
     assert (out != images).flatten(1).any(1).all()
-    # A ramp from left to right stays one, by and large: no image is turned upside down
+    # A ramp from left to right more or less stays one, so no image is turned upside down
     ramp = torch.linspace(-1, 1, 10).expand(64, 3, 12, 10)
     moved = augment.distort(ramp, 1.0)
     assert (moved[..., 6, 7] > moved[..., 6, 2]).all()

@@ -27,7 +27,7 @@ IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def shaken(model):
-    """With weights large enough for maps that are far from uniform."""
+    """The model with weights that are large enough for maps that are far from uniform."""
     torch.manual_seed(0)
     with torch.no_grad():
         for value in model.parameters():
@@ -131,7 +131,7 @@ def test_what_the_model_computes_is_not_changed():
     [
         (nn.Linear(2, 2), IMAGES, "Linear has no attention to look at: expected .* such as ViT"),
         (ViT(**SMALL | {"depth": 0}), IMAGES, "ViT has no attention"),
-        (ViT(**SMALL), (IMAGES * 255).byte(), r"floats .* got torch.uint8. pretrained.preprocess"),
+        (ViT(**SMALL), (IMAGES * 255).byte(), r"floats, got torch.uint8. Use pretrained.preprocess"),
         (ViT(**SMALL), torch.rand(2, 3, 32, 32), r"reads images of shape \(B, 3, 16, 16\)"),
     ],
 )

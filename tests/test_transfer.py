@@ -1,4 +1,4 @@
-"""Other tasks and sizes with weights that exist: features are what the head reads, what is frozen stays, a probe is a head."""
+"""Other tasks and sizes for trained weights: features are what the head reads, what is frozen stays, and a probe is a head."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def test_features_are_what_the_head_reads(model):
     assert transfer.share_right(model, SHAPES.test) == pytest.approx(share)
 
 
-def test_attention_that_patches_receive(model):
+def test_the_attention_that_patches_receive(model):
     batch = pretrained.preprocess(SHAPES.test.images[:5], model)
     maps = transfer.attended(model, batch)
     assert maps.shape == (5, 4, 4)
@@ -71,7 +71,7 @@ def test_another_size_is_what_loading_at_that_size_gives():
     assert transfer.in_batches(trained, SHAPES.test.images[:1]).shape == (1, 10)
 
 
-def test_few_are_as_many_of_each_class():
+def test_few_takes_equally_many_of_each_class():
     some = transfer.few(SHAPES.train, 3)
     assert some.labels.bincount().tolist() == [3] * 10
     assert torch.equal(some.images, transfer.few(SHAPES.train, 3).images)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 def write(path, content):
-    """Write a file so that whoever reads it sees the old content or the new, never a part; its folder is made where need be.
+    """Write a file so that a reader sees either the old content or the new, but never a part. Its folder is made if needed.
 
     content: a text (UTF-8), bytes, or a function that writes bytes into the open file that it is given. The content is on the
-    disk before the file takes its name. On an error the old file stays, and nothing else is left; what a killed process left
-    more than an hour ago goes.
+    disk before the file takes its name. On an error the old file stays, and nothing else is left behind. What killed
+    processes left behind is removed after an hour, when the same file is written again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Augmentation of whole batches, on the device where the images are: no worker processes, a few tensor operations each.
+"""Augmentation of whole batches on the device where the images are, with a few tensor operations and no worker processes.
 
 All functions draw from torch's global generator. Images are (B, C, H, W), targets (B, K), the probabilities of the classes.
-Flip and crop work on bytes and stand in `data`; what stands here works on normalised images, where zero is the mean.
+Flips and crops work on bytes and are in `data`. Everything here works on normalised images, where zero is the mean.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 
 def one_hot(labels, num_classes, smoothing=0.0):
-    """(B,) labels -> (B, K) float32 targets: 1 - smoothing for the class, and smoothing shared out over all K.
+    """(B,) labels -> (B, K) float32 targets: 1 - smoothing for the class, and smoothing spread evenly over all K.
 
     Source: label smoothing, Szegedy et al. 2016, arXiv:1512.00567.
     """
@@ -27,7 +27,7 @@ def _boxes(images, centre_rows, centre_cols, height, width):
 
 
 def cutout(images, size):
-    """A square of `size` pixels of each image becomes zero, the mean; parts of it may lie outside.
+    """Set a square of size x size pixels in each image to zero, the mean. Parts of it may lie outside the image.
 
     Source: DeVries and Taylor 2017, arXiv:1708.04552.
     """
@@ -38,21 +38,21 @@ def cutout(images, size):
 
 
 def mixup(images, targets, alpha):
-    """Every image is blended with its neighbour in the batch, and the targets alike. Returns (images, targets).
+    """Blend every image with its neighbour in the batch, and their targets likewise. Returns (images, targets).
 
-    One share for the batch, drawn from Beta(alpha, alpha). The batch is shuffled, so the neighbour is any image.
+    The whole batch has one share, drawn from Beta(alpha, alpha). The batch is shuffled, so the neighbour may be any image.
     Source: Zhang et al. 2018, arXiv:1710.09412.
     """
-    from torchvision.transforms import v2  # here, so that whoever does not mix need not wait for the import
+    from torchvision.transforms import v2  # imported only here, because it takes a while
 
     return v2.MixUp(alpha=alpha)(images, targets)
 
 
 def cutmix(images, targets, alpha):
-    """A box of every image is taken from its neighbour, and as much of the target. Returns (images, targets).
+    """Paste a box from its neighbour into every image, and mix the targets by its area. Returns (images, targets).
 
-    The box has 1 - share of the area, share drawn from Beta(alpha, alpha), and is the same for the whole batch. What the
-    border cuts off does not count. Source: Yun et al. 2019, arXiv:1905.04899.
+    The box covers 1 - share of the area, with share drawn from Beta(alpha, alpha), and is the same for the whole batch. What
+    the border cuts off does not count. Source: Yun et al. 2019, arXiv:1905.04899.
     """
     from torchvision.transforms import v2
 
@@ -62,9 +62,9 @@ def cutmix(images, targets, alpha):
 def distort(images, strength):
     """A light RandAugment: one affine resampling and one change of colour for each image.
 
-    strength 1: up to 15 degrees, 20 % in size, 20 % shear, 40 % in contrast and brightness (in standard deviations); each
-    drawn evenly, for each image. Zeros, the mean, come in at the border. In the spirit of Cubuk et al. 2020, arXiv:1909.13719,
-    whose operations come one after the other.
+    strength 1 means up to 15 degrees, 20 % in size, 20 % shear, and 40 % in contrast and brightness (in standard
+    deviations), each drawn uniformly for each image. The border is filled with zeros, the mean. This is in the spirit of
+    Cubuk et al. 2020, arXiv:1909.13719, who apply one operation after the other.
     """
     B = len(images)
     drawn = (2 * torch.rand(5, B, device=images.device) - 1) * strength

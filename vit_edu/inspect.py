@@ -1,6 +1,7 @@
 """Looking inside a model: what its tokens pay attention to, in every block.
 
-A model is looked at in eval mode and without gradients, and is left as it was. Letters of shapes as in `models.vit`; L blocks.
+Models run in eval mode and without gradients, and are left as they were. Letters in shapes are those of `models.vit`, and
+L is the number of blocks.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from vit_edu.models.vit import Attention, scaled_dot_product_attention, split_he
 
 @contextlib.contextmanager
 def eval_mode(model):
-    """A `with` block in which the model is in eval mode; afterwards each of its parts has the mode that it had before."""
+    """A `with` block in which the model is in eval mode. Afterwards each of its parts is back in the mode that it had before."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield model.eval()
@@ -30,21 +31,21 @@ def attention_maps(model, images):
     as the model reads them. Row i of a map says where token i looks, and sums to 1. Tokens are in the model's order: those
     without a patch first (class token, distillation token, registers), then the patches in reading order.
 
-    The pass itself uses fused attention, as always, which never stores these weights; they are computed beside it from the
-    queries and keys, by `scaled_dot_product_attention`. They take L * B * h * T**2 numbers: for a ViT-B/16 at 224 x 224
-    pixels, 22 MB for each image in float32.
+    The pass itself uses fused attention, as always, which never stores these weights. They are computed separately from the
+    queries and keys, by `scaled_dot_product_attention`. There are L * B * h * T**2 of them, which takes 22 MB for each image
+    in float32 for a ViT-B/16 at 224 x 224 pixels.
     Raises ValueError for a model without such a layer, and for images that are not floats.
     """
     layers = [module for module in model.modules() if isinstance(module, Attention)]
     if not layers:
         raise ValueError(
             f"{type(model).__name__} has no attention to look at: expected a model with blocks of models.vit.Attention, "
-            "such as ViT or HybridViT. Weights of other libraries become one by pretrained.from_model."
+            "such as ViT or HybridViT. pretrained.from_model turns models of other libraries into one."
         )
     if not images.is_floating_point():
         raise ValueError(
-            f"expected images as the model reads them, floats that are normalised; got {images.dtype}. "
-            "pretrained.preprocess(images, model) or data.normalize makes them so."
+            f"expected images as the model reads them, as normalised floats, got {images.dtype}. "
+            "Use pretrained.preprocess(images, model) or data.normalize."
         )
     maps, hooks = [], []
     try:
@@ -60,6 +61,6 @@ def attention_maps(model, images):
 
 
 def _keep_weights(maps, num_heads, layer, inputs, output):
-    """A hook on `Attention.qkv`: from what it returns, (B, T, 3D), the weights, (B, h, T, T), appended to `maps`."""
+    """A hook on `Attention.qkv`: compute the weights (B, h, T, T) from its output (B, T, 3D), and append them to `maps`."""
     q, k, v = (split_heads(y, num_heads) for y in output.chunk(3, dim=-1))  # 3 x (B, h, T, d)
     maps.append(scaled_dot_product_attention(q, k, v)[1])

@@ -1,4 +1,4 @@
-"""What the environment decides: every VIT_EDU_* name is read here and nowhere else, each time it is asked for.
+"""What the environment decides. Every VIT_EDU_* name is read here and nowhere else, each time it is needed.
 
 | name | what it sets |
 |---|---|
@@ -23,24 +23,24 @@ def _asked(name):
 
 
 def data():
-    """Which images were asked for by VIT_EDU_DATA: "cifar10", "shapes", a path, or "" for none in particular."""
+    """The images that VIT_EDU_DATA asks for: "cifar10", "shapes", a path, or "" for none in particular."""
     return _asked("VIT_EDU_DATA")
 
 
 def cache_dir():
     """The one folder that holds downloads: VIT_EDU_CACHE, else the platform's cache folder for vit_edu."""
-    import platformdirs  # here, so that a machine that only trains can do without
+    import platformdirs  # imported only here, so that a machine that only trains can do without it
 
     return Path(_asked("VIT_EDU_CACHE") or platformdirs.user_cache_dir("vit_edu")).expanduser()
 
 
 def network():
-    """False where VIT_EDU_NETWORK=off forbids every connection."""
+    """Whether connections are allowed: False if VIT_EDU_NETWORK=off forbids them."""
     return _asked("VIT_EDU_NETWORK").lower() not in ("off", "0", "no", "false")
 
 
 def fast():
-    """True where VIT_EDU_FAST=1 asks for training in seconds, for tests."""
+    """Whether VIT_EDU_FAST=1 asks for training in seconds, for tests."""
     return _asked("VIT_EDU_FAST").lower() not in ("", "0", "off", "no", "false")
 
 
@@ -55,7 +55,7 @@ def progress_file():
 
 
 def languages():
-    """The languages that were asked for, best first, in lower case: ["pt_br", "pt", "en"]. English always ends the list.
+    """The languages that were asked for, in lower case, preferred ones first: ["pt_br", "pt", "en"]. English is always the last.
 
     VIT_EDU_LANG, else the locale of the environment (LC_ALL, LC_MESSAGES, LANG), else that of the system.
     """

@@ -1,7 +1,7 @@
-"""Trained weights for another task or another resolution: features, neighbours, a probe, fine-tuning; where a model looks.
+"""Trained weights for another task or resolution: features, neighbours, a probe, fine-tuning, and where a model looks.
 
 Models are those of `pretrained.load`: their `pretrained_cfg` says what images must look like. Images are uint8, (N, C, H, W).
-Letters of shapes as in `models.vit`; M labelled images, K classes.
+Letters in shapes are those of `models.vit`, with M labelled images and K classes.
 """
 
 import copy
@@ -18,7 +18,7 @@ from vit_edu.pretrained.preprocessing import at_size as preprocessing_at_size
 
 
 def pack_qkv(query, key, value):
-    """Kernels of the authors' files, input first, to the weight of our `attn.qkv`. 3 x (D, h, d) -> (3 * h * d, D)."""
+    """From kernels in the authors' files, input first, to the weight of our `attn.qkv`. 3 x (D, h, d) -> (3 * h * d, D)."""
     kernels = [kernel.flatten(1) for kernel in (query, key, value)]  # 3 x (D, h * d)
     return torch.cat([kernel.mT for kernel in kernels])
 
@@ -28,19 +28,19 @@ def pack_qkv(query, key, value):
 
 @torch.no_grad()
 def in_batches(model, images, batch_size=256):
-    """What the model gives for images, preprocessed here, in eval mode: (N, ...). The model is left in the mode that it was in."""
+    """The model's outputs for images, which are preprocessed here: (N, ...). It runs in eval mode, and is left as it was."""
     with inspect.eval_mode(model):
         found = [model(pretrained.preprocess(chunk, model)) for chunk in images.split(batch_size)]
     return torch.cat(found)
 
 
 def share_right(model, split):
-    """Share of a `Split` for which the model names the right class, 0..1."""
+    """The share of a `Split` for which the model names the right class, 0..1."""
     return training.accuracy(in_batches(model, split.images), split.labels)
 
 
 def features(model, images):
-    """What the head reads of each image, (N, D)."""
+    """What the head reads for each image, (N, D)."""
     found = []
     hook = model.head.register_forward_pre_hook(lambda head, inputs: found.append(inputs[0]))
     try:
@@ -53,8 +53,8 @@ def features(model, images):
 def attended(model, batch):
     """Where the last block looks: the share of its attention that each patch receives, (B, rows, cols); they sum to 1.
 
-    batch: preprocessed, (B, C, H, W). A mean over heads, and over the tokens that look; where the model reads a class token,
-    only that one looks.
+    batch: preprocessed, (B, C, H, W). The mean over the heads and over the tokens that look. If the model reads a class
+    token, only that token looks.
     """
     weights = inspect.attention_maps(model, batch)[-1]  # (B, h, T, T)
     looks = weights[:, :, :1] if model.global_pool == "token" else weights
@@ -68,7 +68,7 @@ def attended(model, batch):
 
 
 def at_size(model, img_size, resize=pretrained.resize_pos_embed):
-    """A copy of the model for img_size x img_size pixels. resize: makes its positions fit, see `resize_pos_embed`."""
+    """A copy of the model for img_size x img_size pixels. resize: what makes its positions fit, like `resize_pos_embed`."""
     model = copy.deepcopy(model)
     patches = model.patch_embed
     patch_size = patches.img_size[0] // patches.grid_size[0]
@@ -85,21 +85,21 @@ def at_size(model, img_size, resize=pretrained.resize_pos_embed):
 
 
 def few(split, per_class, seed=0):
-    """A `Split` of `per_class` images of each class, the same ones for the same seed. Raises ValueError where there are fewer."""
+    """A `Split` of `per_class` images of each class, the same ones for the same seed. Raises ValueError if there are fewer."""
     generator = torch.Generator().manual_seed(seed)
     picked = []
     for label in split.labels.unique():
         mine = (split.labels == label).nonzero()[:, 0]
         if len(mine) < per_class:
             raise ValueError(
-                f"{per_class} images of each class were asked for; class {label.item()} has {len(mine)}."
+                f"{per_class} images of each class were asked for, but class {label.item()} has {len(mine)}."
             )
         picked.append(mine[torch.randperm(len(mine), generator=generator)[:per_class]])
     return split.pick(torch.cat(picked))
 
 
 def knn_predict(features, labels, queries, k):
-    """The commonest class among the k nearest labelled images, by cosine similarity; of classes with equal votes, the lowest.
+    """The commonest class among the k nearest labelled images, by cosine similarity. In a tie, the lowest class wins.
 
     features: (M, D). labels: (M,). queries: (N, D). Returns (N,).
     """
@@ -110,10 +110,10 @@ def knn_predict(features, labels, queries, k):
 
 
 def linear_probe(features, labels, num_classes):
-    """Logistic regression on features that stay as they are: an nn.Linear(D, K) that reads them.
+    """Logistic regression on features that do not change. Returns an nn.Linear(D, K) that reads them.
 
-    features: (M, D). labels: (M,). Each feature is first brought to mean 0 and deviation 1, which the layer returned does itself;
-    the weights are kept small by an L2 penalty of one half (scikit-learn's LogisticRegression, C=1).
+    features: (M, D). labels: (M,). Each feature is first brought to mean 0 and standard deviation 1, which the returned layer
+    does itself. An L2 penalty of one half keeps the weights small (as in scikit-learn's LogisticRegression with C=1).
     """
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
     x, head = (features - mean) / std, nn.Linear(features.shape[1], num_classes)
@@ -162,8 +162,8 @@ def from_scratch(model, num_classes, seed=0):
 def layer_rate(name, depth, peak, decay):
     """The learning rate of a parameter by its name: `peak` for head and last norm, times `decay` for each layer further down.
 
-    depth: number of blocks. The last block has peak * decay, the first peak * decay**depth, what stands before the blocks
-    peak * decay**(depth + 1). Same as in BEiT and MAE.
+    depth: the number of blocks. The last block has peak * decay, the first peak * decay**depth, and what comes before the
+    blocks peak * decay**(depth + 1). Same as in BEiT and MAE.
     """
     if name.startswith("blocks."):
         block = int(name.split(".")[1])
@@ -174,10 +174,10 @@ def layer_rate(name, depth, peak, decay):
 
 
 def fine_tune(model, split, steps, peak, decay=1.0, rate_of=layer_rate, batch_size=32, seed=0):
-    """A copy of the model, trained on a `Split`, flipped and shifted; in eval mode.
+    """A copy of the model, trained on the flipped and shifted images of a `Split`, in eval mode.
 
-    steps: of AdamW, warm-up over a tenth of them, then half a cosine. peak, decay: see `layer_rate`, which `rate_of` may
-    replace; what has rate 0 is frozen. The global random state is left as it was.
+    steps: how many AdamW takes, with a warm-up over a tenth of them and then half a cosine. peak, decay: see `layer_rate`,
+    which `rate_of` may replace. Whatever has the rate 0 is frozen. The global random state is left as it was.
     """
     model, groups = copy.deepcopy(model).train(), {}
     for name, value in model.named_parameters():

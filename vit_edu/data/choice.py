@@ -74,7 +74,7 @@ def load(size=32, source=None):
     4. Shapes, generated on the spot.
 
     size: images from a folder are brought to size x size pixels. Returns `Data`.
-    Raises DataError when something was asked for by name and is not to be had. A dead network or a disk that is full or
+    Raises DataError when something was asked for by name and is not available. A dead network or a disk that is full or
     read-only is an error only if "cifar10" was asked for. Otherwise shapes are generated, and the reason says why.
     """
     kind, path, reason = choose(source)

@@ -6,7 +6,7 @@ import torch
 
 
 class DataError(Exception):
-    """The data that was asked for is not to be had. The text says what was expected, what was found and what to do."""
+    """The data that was asked for is not available. The text says what was expected, what was found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Data:
     @classmethod
     def measured(cls, train, test, classes, kind, reason):
         """`Data` with the mean and the standard deviation of its training pixels."""
-        # Less than 10,000 images are enough: to two digits, their statistics are those of all
+        # Fewer than 10,000 images are enough: to two digits, their statistics are those of all
         mean, std = pixel_statistics(train.images[:: max(1, len(train) // 5000)])
         return cls(train, test, tuple(classes), kind, reason, mean, std.clamp_min(1e-3))
 

@@ -118,7 +118,7 @@ def dots(runs, title, xlabel, digits=1):
 
 
 def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5):
-    """One matrix as colours, with a scale. digits: write the numbers into the cells."""
+    """A matrix in colours, with a scale. digits: also write the numbers into the cells, with this many decimals."""
     matrix = matrix.detach()
     fig, ax = axes_for(size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel)
     shown = ax.imshow(matrix.numpy(), cmap="viridis")
@@ -148,7 +148,7 @@ def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5):
 
 
 def heatmaps(matrices, titles, title, xlabel, ylabel, label="", columns=4):
-    """Several matrices with a common colour scale."""
+    """Several matrices in colours, with a common scale."""
     matrices = [m.detach() for m in matrices]
     columns = min(columns, len(matrices))
     rows = math.ceil(len(matrices) / columns)
@@ -176,7 +176,7 @@ def heatmaps(matrices, titles, title, xlabel, ylabel, label="", columns=4):
 
 
 def numbers(matrices, titles, title=""):
-    """Small matrices side by side with their numbers written in, for what is checked by hand. titles: a text for each."""
+    """Small matrices side by side with their numbers written in, to be checked by hand. titles: a text for each."""
     widths = [m.shape[1] for m in matrices]
     fig, axes = plt.subplots(
         1,

@@ -1,4 +1,4 @@
-"""Drawings of how things hang together: the course, a block, names."""
+"""Drawings that show how things fit together: the course, a block, names."""
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, Rectangle
@@ -83,7 +83,7 @@ def _draw_tokens(canvas):
 
 
 def name_pairs(rows):
-    """Two columns of names with an arrow between. rows: (name there, name here, shape) of each tensor."""
+    """Two columns of names with arrows between them. rows: (name there, name here, shape) for each tensor."""
     fig, ax = plt.subplots(figsize=(9.5, 0.27 * len(rows) + 0.6))
     ax.set(xlim=(0, 100), ylim=(len(rows), -1.2), title="The same tensors under two names")
     ax.axis("off")
@@ -104,10 +104,10 @@ def block_diagram():
     _draw_block(left, "pre-norm: the ViT", ("norm1", "attention", "+", "norm2", "MLP", "+"))
     post_norm = ("attention", "+", "norm1", "MLP", "+", "norm2")
     _draw_block(right, "post-norm: the first Transformer", post_norm, skip_after="norm")
-    fig.suptitle("One encoder block: where the norm stands", fontsize=11)
+    fig.suptitle("One encoder block: where the norm goes", fontsize=11)
     fig.alt = (
         "Two columns of boxes. Pre-norm: norm1, attention, plus, norm2, MLP, plus; each skip goes around a norm and "
-        "its branch. Post-norm: attention, plus, norm1, MLP, plus, norm2; the norms stand after each plus."
+        "its branch. Post-norm: attention, plus, norm1, MLP, plus, norm2; a norm follows each plus."
     )
     return fig
 

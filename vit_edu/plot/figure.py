@@ -44,7 +44,7 @@ class _Figure:
 
 
 def finish(fig, alt=None):
-    """Draw and close a figure; returns something that displays itself, with `alt` or `fig.alt` as its text.
+    """Draw and close a figure. Returns an object that displays itself, with `alt` or else `fig.alt` as its text.
 
     Raises ValueError for a figure that has neither.
     """
@@ -58,15 +58,15 @@ def finish(fig, alt=None):
 
 
 def show(fig, alt=None):
-    """Display a figure below the cell; in a program, print its text.
+    """Display a figure below the cell. In a program, print its text.
 
-    alt: what there is to see, where the figure's own words are not enough.
+    alt: what there is to see, if the figure's own words are not enough.
     """
     display(finish(fig, alt))
 
 
 def display(figure, **options):
-    """IPython's `display`, with its options; in a program, which may lack IPython, print the figure's text instead."""
+    """IPython's `display`, with its options. In a program, which may lack IPython, print the figure's text instead."""
     if not sys.modules.get("IPython"):
         print(figure)
         return None

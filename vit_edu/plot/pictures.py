@@ -36,9 +36,10 @@ def images(pictures, titles=None, columns=8, title="", scale=1.1):
 
 
 def attended(pictures, maps, titles=None, title=""):
-    """Pictures, and below each the same picture as bright as it is looked at.
+    """Pictures, and below each the same picture, which is bright where the model looks.
 
-    pictures: (B, C, H, W), bytes or 0..1. maps: (B, rows, cols), how much each patch is looked at. titles: a text for each picture.
+    pictures: (B, C, H, W), bytes or 0..1. maps: (B, rows, cols), how much the model looks at each patch. titles: a text for
+    each picture.
     """
     count = len(pictures)
     line = 0.2 * (1 + max((t.count("\n") for t in titles), default=0)) if titles else 0

@@ -1,4 +1,4 @@
-"""A training run: its curves, also while it goes on, and which classes its model confuses."""
+"""A training run: its curves, even while it goes on, and the classes that its model confuses."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,10 +11,9 @@ from vit_edu.training.tasks import TASKS
 def learning_curves(history, recipe, classes, others=()):
     """Loss and held-out score of a run, from the history of `training.fit`; empty axes before the first epoch.
 
-    The score is that of the recipe's task: accuracy for classification.
-
-    Over epochs, or over minutes where the recipe has those. classes: how many, for the line of guessing. others: histories
-    of the same recipe, as `training.logged_runs` has them; what lies between their lowest and highest is a grey band.
+    The score is that of the recipe's task: accuracy for classification. The x axis has epochs, or minutes for a recipe in
+    minutes. classes: how many there are, for the line of guessing. others: histories of the same recipe, as
+    `training.logged_runs` returns them. A grey band shows the range between their lowest and highest.
     """
     task = TASKS[recipe.task]
     percent = 100 if task.as_percent else 1
@@ -27,7 +26,7 @@ def learning_curves(history, recipe, classes, others=()):
     ):
         if others:
             where, low, high = _band(others, recipe, name)
-            label = f"{len(others)} runs of ours"
+            label = f"our {len(others)} runs"
             ax.fill_between(where, scale * low, scale * high, color="0.8", label=label)
         ax.plot(x, [scale * entry[name] for entry in history], style, color=colour, markersize=4)
         ax.set_xlim(*((0.5, end + 0.5) if recipe.epochs else (0, 1.02 * end)))
@@ -55,12 +54,12 @@ def learning_curves(history, recipe, classes, others=()):
 
 
 def _places(history, recipe):
-    """Where each entry of a history stands: its epoch, or its minutes."""
+    """The place of each entry of a history on the x axis: its epoch, or its minutes."""
     return [entry["epoch"] if recipe.epochs else entry["seconds"] / 60 for entry in history]
 
 
 def _band(others, recipe, name):
-    """Where, lowest and highest of several histories, each (200,), at places that all of them have reached."""
+    """Places that all of several histories have reached, and the lowest and highest value there, each (200,)."""
     runs = [(_places(other, recipe), [entry[name] for entry in other]) for other in others]
     x = np.linspace(max(places[0] for places, _ in runs), min(places[-1] for places, _ in runs), 200)
     values = [np.interp(x, places, found) for places, found in runs]
@@ -70,7 +69,7 @@ def _band(others, recipe, name):
 class LiveCurves:
     """Curves that grow while a run goes on: `training.fit(..., on_epoch=LiveCurves(recipe, classes))`.
 
-    Arguments as for `learning_curves`. Made just before the run, so that the picture stands above the progress bar.
+    Arguments as for `learning_curves`. Make it just before the run, so that the picture is above the progress bar.
     """
 
     def __init__(self, *about):

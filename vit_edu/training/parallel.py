@@ -92,7 +92,7 @@ class Ranks(Alone):
         return total if isinstance(loss, torch.Tensor) else total.item()
 
     def from_first(self, value):
-        if isinstance(value, list):  # numbers, after every step: they are spared the pickle
+        if isinstance(value, list):  # numbers come after every step, so they avoid pickle
             numbers = torch.tensor(value, dtype=torch.float64)
             dist.broadcast(numbers, src=0)
             return numbers.tolist()

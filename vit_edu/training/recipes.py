@@ -26,7 +26,7 @@ class Recipe:
     minutes: float | None = None  # time to train for; the schedule then follows the clock
     optimizer: str = "adamw"  # "adamw", or "muon" for the matrices inside the model and AdamW for the rest
     schedule: str = "cosine"  # how the learning rate falls to zero after the warm-up: "cosine" or "linear"
-    tokens: tuple = ()  # pairs (until, share): until then, 0..1 of the run, the blocks see this share of the tokens
+    tokens: tuple = ()  # pairs (until, share): to this point of the run, 0..1, blocks see this share of the tokens
     zero_init: bool = False  # the last matrix of every branch starts at zero, so blocks begin as the identity
     weight_decay: float = 0.05  # for matrices only, not for biases, norms, class token and positions
     warmup: float = 0.1  # the share of the run in which the learning rate climbs
