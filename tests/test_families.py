@@ -1,4 +1,4 @@
-"""Every family of published weights against the original implementation: same function, step by step.
+"""Every family of published weights against the original implementation: the same function, step by step.
 
 The originals are built at their full width and depth with random weights; nothing is downloaded. Large and huge models run
 on smaller images (their number of patches changes nothing in the mapping); names and shapes at the published size are
@@ -28,16 +28,16 @@ TOLERANCE = 1e-5
 
 @functools.cache
 def pool(scale):
-    """Eight million random numbers that all models share, each tensor from another place on: drawing them takes longest."""
+    """Eight million random numbers that all models share, because drawing takes longest. Each tensor starts elsewhere in them."""
     if scale == 1:
         return torch.randn(2**23, generator=torch.Generator().manual_seed(0))
     return pool(1) * scale
 
 
 def build(make, own=False):
-    """A model with random weights of a useful size, in eval mode: no bias zero, no norm one, no factor one.
+    """A model in eval mode with random weights of a useful size, in which no bias is zero and no norm or factor is one.
 
-    own: its tensors are copies, not parts of the pool.
+    own: whether its tensors are copies instead of parts of the pool.
     """
     with torch.device("meta"):
         model = make()
@@ -182,7 +182,7 @@ def test_plain_models_are_plain():
 
 
 def test_into_a_model_that_exists():
-    """One that a learner wrote, say: the same numbers as in a new model, and nothing is changed where something is amiss."""
+    """One that a learner wrote, say. It gets the numbers of a new model, and does not change if anything is amiss."""
     for variant in (
         ("timm", "DeiT III: LayerScale"),
         ("transformers", "DeiTForImageClassification Ti"),
@@ -229,7 +229,7 @@ def test_names_and_shapes_of_torchvision(name):
 
 
 def test_names_and_shapes_of_timm():
-    """The state dict of a plain architecture tells everything: what the model says of itself adds nothing."""
+    """The state dict of a plain architecture tells everything: what the model says about itself adds nothing."""
     plain = [n for n in timm.list_models() if re.fullmatch(loading.TIMM_PLAIN, n)]
     assert len(plain) > 30
     for name in plain:
@@ -245,13 +245,13 @@ def test_names_and_shapes_of_timm():
     ("name", "reason"),
     [
         ("vit_base_patch16_clip_224", "no place for theirs: norm_pre.weight"),
-        ("vit_base_patch16_rpn_224", "ResPostBlock, another architecture"),
-        ("vit_small_patch16_18x2_224", "ParallelThingsBlock, another architecture"),
+        ("vit_base_patch16_rpn_224", "ResPostBlock, a different architecture"),
+        ("vit_small_patch16_18x2_224", "ParallelThingsBlock, a different architecture"),
         ("vit_giant_patch14_dinov2", "activation is SiLU|no place|MLP"),
         ("vit_base_patch16_siglip_224", "no place for theirs: attn_pool"),
-        ("vit_relpos_small_patch16_224", "another architecture|no place"),
-        ("vit_small_patch16_dinov3", "another architecture|no place"),
-        ("swin_tiny_patch4_window7_224", "no ViT that we know"),
+        ("vit_relpos_small_patch16_224", "different architecture|no place"),
+        ("vit_small_patch16_dinov3", "different architecture|no place"),
+        ("swin_tiny_patch4_window7_224", "is no ViT that we know"),
     ],
 )
 def test_another_architecture_is_refused(name, reason):
@@ -261,10 +261,10 @@ def test_another_architecture_is_refused(name, reason):
             pretrained.from_model(theirs)
 
 
-# ---------------------------------------------------------------- what stands in files
+# ---------------------------------------------------------------- what is in files
 
 
-def test_files_of_transformers_have_the_names_of_old(tmp_path):
+def test_files_of_transformers_have_the_old_names(tmp_path):
     """What `save_pretrained` writes, and the Hub holds, is not what transformers 5 has in memory."""
     for kind, config in (
         ("ViTForImageClassification", "ViTConfig"),
@@ -286,7 +286,7 @@ def test_files_of_transformers_have_the_names_of_old(tmp_path):
 
 
 def test_a_file_of_dinov2_is_read_as_timm_reads_it(record_property):
-    """Its authors call the registers otherwise, keep a mask token, and give the class token a position."""
+    """Its authors have another name for the registers, keep a mask token, and give the class token a position."""
     theirs = build(VARIANTS["timm", "DINOv2: base, 4 registers"])
     state = dict(theirs.state_dict())
     width = state["cls_token"].shape[-1]
@@ -340,7 +340,7 @@ def to_jax(model):
 
 
 def flax_vit(arrays, image):
-    """The authors' model in NumPy, from their arrays as they are. image: (H, W, C). Returns steps as `parity` wants them."""
+    """The authors' model in NumPy, from their own arrays. image: (H, W, C). Returns steps for `parity`."""
 
     def get(name):
         return arrays[name].astype(np.float64)
@@ -392,7 +392,7 @@ JAX = {
 
 @pytest.fixture(scope="module", params=JAX)
 def jax_file(request, tmp_path_factory):
-    """(size, arrays, file of them): one of the three with the prefix that some published files have."""
+    """(size, arrays, a file with them). One of the three files has the prefix that some published files have."""
     arrays = to_jax(build(lambda: timm.create_model(JAX[request.param])))
     path = tmp_path_factory.mktemp("jax") / "weights.npz"
     prefix = "opt/target/" if request.param == "S/32" else ""
@@ -410,7 +410,7 @@ def test_jax_file_against_its_authors_formulas(jax_file, record_property):
 
 
 def test_jax_file_against_the_loader_of_timm(jax_file, record_property):
-    """timm reads the same file and runs it with an exact GELU: a small difference, but no rounding."""
+    """timm reads the same file and runs it with an exact GELU. The difference is small, but it is not rounding."""
     size, _, path = jax_file
     with torch.device("meta"):
         theirs = timm.create_model(JAX[size])
@@ -438,7 +438,7 @@ def test_a_layer_before_the_head_takes_the_head_with_it(capsys):
     assert "the head reads this extra layer" in str(converted)
     assert converted.model()(torch.zeros(1, 3, 224, 224)).shape == (1, 192)
     assert converted.model(num_classes=10)(torch.zeros(1, 3, 224, 224)).shape == (1, 10)
-    assert "the weights have no head, 10 were asked for" in capsys.readouterr().out
+    assert "The weights have no head, and 10 classes were asked for" in capsys.readouterr().out
 
 
 def test_tables_map_into_a_vit():

@@ -1,4 +1,4 @@
-"""Published names in our model: complete in both directions, equal in numbers."""
+"""Published names in our model: complete in both directions, and with equal numbers."""
 
 import subprocess
 import sys
@@ -79,7 +79,7 @@ def test_positions_resized_as_timm_does(grid, prefix):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_positions_that_are_no_square():
+def test_positions_that_do_not_form_a_square():
     with pytest.raises(ValueError, match="17 positions are not a square grid"):
         pretrained.resize_pos_embed(torch.zeros(1, 17, 4), (4, 4), num_prefix_tokens=0)
 

@@ -39,7 +39,7 @@ SHIPPED = pretrained.SHIPPED / "vit-cifar10.safetensors"
 
 
 def with_model(path, **changes):
-    """The shipped weights in another file, with other arguments of the model; None takes one out."""
+    """The shipped weights in another file, with other arguments for the model. None removes one."""
     with safe_open(SHIPPED, "pt") as file:
         about = json.loads(file.metadata()["vit_edu"])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -54,14 +54,14 @@ def test_a_file_may_name_its_kind(tmp_path, kind):
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(model(x), pretrained.load("vit-cifar10")(x))
     assert model.pretrained_cfg["model"]["kind"] == "vit"
-    # Only a plain ViT is changed for other images
+    # Only a plain ViT can be changed for other images
     assert pretrained.load(tmp_path / "w.safetensors", img_size=48)(torch.rand(1, 3, 48, 48)).shape == (1, 10)
 
 
 def test_the_kind_of_an_old_hybrid_is_seen_by_its_stem():
     model = pretrained.load("vit-cifar10-hybrid")
     assert model.pretrained_cfg["model"]["kind"] == "hybrid"
-    with pytest.raises(pretrained.WeightsError, match="HybridViT is loaded as it is"):
+    with pytest.raises(pretrained.WeightsError, match="HybridViT can only be loaded unchanged"):
         pretrained.load("vit-cifar10-hybrid", img_size=48)
 
 

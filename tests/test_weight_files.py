@@ -1,4 +1,4 @@
-"""Weights from files and from the network: what is damaged, hostile, unfit or cut off is named; nothing is half-written."""
+"""Weights from files and from the network: what is damaged, hostile, unfit or cut off is named, and nothing is half-written."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ from vit_edu.pretrained import files, loading, preprocessing
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty cache, and a network that was never asked."""
+    """An empty cache, and no memory of earlier requests to the network."""
     monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv("VIT_EDU_FAST", raising=False)
@@ -85,7 +85,7 @@ def test_files_that_are_cut_off(suffix, keep, tmp_path):
 
 @pytest.mark.parametrize("suffix", files.SUFFIXES)
 def test_one_altered_byte(suffix, tmp_path):
-    """In the middle of the numbers: the file is as long as before and can be read, the weights are others."""
+    """In the middle of the numbers: the file is as long as before and can be read, but the weights are different."""
     path = write(small_vit().state_dict(), tmp_path / f"weights{suffix}")
     files.write_digest(path)
     bytes_ = bytearray(path.read_bytes())
@@ -94,7 +94,7 @@ def test_one_altered_byte(suffix, tmp_path):
     with pytest.raises(pretrained.WeightsError, match="altered or cut off: expected SHA-256"):
         pretrained.load(path)
     path.with_name(path.name + ".sha256").unlink()
-    if suffix != ".safetensors":  # this format holds no checksum of its own
+    if suffix != ".safetensors":  # this format does not hold a checksum
         with pytest.raises(pretrained.WeightsError, match="altered"):
             pretrained.load(path)
 
@@ -112,7 +112,7 @@ def test_the_shipped_weights_are_verified(tmp_path, monkeypatch):
 
 
 class Touch:
-    """Pickled, this makes a file when it is loaded without care."""
+    """When a pickle of this is loaded without care, it makes a file."""
 
     def __init__(self, path):
         self.path = path
@@ -139,15 +139,16 @@ def test_code_in_a_file_is_not_run(kind, tmp_path):
         pretrained.load(path)
     assert not mark.exists()
     if "raw.s" not in kind:
-        assert "not run" in str(error.value) or "Nothing of it was run" in str(error.value)
+        assert "not run" in str(error.value) or "Nothing in it was run" in str(error.value)
     if kind == "zip.pt":
-        torch.load(path, weights_only=False)  # the file is dangerous indeed
+        torch.load(path, weights_only=False)  # the file really is dangerous
         assert mark.exists()
 
 
 def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(
-        pretrained.WeightsError, match=r"no name of weights; expected an ending of .safetensors"
+        pretrained.WeightsError,
+        match=r"not named like a file of weights; expected a name that ends in one of .safetensors",
     ):
         pretrained.read(tmp_path / "weights.h5")
     with pytest.raises(pretrained.WeightsError, match="there is no file"):
@@ -159,7 +160,7 @@ def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(pretrained.WeightsError, match="expected a state dict"):
         pretrained.load(tmp_path / "list.pt")
     write(resnet18().state_dict(), tmp_path / "resnet.pt")
-    with pytest.raises(pretrained.WeightsError, match=r"no ViT's weights: of 122 names \(conv1.weight"):
+    with pytest.raises(pretrained.WeightsError, match=r"no family knows any of the 122 names \(conv1.weight"):
         pretrained.load(tmp_path / "resnet.pt")
     with pytest.raises(pretrained.WeightsError, match="no family is called 'jex'; there are: torchvision"):
         pretrained.convert(small_vit().state_dict(), "jex")
@@ -220,13 +221,15 @@ def test_parts_that_cannot_be_put_together():
 
 def test_what_a_state_dict_does_not_tell_is_asked_for():
     state = small_vit(embed_dim=48, num_heads=3).state_dict()
-    with pytest.raises(pretrained.WeightsError, match="a width of 48 does not tell it: give num_heads="):
+    with pytest.raises(pretrained.WeightsError, match=r"a width of 48 does not tell it\. Give num_heads="):
         pretrained.convert(state)
     assert pretrained.convert(state, num_heads=3).arguments["num_heads"] == 3
     wide = small_vit(img_size=(16, 48))
-    with pytest.raises(pretrained.WeightsError, match=r"no square grid of patches. Give img_size=\(H, W\)"):
+    with pytest.raises(
+        pretrained.WeightsError, match=r"do not form a square grid of patches. Give img_size=\(H, W\)"
+    ):
         pretrained.convert(wide.state_dict())
-    with pytest.raises(pretrained.WeightsError, match="no grid for 32 x 32 pixels"):
+    with pytest.raises(pretrained.WeightsError, match="do not form a grid for 32 x 32 pixels"):
         pretrained.convert(wide.state_dict(), img_size=32)
     ours = pretrained.convert(wide.state_dict(), img_size=(16, 48)).model()
     x = torch.randn(2, 3, 16, 48)
@@ -259,11 +262,14 @@ def test_another_number_of_classes_replaces_the_head_and_says_so(tmp_path, capsy
     assert model.head.weight.shape == (7, 64)
     assert not model.head.weight.any()
     said = capsys.readouterr().out
-    assert "the weights know 5 classes, 7 were asked for. The new head is all zeros: train it" in said
+    assert (
+        "The weights know 5 classes, and 7 classes were asked for. The new head is all zeros: train it"
+        in said
+    )
     assert model.pretrained_cfg["notes"] == [said.strip()]
     assert model.head.weight.requires_grad
     assert pretrained.load(path, num_classes=0)(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
-    assert "It is left out." in capsys.readouterr().out
+    assert "The head is left out." in capsys.readouterr().out
 
     theirs = timm.models.deit.VisionTransformerDistilled(
         img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=1
@@ -397,7 +403,7 @@ def test_preprocessing_of_transformers(kind, tmp_path):
     expected = theirs(image, return_tensors="pt")["pixel_values"]
     ours = pretrained.preprocess(image, cfg)
     assert ours.shape == expected.shape
-    # Their rounding between two steps is their own: a grey value or two of 255
+    # They round between two steps in their own way, by a grey value or two of 255
     assert (ours - expected).abs().max() * cfg["std"].max() * 255 < 2.5
 
 
@@ -422,7 +428,7 @@ def test_preprocessing_of_our_own():
 
 
 class Server:
-    """Files on 127.0.0.1. die_after: bytes of a body after which the connection is cut, as soon as `go_on` is set.
+    """Files on 127.0.0.1. die_after: how many bytes of a body to send before the connection is cut, once `go_on` is set.
     log: (method, path, range)."""
 
     def __init__(self):
@@ -494,7 +500,7 @@ BODY = bytes(range(256)) * 8000  # 2 MB
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
-def test_a_download_that_dies_is_gone_on_with(server, cache):
+def test_a_download_that_dies_is_continued(server, cache):
     server.files["/w.bin"] = BODY
     target, url = cache / "w.bin", server.url + "/w.bin"
     server.die_after = 700_000
@@ -503,7 +509,7 @@ def test_a_download_that_dies_is_gone_on_with(server, cache):
             pretrained.WeightsError, match=f"broke off at {there:,} of 2,048,000 bytes"
         ) as error:
             pretrained.fetch(url, target, DIGEST, " Or put it there by hand.")
-        assert "it goes on from there. Or put it there by hand." in str(error.value)
+        assert "and the download continues from there. Or put it there by hand." in str(error.value)
         assert everything_in(cache) == ["w.bin.part"]
         assert server.gets()[round_][1] == (f"bytes={700_000 * round_}-" if round_ else None)
     server.die_after = None
@@ -517,7 +523,7 @@ def test_a_download_that_dies_is_gone_on_with(server, cache):
     assert len(server.log) == asked  # what is there is not asked for again
 
 
-def test_a_server_that_cannot_go_on_sends_all_again(server, cache):
+def test_a_server_that_cannot_continue_sends_everything_again(server, cache):
     server.files["/w.bin"] = BODY
     server.die_after, server.ranges = 700_000, False
     with pytest.raises(pretrained.WeightsError, match="broke off"):
@@ -528,22 +534,22 @@ def test_a_server_that_cannot_go_on_sends_all_again(server, cache):
 
 def test_other_content_than_published_is_thrown_away(server, cache):
     server.files["/w.bin"] = b"<html>Please log in</html>"
-    with pytest.raises(pretrained.WeightsError, match="sent other content than published"):
+    with pytest.raises(pretrained.WeightsError, match="did not send what was published"):
         pretrained.fetch(server.url + "/w.bin", cache / "w.bin", DIGEST[:8])
     assert everything_in(cache) == []
-    # A part of something else, as long as the whole: nothing more comes, and the digest finds it
+    # A part of something else that is as long as the whole: nothing more comes, and the digest tells
     (cache / "w.bin.part").write_bytes(b"x" * len(BODY))
     server.files["/w.bin"] = BODY
-    with pytest.raises(pretrained.WeightsError, match="sent other content"):
+    with pytest.raises(pretrained.WeightsError, match="did not send what was published"):
         pretrained.fetch(server.url + "/w.bin", cache / "w.bin", DIGEST[:8])
     assert everything_in(cache) == []
     assert pretrained.fetch(server.url + "/w.bin", cache / "w.bin", DIGEST[:8]).exists()
 
 
-def test_a_network_that_stands_still(server, cache, monkeypatch):
+def test_a_network_that_stalls(server, cache, monkeypatch):
     monkeypatch.setattr(data.network, "STALL_SECONDS", 2)
     server.files["/w.bin"], server.die_after = BODY, 100_000
-    server.go_on.clear()  # what it has sent is all that comes until the end of the test
+    server.go_on.clear()  # nothing more than what it has sent comes until the end of the test
     with pytest.raises(pretrained.WeightsError, match=r"broke off at 100,000 of .*timed out"):
         pretrained.fetch(server.url + "/w.bin", cache / "w.bin", DIGEST)
     assert not (cache / "w.bin").exists()
@@ -558,7 +564,7 @@ def test_other_trouble_while_fetching(server, cache, monkeypatch):
     full = SimpleNamespace(free=2**20)
     with monkeypatch.context() as patch:
         patch.setattr(files.shutil, "disk_usage", lambda path: full)
-        with pytest.raises(pretrained.WeightsError, match="1 MB free, 2 MB are to come"):
+        with pytest.raises(pretrained.WeightsError, match="1 MB free, but 2 MB are still to come"):
             pretrained.fetch(server.url + "/w.bin", cache / "w.bin")
     blocked = cache / "blocked"
     blocked.write_text("a file where a folder should be", encoding="utf-8")
@@ -591,7 +597,7 @@ def test_weights_of_torchvision(server, tmp_path, monkeypatch, cache):
         patch.setenv("VIT_EDU_FAST", "1")
         with pytest.raises(
             pretrained.WeightsError,
-            match=r"asks for no download. Without a network here: download http",
+            match=r"asks for no download. If there is no network here, download http",
         ) as error:
             loading.torchvision_file(weights)
         assert f"put it at {cache / 'torchvision'}" in str(error.value)
@@ -618,7 +624,7 @@ def test_weights_of_torchvision(server, tmp_path, monkeypatch, cache):
     assert pretrained.preprocess(picture(90, 80), model).shape == (1, 3, 64, 64)
 
 
-def test_names_that_torchvision_has_not():
+def test_names_that_torchvision_does_not_have():
     with pytest.raises(pretrained.WeightsError, match="no ViT 'resnet50'; there are: vit_b_16, vit_b_32"):
         pretrained.load("torchvision/resnet50")
     with pytest.raises(
@@ -676,7 +682,7 @@ def test_a_vit_of_transformers_from_the_hub(hub, server, tmp_path, cache, monkey
     assert ours.pretrained_cfg["interpolation"] == "bilinear"
     assert pretrained.preprocess(picture(50, 60), ours).shape == (1, 3, 32, 32)
 
-    # With no network: from the cache; altered there: an error
+    # Without a network it comes from the cache, and is an error if it was altered there
     server.files.clear()
     monkeypatch.setenv("VIT_EDU_FAST", "1")
     assert torch.equal(pretrained.load("someone/vit").head.weight, ours.head.weight)
@@ -710,7 +716,7 @@ def test_a_vit_of_timm_from_the_hub(hub, tmp_path, monkeypatch):
     assert ours.blocks[0].attn.num_heads == 6
     assert ours.pretrained_cfg["mean"].flatten().tolist() == [0.5] * 3
 
-    # Without timm, only architectures that hold no surprise are taken
+    # Without timm, only architectures that hold no surprises are accepted
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     assert loading.timm_settings({"architecture": "deit_tiny_distilled_patch16_224"}) == {"global_pool": None}
     with pytest.raises(
@@ -720,7 +726,7 @@ def test_a_vit_of_timm_from_the_hub(hub, tmp_path, monkeypatch):
         loading.timm_settings({"architecture": "vit_base_patch16_gap_224"})
 
 
-def test_what_the_hub_has_not(hub, server, tmp_path, monkeypatch):
+def test_what_the_hub_does_not_have(hub, server, tmp_path, monkeypatch):
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
     hub("someone/bert", tmp_path / "repo")
@@ -733,7 +739,7 @@ def test_what_the_hub_has_not(hub, server, tmp_path, monkeypatch):
     data.network.problems.clear()
     with pytest.raises(
         pretrained.WeightsError,
-        match=r"cannot be reached .* Without a network here: download https://hugg",
+        match=r"cannot be reached .* If there is no network here, download https://hugg",
     ) as error:
         pretrained.load("someone/vit")
     assert "someone--vit/config.json" in str(error.value)

@@ -1,4 +1,4 @@
-"""Are two models the same function? Both run on the same images, and are compared after every step."""
+"""Are two models the same function? Both run on the same images and are compared after every step."""
 
 import copy
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 @dataclass(frozen=True)
 class Step:
-    """One row. difference: the largest absolute one; relative: divided by the largest number of theirs."""
+    """One row of a `Parity`. difference: the largest absolute difference. relative: that, divided by the largest number of theirs."""
 
     name: str
     shape: tuple
@@ -28,17 +28,17 @@ class Parity:
 
     @property
     def first(self):
-        """The name of the first step that differs by more than the tolerance; None where none does."""
+        """The name of the first step that differs by more than the tolerance, or None."""
         return next((s.name for s in self.steps if not s.relative <= self.tolerance), None)
 
     @property
     def largest(self):
-        """The largest relative difference of all steps; nan where there is one."""
+        """The largest relative difference of all steps, or nan if there is one."""
         return max((s.relative for s in self.steps), key=lambda r: float("inf") if r != r else r)
 
     @property
     def equal(self):
-        """True where no step differs by more than the tolerance."""
+        """Whether no step differs by more than the tolerance."""
         return self.first is None
 
     def __str__(self):
@@ -62,17 +62,17 @@ class Parity:
 def parity(ours, theirs, images, dtype=None, tolerance=None):
     """Run two ViTs on the same images and compare after the embedding, after both halves of every block, and at the end.
 
-    ours, theirs: modules of any library whose blocks stand in one nn.Sequential or nn.ModuleList; or what `steps` returned.
+    ours, theirs: modules of any library whose blocks are in one nn.Sequential or nn.ModuleList, or what `steps` returned.
     images: (B, C, H, W). dtype: torch.float64 computes in double, on copies. tolerance: relative, 1e-5 by default, 1e-10
-    in float64. Returns a `Parity`: print it for the table; `.first` names the step at which the two part.
-    Raises ValueError where the two do not have the same steps.
+    in float64. Returns a `Parity`: print it for the table; `.first` names the first step at which the two differ.
+    Raises ValueError if the two do not have equally many blocks, or no blocks are found.
     """
     a, b = (m if isinstance(m, dict) else steps(m, images, dtype) for m in (ours, theirs))
     common = [name for name in b if name in a]
     blocks = [[n for n in x if n.startswith("block ") and "attention" not in n] for x in (a, b)]
     if len(blocks[0]) != len(blocks[1]):
         raise ValueError(
-            f"ours has {len(blocks[0])} blocks and theirs {len(blocks[1])}: they are not of the same architecture."
+            f"ours has {len(blocks[0])} blocks and theirs {len(blocks[1])}, so they are not of the same architecture."
         )
     rows = []
     for name in common:
@@ -92,7 +92,7 @@ def steps(model, images, dtype=None):
     """What a ViT computes on the way: {"embedding", "block 0 attention", "block 0", ..., "output": tensor}.
 
     "block i attention" is what enters the second layer norm of block i: the tokens after the attention was added to them.
-    model: see `parity`; it runs in eval mode and is left as it was. Raises ValueError where no blocks are found.
+    model: see `parity`. It runs in eval mode and is left as it was. Raises ValueError if no blocks are found.
     """
     if dtype is not None:
         model, images = copy.deepcopy(model).to(dtype), images.to(dtype)
@@ -124,7 +124,7 @@ def steps(model, images, dtype=None):
         model.train(training)
         for hook in hooks:
             hook.remove()
-    found["output"] = found.pop("output")  # last, whatever came first
+    found["output"] = found.pop("output")  # moved to the end
     return found
 
 
@@ -140,14 +140,14 @@ def _blocks(model):
     ]
     if not lists:
         raise ValueError(
-            f"no list of blocks was found in {type(model).__name__}: expected an nn.Sequential or nn.ModuleList of equal "
-            "modules with layer norms."
+            f"no list of blocks was found in {type(model).__name__}: expected an nn.Sequential or nn.ModuleList of "
+            "modules of one kind with layer norms."
         )
     return max(lists, key=len)
 
 
 def _output(result):
-    """Logits, or where a model has no head its class token: (B, ...)."""
+    """The logits, or the class token if the model has no head: (B, ...)."""
     if isinstance(result, torch.Tensor):
         return result
     logits = getattr(result, "logits", None)

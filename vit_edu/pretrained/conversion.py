@@ -1,4 +1,4 @@
-"""Published weights -> our model: every tensor of theirs is used or ignored with a reason, every one of ours is filled."""
+"""Published weights -> our model. Every tensor of theirs is used, or ignored for a reason, and every one of ours is filled."""
 
 import math
 import re
@@ -32,7 +32,7 @@ EXTRAS = {
 class Pieces:
     """What one tensor of ours is made of, before anything is copied.
 
-    tensors: joined along `dim`: one, or queries, keys and values. scale: a factor for each output, or None.
+    tensors: one, or queries, keys and values, which are joined along `dim`. scale: a factor for each output, or None.
     """
 
     tensors: tuple
@@ -47,7 +47,7 @@ class Pieces:
         return torch.Size(shape)
 
     def make(self, dtype, copy):
-        """A new tensor; theirs itself where nothing has to be done and `copy` is false."""
+        """A new tensor, or theirs itself if nothing has to be done and `copy` is false."""
         whole = self.tensors[0] if len(self.tensors) == 1 else torch.cat(self.tensors, self.dim)
         if self.scale is not None:
             whole = whole * self._factor()
@@ -69,11 +69,11 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Converted:
-    """Their weights as ours: all names and shapes fit, nothing is copied yet.
+    """Their weights as ours: all names and shapes fit, and nothing is copied yet.
 
-    arguments: of our `ViT` (or `PublishedViT`). pieces: {ours: what it is made of}; `weights` makes the tensors.
-    mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, where they have none and an
-    equal value exists. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
+    arguments: those of our `ViT` (or `PublishedViT`). pieces: {ours: what it is made of}; `weights` makes the tensors.
+    mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, for tensors that they do not
+    have, with values that make no difference. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
     """
 
     family: str
@@ -99,11 +99,11 @@ class Converted:
         return "\n".join(lines)
 
     def model(self, img_size=None, num_classes=None):
-        """Our model with these weights, in eval mode. It takes the tensors over: call it once.
+        """Our model with these weights, in eval mode. It takes over the tensors, so call this only once.
 
-        img_size: pixels, an int or (H, W), where it is another one than the weights were trained for: positions are resized.
-        num_classes: where it is another number, the head is replaced by zeros (paper, section 3.2); 0 leaves it out.
-        What was changed is printed and stands in `model.pretrained_cfg["notes"]`. Raises WeightsError, or ValueError for
+        img_size: pixels, an int or (H, W). If the weights were trained for another size, the positions are resized.
+        num_classes: if it is another number, the head is replaced by zeros (paper, section 3.2); 0 leaves it out.
+        What was changed is printed, and listed in `model.pretrained_cfg["notes"]`. Raises WeightsError, or ValueError for
         sizes that do not fit.
         """
         arguments, weights, notes = dict(self.arguments), dict(self.weights), []
@@ -117,7 +117,7 @@ class Converted:
                 weights["pos_embed"], grids[1], in_front, old_grid=grids[0]
             )
             notes.append(
-                f"positions: resized from {grids[0][0]} x {grids[0][1]} to {grids[1][0]} x {grids[1][1]} patches."
+                f"Positions were resized from {grids[0][0]} x {grids[0][1]} to {grids[1][0]} x {grids[1][1]} patches."
             )
         there = arguments["num_classes"]
         if num_classes is not None and num_classes != there:
@@ -128,13 +128,13 @@ class Converted:
                     if num_classes:
                         weights[f"{head}.{kind}"] = torch.zeros(num_classes, *shape)
             arguments["num_classes"] = num_classes
-            before = f"the weights know {there:,} classes" if there else "the weights have no head"
+            before = f"The weights know {there:,} classes" if there else "The weights have no head"
             notes.append(
-                f"head: {before}, {num_classes:,} were asked for. "
+                f"{before}, and {num_classes:,} classes were asked for. "
                 + (
                     "The new head is all zeros: train it before you use it."
                     if num_classes
-                    else "It is left out."
+                    else "The head is left out."
                 )
             )
         with torch.device("meta"):
@@ -153,10 +153,10 @@ class Converted:
         return model.eval()
 
     def load_into(self, model):
-        """Copy their weights into a model of ours that exists, such as one that you wrote; returns it.
+        """Copy their weights into a model of ours that exists, such as one that you wrote. Returns it.
 
-        Its tensors are changed only when every name and every shape fits; raises WeightsError where one does not. Epsilon and
-        GELU of its layers become theirs.
+        Its tensors are changed only if every name and every shape fits; otherwise this raises WeightsError. Epsilon and GELU
+        of its layers become theirs.
         """
         mine = model.state_dict()
         _require_fit({k: v.shape for k, v in mine.items()}, {k: p.shape for k, p in self.pieces.items()})
@@ -188,11 +188,11 @@ def convert(
 ):
     """A state dict of any family -> `Converted`.
 
-    family: a key of `FAMILIES`; recognised by the names where it is not given. What no state dict says, and what is
-    taken where it is not given: num_heads (D / 64, and 16 for the widths in HEADS), img_size (a square), global_pool
-    ("token" where there is a class token and no fc_norm, else "avg"), norm_eps and gelu (the family's).
-    dtype: of our tensors; None leaves theirs. copy=False lets ours share memory with theirs where nothing had to be done.
-    Raises WeightsError: unknown, missing or misshapen tensors, listed with both names; tensors that are no floats.
+    family: a key of `FAMILIES`, by default recognised from the names. No state dict says the following, which therefore have
+    defaults: num_heads (D / 64, or 16 for the widths in HEADS), img_size (a square), global_pool ("token" if there is a class
+    token and no fc_norm, else "avg"), norm_eps and gelu (those of the family).
+    dtype: that of our tensors; None keeps theirs. copy=False lets ours share memory with theirs where nothing had to be done.
+    Raises WeightsError for unknown, missing or misshapen tensors, listed with both names, and for tensors that are not floats.
     """
     _require_tensors(state_dict)
     family = family or recognise(state_dict)
@@ -251,12 +251,12 @@ def convert(
 
 
 def from_model(theirs, img_size=None, num_classes=None, copy=True):
-    """Our model with the weights of somebody else's `nn.Module`, in eval mode: the two compute the same.
+    """Our model with the weights of somebody else's `nn.Module`, in eval mode. The two compute the same.
 
     theirs: a ViT of torchvision, timm or transformers, DINO's or DINOv2's own, or one of ours. Number of heads, image size,
     epsilon, GELU and pooling are read from it. LayerScale is multiplied into the layer before it. The other arguments are
     those of `Converted.model` and `convert`.
-    Raises WeightsError for an architecture that ours is not.
+    Raises WeightsError for an architecture that ours does not cover.
     """
     settings = settings_of(theirs)
     model = convert(theirs.state_dict(), copy=copy, **settings).model(img_size, num_classes)
@@ -273,10 +273,10 @@ def from_torchvision(theirs):
 
 
 def load_by_name(model, weights, assign=False):
-    """Load a state dict that has our names; the model is changed only when every key and every shape fits.
+    """Load a state dict that has our names. The model is changed only if every key and every shape fits.
 
     assign=True makes the tensors themselves the model's, instead of copying their numbers into it.
-    Raises WeightsError that lists what is missing, what is not expected and which shapes differ.
+    Raises WeightsError, which lists what is missing, what is not expected and which shapes differ.
     """
     mine = model.state_dict()
     _require_fit({k: v.shape for k, v in mine.items()}, {k: v.shape for k, v in weights.items()})
@@ -363,7 +363,7 @@ def _pair(size):
 
 
 def _arguments(pieces, names, filled, img_size, global_pool):
-    """The constructor's arguments that the shapes tell. Completes `pos_embed` where it has rows for patches only."""
+    """The constructor's arguments that the shapes tell. Completes `pos_embed` if it has rows for patches only."""
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
     _require_no([f"missing: {_both(key, names)}" for key in needed if key not in pieces])
     projection = pieces["patch_embed.proj.weight"]
@@ -412,7 +412,7 @@ def _arguments(pieces, names, filled, img_size, global_pool):
         filled["pos_embed"] = f"zeros for the {in_front} tokens in front: theirs have no position"
     elif positions != patches + in_front:
         raise WeightsError(
-            f"{_both('pos_embed', names)} has {positions} rows: {in_front} for tokens in front, the others no "
+            f"{_both('pos_embed', names)} has {positions} rows: {in_front} for tokens in front, and the others do not form a "
             f"{'square grid' if img_size is None else f'grid for {height} x {width} pixels'} of patches. Give img_size=(H, W), "
             "the size in pixels that these weights were trained for."
         )
@@ -426,7 +426,7 @@ def _guess_heads(state_dict, family, width):
     heads = HEADS.get(width, width // 64)
     if width not in HEADS and width % 64:
         raise WeightsError(
-            f"the number of heads stands in no state dict, and a width of {width} does not tell it: give num_heads=."
+            f"no state dict says how many heads there are, and a width of {width} does not tell it. Give num_heads=."
         )
     return heads
 
@@ -436,7 +436,7 @@ def _build(arguments):
 
 
 def _shapes(arguments):
-    """{name: shape} of our model, from one block: all are alike, and to build them all would take longer than to convert."""
+    """{name: shape} of our model, from one block: all are alike, and building them all would take longer than converting."""
     with torch.device("meta"):
         one = _build(arguments | {"depth": min(1, arguments["depth"])}).state_dict()
     blocks = {k: v.shape for k, v in one.items() if k.startswith("blocks.")}

@@ -1,4 +1,4 @@
-"""Weights from a file and from the network: verified, whole or not at all, and nothing in them is executed."""
+"""Weights from files and from the network. They are verified, arrive whole or not at all, and nothing in them is executed."""
 
 import hashlib
 import http.client
@@ -27,15 +27,17 @@ CHUNK = 2**20  # bytes
 
 
 def read(path):
-    """The tensors of a file of any family, {name: tensor} on the CPU, as they are there. No code in it is run.
+    """The tensors in a file of any family, unchanged: {name: tensor}, on the CPU. No code in the file is run.
 
-    path: ends in one of SUFFIXES. A .pt, .pth or .bin is read with weights_only=True, an .npz with allow_pickle=False. Where
-    the tensors stand under "model" or "state_dict", that is taken. A file FILE.sha256 beside it is compared with.
-    Raises WeightsError for a file that is missing, cut off, altered, or holds code.
+    path: ends in one of SUFFIXES. A .pt, .pth or .bin is read with weights_only=True, an .npz with allow_pickle=False. If
+    the tensors are inside an entry "model" or "state_dict", they are taken from there. If there is a FILE.sha256 beside the
+    file, it is compared with the file. Raises WeightsError for a file that is missing, cut off, altered, or holds code.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise WeightsError(f"{path} has no name of weights; expected an ending of {', '.join(SUFFIXES)}.")
+        raise WeightsError(
+            f"{path} is not named like a file of weights; expected a name that ends in one of {', '.join(SUFFIXES)}."
+        )
     if not path.is_file():
         raise WeightsError(f"there is no file {path}.")
     require_digest(path)
@@ -49,13 +51,10 @@ def read(path):
             found = _read_torch(path)
     except (OSError, EOFError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
-    except (
-        ValueError,
-        TypeError,
-    ) as error:  # numpy refuses objects; torch has no tensor of such a kind
+    except (ValueError, TypeError) as error:  # numpy refuses objects; torch has no tensors of that kind
         raise WeightsError(
-            f"{path} does not hold plain numbers alone ({error}). It may hold code, which was not run. Get the weights from "
-            "their publisher, as .safetensors where there is one."
+            f"{path} holds more than plain numbers ({error}). It may hold code, which was not run. Get the weights from "
+            "their publisher, as .safetensors if possible."
         ) from error
     for name in ("model", "state_dict"):
         if isinstance(found, dict) and isinstance(found.get(name), dict):
@@ -78,21 +77,17 @@ def _read_torch(path):
             if "GLOBAL" in line or "nsupported" in line
         ]
         raise WeightsError(
-            f"{path} was not loaded: it is cut off, or more than tensors and plain containers are in it, such as code that "
-            f"would run while loading. Nothing of it was run. {said[0].strip() if said else ''} Get the weights from their "
-            "publisher, as .safetensors where there is one."
+            f"{path} was not loaded: it is cut off, or holds more than tensors and plain containers, such as code that would "
+            f"run while loading. Nothing in it was run. {said[0].strip() if said else ''} Get the weights from their "
+            "publisher, as .safetensors if possible."
         ) from error
-    except (
-        RuntimeError,
-        AttributeError,
-        IndexError,
-    ) as error:  # what torch raises for files that are cut off
+    except (RuntimeError, AttributeError, IndexError) as error:  # raised by torch for files that are cut off
         raise OSError(str(error).splitlines()[0]) from error
 
 
 def _damaged(path, error):
     return WeightsError(
-        f"{path} is cut off, altered or no weights ({error or type(error).__name__}). Remove it and get it again."
+        f"{path} is cut off, altered or not a file of weights ({error or type(error).__name__}). Remove it and get it again."
     )
 
 
@@ -102,25 +97,25 @@ def _digest(path):
 
 
 def write_digest(path, digest=None):
-    """FILE.sha256, as the command sha256sum writes and checks it."""
+    """Write FILE.sha256, in the format of the command sha256sum."""
     beside = path.with_name(path.name + ".sha256")
     atomic.write(beside, f"{digest or _digest(path)}  {path.name}\n")
 
 
 def require_digest(path, expected=""):
-    """WeightsError unless the file has this SHA-256, or one that begins so; by default what FILE.sha256 says, where it is."""
+    """Raise WeightsError unless the file's SHA-256 begins with `expected`, by default what FILE.sha256 says, if it exists."""
     beside = path.with_name(path.name + ".sha256")
     if not expected and beside.exists():
         expected = beside.read_text(encoding="utf-8").split()[0]
     if expected and not (found := _digest(path)).startswith(expected):
         raise WeightsError(
-            f"{path} was altered or cut off: expected SHA-256 {expected[:16]}..., got {found[:16]}.... Remove it and get it "
-            "again."
+            f"{path} was altered or cut off: expected SHA-256 {expected[:16]}..., got {found[:16]}.... Remove it and get "
+            "it again."
         )
 
 
 def is_ours(path):
-    """Whether a file was written by `vit-edu ship`, and so says what its model is."""
+    """Whether a file was written by `vit-edu ship`, and therefore says what its model is."""
     try:
         with safe_open(path, "pt") as file:
             return "vit_edu" in (file.metadata() or {})
@@ -132,21 +127,21 @@ def is_ours(path):
 
 
 def cache_dir():
-    """The one folder for weights that were fetched: "weights" in `settings.cache_dir()`."""
+    """The folder for downloaded weights: "weights" in `settings.cache_dir()`."""
     return settings.cache_dir() / "weights"
 
 
 def fetch(url, path, sha256="", otherwise=""):
-    """Download `url` to `path`, whole and verified or not at all. Returns `path`; nothing is done where it is there.
+    """Download `url` to `path`, whole and verified or not at all. Returns `path`. Does nothing if it is already there.
 
-    sha256: the digest that it must have, or its beginning. What has come stays in `path`.part when the network dies, and the
-    next call goes on from there. Its digest is written to `path`.sha256. otherwise: what else a person can do, for errors.
-    Raises WeightsError for a network that is dead or stops, a full disk, another content.
+    sha256: the digest that the file must have, or its beginning. If the network dies, what has arrived stays in `path`.part,
+    and the next call continues from there. The digest is written to `path`.sha256. otherwise: what else a person can do,
+    added to errors. Raises WeightsError for a network that is dead or stops, a full disk, or unexpected content.
     """
     path = Path(path)
     if path.exists():
         return path
-    from filelock import FileLock, Timeout  # torch needs it, too
+    from filelock import FileLock, Timeout  # torch needs it as well
 
     part = path.with_name(path.name + ".part")
     try:
@@ -157,14 +152,14 @@ def fetch(url, path, sha256="", otherwise=""):
             if not found.startswith(sha256):
                 part.unlink()
                 raise WeightsError(
-                    f"{url} sent other content than published: expected SHA-256 {sha256[:16]}..., got {found[:16]}.... It was "
-                    "thrown away. Try again; a network that asks for a login sends its own page instead."
+                    f"{url} did not send what was published: expected SHA-256 {sha256[:16]}..., got {found[:16]}.... It was thrown "
+                    "away. Try again. A network that asks for a login sends its own page instead."
                 )
             write_digest(path, found)
             os.replace(part, path)
     except Timeout:
         raise WeightsError(
-            f"another program is downloading {path} just now. Wait for it, and load again."
+            f"another program is downloading {path} right now. Wait for it, and load again."
         ) from None
     except OSError as error:
         raise WeightsError(
@@ -184,14 +179,14 @@ def _download(url, part, otherwise):
             urllib.request.Request(url, headers=headers), timeout=network.STALL_SECONDS
         )
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is missing: the digest decides
+        if error.code == 416 and have:  # nothing is missing, so the digest decides
             return
         raise WeightsError(f"{url} answers {error.code} {error.reason}.{otherwise}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(f"{url} cannot be reached ({reason}).{otherwise}") from error
     with answer, open(part, "ab") as file:
-        if answer.status != 206:  # the whole, from its beginning
+        if answer.status != 206:  # the whole file, from its beginning
             file.truncate(0)
             have = 0
         length = answer.headers.get("Content-Length")
@@ -199,14 +194,14 @@ def _download(url, part, otherwise):
         free = shutil.disk_usage(part.parent).free
         if total and free < total - have:
             raise WeightsError(
-                f"{part.parent} has {free // 2**20:,} MB free, {(total - have) // 2**20 + 1:,} MB are to come. Free some space, "
+                f"{part.parent} has {free // 2**20:,} MB free, but {(total - have) // 2**20 + 1:,} MB are still to come. Free some space, "
                 "or set VIT_EDU_CACHE to a folder on another disk."
             )
         bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem)
         reason = "the connection was closed"
         with bar:
             try:
-                while chunk := answer.read1(CHUNK):  # what is there, not a whole chunk
+                while chunk := answer.read1(CHUNK):  # what has arrived, which may be less than a chunk
                     file.write(chunk)
                     have += len(chunk)
                     bar.update(len(chunk))
@@ -216,6 +211,6 @@ def _download(url, part, otherwise):
         os.fsync(file.fileno())
     if total is not None and have < total:
         raise WeightsError(
-            f"the download of {url} broke off at {have:,} of {total:,} bytes ({reason}). What came is kept: load again, and it "
-            f"goes on from there.{otherwise}"
+            f"the download of {url} broke off at {have:,} of {total:,} bytes ({reason}). What has arrived is kept. Load again, "
+            f"and the download continues from there.{otherwise}"
         )

@@ -30,11 +30,12 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         "runs/first"                            a run of `training.fit`
     img_size, num_classes: as for `Converted.model`.
 
-    What is fetched is verified and kept in `files.cache_dir()`, from where it comes the next time; copies in torch's and the
-    Hub's own caches are used, too. `model.pretrained_cfg` says what belongs to the weights: what `preprocess` needs ("mean",
-    "std", (C, 1, 1), and more), "classes", names in the order of the logits; "card", a text; "notes", what was changed.
-    Raises WeightsError: an unknown name, which lists the known ones; a damaged file; weights that are not here and cannot be
-    had, with what to download and where to put it.
+    Downloads are verified and kept in `files.cache_dir()`, and are taken from there the next time. Copies in torch's and the
+    Hub's own caches are used as well. `model.pretrained_cfg` says what belongs to the weights: what `preprocess` needs
+    ("mean" and "std", (C, 1, 1), and more), "classes" (names in the order of the logits), "card" (a text), and "notes" (what
+    was changed).
+    Raises WeightsError for an unknown name, and lists the known ones; for a damaged file; and for weights that are not here
+    and cannot be downloaded, and says what to download and where to put it.
     """
     path, cfg, arguments = Path(name).expanduser(), {}, {}
     if (SHIPPED / f"{name}.safetensors").exists():
@@ -54,10 +55,10 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
     else:
         known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
         raise WeightsError(
-            f"no weights of the name {name!r} come with the course; there are: {known}. Others are named like "
+            f"no weights called {name!r} come with the course; there are: {known}. Others are named like "
             "torchvision/vit_b_16, timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k or folder/weights.safetensors."
         )
-    # Tensors of a .safetensors lie in the file itself until they are copied
+    # Tensors from a .safetensors file are in the file itself until they are copied
     converted = convert(weights, copy=path.suffix == ".safetensors", **arguments)
     del weights
     if converted.family == "jax":
@@ -78,13 +79,13 @@ def _with(model, cfg, img_size, num_classes):
 
 
 def _changed(model, img_size, num_classes):
-    """A model of the course for other images or classes."""
+    """A model of the course, changed for other images or classes."""
     if img_size is None and num_classes is None:
         return model
     cfg = model.pretrained_cfg
     if cfg["model"]["kind"] != "vit":
         raise WeightsError(
-            f"a {type(model).__name__} is loaded as it is: leave out img_size and num_classes."
+            f"a {type(model).__name__} can only be loaded unchanged: leave out img_size and num_classes."
         )
     return _with(from_model(model, img_size, num_classes, copy=False), cfg, img_size, num_classes)
 
@@ -120,7 +121,7 @@ def _torchvision(name):
 
 
 def torchvision_file(weights):
-    """The file of a member of torchvision's enum, fetched where it is not here. Its name ends in its SHA-256's beginning."""
+    """The file of a member of torchvision's enum, downloaded if it is not here. Its name ends with the start of its SHA-256."""
     filename = weights.url.rsplit("/", 1)[-1]
     digest = Path(filename).stem.rpartition("-")[2]
     target = files.cache_dir() / "torchvision" / filename
@@ -133,8 +134,8 @@ def torchvision_file(weights):
 
 
 def _fetched(url, target, digest, size=""):
-    """`files.fetch`, with a network that answers, or a WeightsError that says how to do without."""
-    otherwise = f" Without a network here: download {url}{f' ({size})' if size else ''} elsewhere and put it at {target}."
+    """`files.fetch` if the network answers, or else a WeightsError that says how to do without it."""
+    otherwise = f" If there is no network here, download {url}{f' ({size})' if size else ''} elsewhere and put it at {target}."
     if not target.exists():
         _require_network(url, otherwise)
     return files.fetch(url, target, digest, otherwise)
@@ -144,7 +145,7 @@ def _require_network(url, otherwise):
     if settings.fast():
         raise WeightsError(f"VIT_EDU_FAST=1 asks for no download.{otherwise}")
     try:
-        data.require_network(url, again=True)  # asked for by name: tried each time
+        data.require_network(url, again=True)  # it was asked for by name, so try each time
     except data.DataError as error:
         raise WeightsError(f"{error}{otherwise}") from error
 
@@ -152,9 +153,9 @@ def _require_network(url, otherwise):
 def torchvision_vit(name="vit_b_16"):
     """A torchvision ViT in eval mode, and in words where its weights come from.
 
-    Published ImageNet weights where they are in a cache or can be downloaded (verified), else random ones: the mapping of
-    names can be shown with either. Nothing is downloaded under VIT_EDU_FAST=1. Returns (model, has published weights,
-    reason).
+    It has published ImageNet weights if they are in a cache or can be downloaded and verified, and otherwise random ones,
+    with which the mapping of names can be shown just as well. Nothing is downloaded under VIT_EDU_FAST=1. Returns (model,
+    has published weights, reason).
     """
     from torchvision import models
 
@@ -167,10 +168,10 @@ def torchvision_vit(name="vit_b_16"):
     except (WeightsError, KeyboardInterrupt) as error:
         torch.manual_seed(0)
         model = models.get_model(name, weights=None)
-        with torch.no_grad():  # torchvision starts the head at zero: then all logits would be equal
+        with torch.no_grad():  # torchvision starts the head at zero, and then all logits would be equal
             model.heads.head.weight.normal_(std=0.02)
         why = str(error) or "the download was interrupted."
-        return model.eval(), False, f"random weights, because {weights} could not be had: {why}"
+        return model.eval(), False, f"random weights, because {weights} could not be loaded: {why}"
 
 
 # ---------------------------------------------------------------- Hugging Face Hub
@@ -195,7 +196,7 @@ def _hub(repo):
 
 
 def _preprocessor(repo):
-    """preprocessor_config.json; None where there is none, or where only the weights are here and no network."""
+    """preprocessor_config.json, or None if there is none, or if only the weights are here and there is no network."""
     try:
         return _hub_file(repo, "preprocessor_config.json", optional=True)
     except WeightsError:
@@ -204,12 +205,12 @@ def _preprocessor(repo):
         raise
 
 
-# timm's architectures that are what their state dict says: 64 numbers a head, exact GELU, epsilon 1e-6
+# timm's architectures that their state dict describes fully: 64 numbers per head, exact GELU, epsilon 1e-6
 TIMM_PLAIN = r"(vit|deit3?)_(tiny|small|medium|base|large|huge)(_distilled)?_patch\d+(_reg4)?_(\d+|dinov2)"
 
 
 def timm_settings(config):
-    """What no state dict says, from timm where it is installed; without it for the plain architectures only."""
+    """What no state dict says, from timm if it is installed. Without timm, this works for the plain architectures only."""
     name = config["architecture"]
     try:
         import timm
@@ -219,14 +220,14 @@ def timm_settings(config):
         raise WeightsError(
             f"only timm knows how {name} computes: pip install timm, and load again."
         ) from None
-    with torch.device("meta"):  # its shape only, no numbers
+    with torch.device("meta"):  # the shapes only, without numbers
         said = {k: config[k] for k in ("num_classes", "global_pool") if config.get(k) is not None}
         theirs = timm.create_model(name, **said | config.get("model_args", {}))
     return settings_of(theirs)
 
 
 def _cached(repo, filename):
-    """A file of a repository in our cache or in the Hub's own; None where it is in neither."""
+    """A file of a repository in our cache or in the Hub's own, or None if it is in neither."""
     target = files.cache_dir() / "hub" / repo.replace("/", "--") / filename
     if target.exists():
         return target
@@ -239,11 +240,11 @@ def _cached(repo, filename):
 
 
 def _hub_file(repo, filename, optional=False):
-    """One file of a repository on the Hub. None where it has none of that name and `optional`."""
+    """One file of a repository on the Hub, or None if it is `optional` and not there."""
     if found := _cached(repo, filename):
         return found
     target = files.cache_dir() / "hub" / repo.replace("/", "--") / filename
-    by_hand = f" Without a network here: download {HUB}/{repo}/resolve/main/{filename} elsewhere and put it at {target}."
+    by_hand = f" If there is no network here, download {HUB}/{repo}/resolve/main/{filename} elsewhere and put it at {target}."
     try:
         import huggingface_hub as hub
     except ImportError:
@@ -259,8 +260,8 @@ def _hub_file(repo, filename, optional=False):
         raise WeightsError(f"the repository {repo} has no {filename}.") from None
     except hub.errors.RepositoryNotFoundError:
         raise WeightsError(f"the Hub has no public repository {repo}. Check the name.") from None
-    except Exception as error:  # its HTTP library has errors of its own
-        raise WeightsError(f"{repo} cannot be asked for on the Hub ({error}).{by_hand}") from error
-    # Large files are named by their SHA-256; the others by git's kind of digest, and are read as JSON at once
+    except Exception as error:  # its HTTP library has its own errors
+        raise WeightsError(f"the Hub could not be asked for {repo} ({error}).{by_hand}") from error
+    # Large files have their SHA-256 here. The others have git's kind of digest, and are read as JSON right away
     digest = about.etag if about.etag and len(about.etag) == 64 else ""
     return _fetched(about.location, target, digest)

@@ -1,13 +1,13 @@
-"""Whose names are whose: one table for each family of published weights, theirs on the left, ours on the right.
+"""Which name of theirs is which of ours: a table for each family of published weights, theirs on the left, ours on the right.
 
 How to read a table:
 
     {i}         the number of the block
     .*          two rows: weight and bias (in JAX: kernel and bias)
-    [q] [k] [v] queries, keys and values, which are three tensors there and one here: stacked in this order
-    [scale]     LayerScale, one factor for each output of the layer: multiplied into its weight and bias
+    [q] [k] [v] queries, keys and values, which are three tensors there and one here, stacked in this order
+    [scale]     LayerScale, one factor for each output of the layer, multiplied into its weight and bias
 
-Ours are timm's names (see `models.vit`, and `models.variants` for tokens and heads that a plain ViT has not).
+Ours are timm's names (see `models.vit`, and `models.variants` for tokens and heads that a plain ViT does not have).
 """
 
 import re
@@ -18,11 +18,11 @@ NUMBER = re.compile(r"(blocks\.|encoder_layer_|layers?\.|encoderblock_)(\d+)")
 
 
 class WeightsError(Exception):
-    """Weights and model do not fit, or weights cannot be had; the text shows both sides and says what to do."""
+    """Weights do not fit a model, or are not available. The text shows both sides and says what to do."""
 
 
 def table(text):
-    """The rows of a text, "theirs ours" each, with .* spelt out -> {theirs: ours}."""
+    """The rows of a text, each "theirs ours", with .* spelt out -> {theirs: ours}."""
     rows = {}
     for line in text.strip().splitlines():
         if not line:
@@ -46,7 +46,7 @@ def numbered(key):
 class Family:
     """Names of one source of weights. names: {theirs: ours}. ignored: {theirs, a regular expression: the reason}.
 
-    prefixes: what may stand before every name. norm_eps: the epsilon of its layer norms; it stands in no state dict.
+    prefixes: what may come before every name. norm_eps: the epsilon of its layer norms, which no state dict holds.
     gelu: its GELU, "none" (exact) or "tanh" (approximate), as for `torch.nn.GELU`.
     """
 
@@ -62,13 +62,13 @@ class Family:
         return {p + theirs: ours for p in ("", *self.prefixes) for theirs, ours in self.names.items()}
 
     def ours(self, key):
-        """Our name for one of theirs, [part] included; None where the table has none."""
+        """Our name for one of theirs, [part] included, or None if the table has none."""
         pattern, number = numbered(key)
         ours = self.known.get(pattern)
         return ours and ours.replace("{i}", number)
 
     def reason_to_ignore(self, key):
-        """Why a tensor of theirs has no place in our model; "" where it should have one."""
+        """Why a tensor of theirs has no place in our model, or "" if it should have one."""
         return next((why for name, why in self.ignored.items() if re.search(name, key)), "")
 
 
@@ -110,8 +110,8 @@ head.*                          head.*
 head_dist.*                     head_dist.*
 """)
 
-# transformers, ViT and DeiT. Names outside of the blocks; in the blocks of files on the Hub, and of models in memory up to
-# transformers 4; in memory from transformers 5 on.
+# transformers, ViT and DeiT. First the names outside the blocks, then those inside: as they are in files on the Hub and, up to
+# transformers 4, in memory; then as they are in memory from transformers 5 on.
 TRANSFORMERS = table("""
 embeddings.cls_token                            cls_token
 embeddings.distillation_token                   dist_token
@@ -141,7 +141,7 @@ layers.{i}.mlp.fc1.*                            blocks.{i}.mlp.fc1.*
 layers.{i}.mlp.fc2.*                            blocks.{i}.mlp.fc2.*
 """)
 
-# transformers, DINOv2 with and without registers; the attention is written in two ways, as above.
+# transformers, DINOv2 with and without registers. The attention has two sets of names, as above.
 TRANSFORMERS_DINOV2 = table("""
 embeddings.cls_token                            cls_token
 embeddings.register_tokens                      reg_token
@@ -186,7 +186,7 @@ head/*                                                  head.*
 
 
 def jax_to_torch(ours, value):
-    """A tensor of the JAX family in our layout: there the inputs come first, here the outputs; heads are an axis there.
+    """A tensor of the JAX family in our layout. There, inputs come first and heads have an axis; here, outputs come first.
 
     patches (P, P, C, D) -> (D, C, P, P); query, key, value (D, h, d) -> (D, D); their biases (h, d) -> (D,);
     out (h, d, D) -> (D, D); other kernels (in, out) -> (out, in).
@@ -203,10 +203,12 @@ def jax_to_torch(ours, value):
 
 
 # A layer between norm and head that only some older weights have. The head cannot be used without it.
-PRE_LOGITS = "the head reads this extra layer, which our model has not: both are left out, as for fine-tuning"
-MASK_TOKEN = "stands in for hidden patches during pretraining; unused afterwards"
-POOLER = "a layer for other tasks behind the class token; classification does not use it"
-WIDE_HEAD = "reads class token and mean of the patches side by side; ours reads one of them"
+PRE_LOGITS = (
+    "the head reads this extra layer, which our model does not have, so both are left out, as for fine-tuning"
+)
+MASK_TOKEN = "replaces hidden patches during pretraining, and is not used afterwards"
+POOLER = "a layer after the class token for other tasks; classification does not use it"
+WIDE_HEAD = "reads the class token and the mean of the patches side by side; ours reads one of them"
 
 FAMILIES = {
     "torchvision": Family(TORCHVISION, ignored={r"^heads\.pre_logits\.": PRE_LOGITS}),
@@ -232,14 +234,14 @@ FAMILIES = {
 
 
 def recognise(keys):
-    """The name of the family that knows most of the keys. Raises WeightsError where none knows any."""
+    """The name of the family that knows most of the keys. Raises WeightsError if none knows any."""
     patterns = [numbered(key)[0] for key in keys]
     found = {name: sum(p in f.known for p in patterns) for name, f in FAMILIES.items()}
     best = max(found, key=found.get)
     if not found[best]:
         examples = "; ".join(f"{n}: {next(iter(f.names))}" for n, f in FAMILIES.items())
         raise WeightsError(
-            f"no ViT's weights: of {len(keys)} names ({', '.join(list(keys)[:3])}, ...) no family knows one. "
+            f"these are not the weights of a ViT: no family knows any of the {len(keys)} names ({', '.join(list(keys)[:3])}, ...). "
             f"Expected names such as {examples}. Give the state dict of a Vision Transformer."
         )
     return best

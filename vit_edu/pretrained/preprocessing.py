@@ -8,7 +8,7 @@ from vit_edu.pretrained.names import WeightsError
 
 # What `model.pretrained_cfg` holds for `preprocess`:
 #   input_size     (C, H, W), pixels
-#   resize         before the middle of H x W is cut out: an int, for the short side, or (rows, cols)
+#   resize         the size before the middle, H x W, is cut out: an int, for the short side, or (rows, cols)
 #   interpolation  "bilinear", "bicubic", ...; with antialiasing
 #   mean, std      (C, 1, 1), of pixels in 0..1
 
@@ -17,8 +17,8 @@ def preprocess(images, model):
     """Pictures -> what the model was trained to see, float32 (B, C, H, W), on the model's device.
 
     images: uint8 (B, C, H, W) or (C, H, W), a PIL image, or a list of either, of any sizes. model: as `load` returns it, or
-    a dict such as its `pretrained_cfg`. Raises WeightsError where the weights came without a word about their preprocessing,
-    or for images that are no uint8: their scale cannot be known.
+    a dict such as its `pretrained_cfg`. Raises WeightsError for weights that came without a word about their preprocessing,
+    and for images that are not uint8, because their scale cannot be known.
     """
     cfg = model if isinstance(model, dict) else getattr(model, "pretrained_cfg", {})
     if cfg.get("mean") is None:
@@ -36,13 +36,13 @@ def preprocess(images, model):
 
 
 def _prepare(image, cfg):
-    """One image, or a batch of equal size, as uint8 of the right size."""
+    """One image, or a batch of images of one size, as uint8 of the right size."""
     from torchvision.transforms import functional as T
 
     if isinstance(image, torch.Tensor):
         if image.dtype != torch.uint8:
             raise WeightsError(
-                f"expected images in uint8, 0 to 255, got {image.dtype}. They are scaled and normalised here: give them raw."
+                f"expected images in uint8, 0 to 255, got {image.dtype}. They are scaled and normalised here, so pass them raw."
             )
     else:
         image = image.convert("RGB" if cfg["input_size"][0] == 3 else "L")
@@ -66,14 +66,14 @@ def _cfg(channels, height, width, resize, interpolation, mean, std):
 
 
 def from_torchvision_weights(weights):
-    """Of a member of torchvision's weights enum."""
+    """The preprocessing of a member of torchvision's weights enum."""
     t = weights.transforms()
     size = t.crop_size[0]
     return _cfg(3, size, size, t.resize_size[0], t.interpolation.value, t.mean, t.std)
 
 
 def from_timm(config):
-    """Of timm's `pretrained_cfg`, a dict: in a model, or in config.json on the Hub."""
+    """The preprocessing in timm's `pretrained_cfg`, a dict, which is in a model or in config.json on the Hub."""
     size = tuple(config["input_size"])
     short = math.floor(min(size[1:]) / config.get("crop_pct", 0.875))
     resize = (short, short) if config.get("crop_mode") == "squash" else short
@@ -82,7 +82,7 @@ def from_timm(config):
 
 
 def from_transformers(config):
-    """Of a preprocessor_config.json."""
+    """The preprocessing in a preprocessor_config.json."""
     how = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}[config.get("resample", 2)]
     size, crop = (config.get(key, 224) for key in ("size", "crop_size"))
     size, crop = (s if isinstance(s, dict) else {"height": s, "width": s} for s in (size, crop))
@@ -97,7 +97,7 @@ def of_jax(height, width):
 
 
 def at_size(cfg, img_size):
-    """The same preprocessing for a model at another resolution: resize grows with the crop."""
+    """The same preprocessing for a model at another resolution, in which `resize` grows with the crop."""
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     if cfg.get("mean") is None or tuple(cfg["input_size"][1:]) == (height, width):
         return cfg

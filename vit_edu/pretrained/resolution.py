@@ -1,4 +1,4 @@
-"""Another resolution, another patch size: the two tensors that know about pixels, resized."""
+"""Another resolution or patch size: the two tensors that know about pixels, resized."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ def resize_pos_embed(pos_embed, new_grid, num_prefix_tokens=1, old_grid=None):
     """Position embeddings for another grid of patches, by bicubic interpolation (paper, section 3.2).
 
     pos_embed: (1, prefix + N, D). new_grid: (rows, cols). The prefix tokens (the class token) have no place on the grid
-    and stay as they are. old_grid: (rows, cols) that they were learned on; a square where it is not given.
+    and stay the same. old_grid: the (rows, cols) that the others were learned on, a square by default.
     Returns (1, prefix + rows*cols, D). Raises ValueError when the old grid does not have N places. Same as timm's
     `resample_abs_pos_embed`.
     """
@@ -28,9 +28,9 @@ def resize_pos_embed(pos_embed, new_grid, num_prefix_tokens=1, old_grid=None):
 def resize_patch_embed(weight, patch_size):
     """The patch projection for another patch size, by the pseudo-inverse of resizing.
 
-    weight: (D, C, P, P), of `patch_embed.proj`. patch_size: Q. Returns (D, C, Q, Q), chosen so that a patch which was
+    weight: (D, C, P, P), of `patch_embed.proj`. patch_size: Q. Returns (D, C, Q, Q), chosen so that a patch that was
     enlarged from P to Q pixels gives the same token as before (least squares where Q < P). Resizing the weight like an
-    image would not: the sum over more pixels grows.
+    image would not do that, because the sum over more pixels grows.
     Source: FlexiViT, Beyer et al. 2022, arXiv:2212.08013, section 3.4. Same as timm's `resample_patch_embed`.
     """
     old = weight.shape[-1]

@@ -1,4 +1,4 @@
-"""The weights that come with the course, and other files of that format: each says which model it holds."""
+"""The weights that come with the course, and other files of the same format. Each file says which model it holds."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 def read_weights(path):
     """The model in a safetensors file of ours, as `load` returns it.
 
-    Raises WeightsError for a file that is damaged, is another's, or holds a model that this version does not know.
+    Raises WeightsError for a file that is damaged, is not one of ours, or holds a model that this version does not know.
     """
     path = Path(path)
     files.require_digest(path)
@@ -28,7 +28,7 @@ def read_weights(path):
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(
-            f"{path} is damaged, or no weights of this course ({error!r}). Install the package again, or write the file "
+            f"{path} is damaged, or does not hold weights of this course ({error!r}). Install the package again, or write the file "
             "again with vit-edu ship."
         ) from error
     arguments = with_kind(about["model"])
