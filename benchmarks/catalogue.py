@@ -1,8 +1,9 @@
 """What the catalogue of exercises catches: `python benchmarks/catalogue.py [LESSON or EXERCISE ...] [--survivors] [--readme]`.
 
-Prints, for each exercise: checks, correct alternatives accepted, known mistakes rejected, those named by their own
-diagnosis, pairs of mistakes that look alike, mutants of the reference that survive (see tests/mutation.py), and the
-seconds of one answer. With --readme, the figures of all exercises replace those in README.md.
+For each exercise it prints the number of checks, correct alternatives that are accepted, known mistakes that are rejected
+and those that get their own diagnosis, pairs of mistakes that look alike, mutants of the reference that survive (see
+tests/mutation.py), and the seconds that one answer takes. With --readme, the figures of all exercises replace those in
+README.md.
 """
 
 import argparse
@@ -47,7 +48,7 @@ COLUMNS = (
 
 
 def alike(exercise):
-    """Pairs of mistakes that give the same on every case."""
+    """Pairs of mistakes that give the same result on every case."""
     seen = [(m, exercise.observations(m.build)) for m in exercise.mistakes]
     return [
         (a.name, b.name)
@@ -58,7 +59,7 @@ def alike(exercise):
 
 
 def counts(exercise):
-    """{column: value} for what needs no answer to be checked."""
+    """{column: value} for what can be counted without checking an answer."""
     return {
         "checks": len(exercise.cases),
         "alternatives": len(alternatives.of(exercise.name)),
@@ -87,7 +88,7 @@ def figures(exercise):
 
 
 def summed(rows):
-    """{column: sum over all exercises}; of a list its length counts."""
+    """{column: sum over all exercises}. For a list, its length counts."""
     return {c: sum(_value(row, c) for row in rows) for c in COLUMNS if all(c in row for row in rows)}
 
 
@@ -129,7 +130,7 @@ What the checks know, as counted by `python benchmarks/catalogue.py` ({condition
 
 
 def between_markers(text):
-    """Start and end of the part of README.md that --readme writes."""
+    """The start and the end of the part of README.md that --readme writes."""
     start, end = MARKERS
     found = re.search(f"(?<={re.escape(start)}\n)(.*?)(?={re.escape(end)})", text, re.DOTALL)
     if not found:

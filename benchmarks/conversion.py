@@ -1,10 +1,13 @@
 """What a conversion costs, against the original's own load_state_dict: `python benchmarks/conversion.py`.
 
-A ViT-B/16 of torchvision, timm and transformers into ours. Both sides get a state dict in memory. Time: "into a model"
-copies into a model that exists, on both sides; ours includes `convert`. "a new model": ours is `convert(...).model()`,
-theirs builds a model with random weights, then loads. The two take turns; the fastest round of each counts. Memory: the
-largest resident size of a fresh process that holds the state dict, converts it and has the model, less that of the same
-process before the state dict, as a multiple of the weights' bytes.
+It converts a ViT-B/16 of torchvision, timm and transformers into ours. Both sides get a state dict in memory.
+
+Time: "into a model" copies into an existing model on both sides, and ours includes `convert`. For "a new model", ours is
+`convert(...).model()`, and theirs builds a model with random weights and then loads. The two take turns, and the fastest
+round of each counts.
+
+Memory: the largest resident size of a fresh process that holds the state dict, converts it and has the model, minus that of
+the same process before it had the state dict, as a multiple of the weights' bytes.
 """
 
 import argparse
@@ -68,12 +71,12 @@ def times(library, rounds):
 
 
 def resident():
-    """Bytes of this process in memory now."""
+    """The bytes of memory that this process has now."""
     return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def write(library, path):
-    """Random weights by the library's names, in a file; in a process of its own."""
+    """Write random weights to a file, under the library's names. Runs in a separate process."""
     from safetensors.torch import save_file
 
     with torch.device("meta"):
@@ -82,11 +85,12 @@ def write(library, path):
 
 
 def peak(library, kind):
-    """Prints the peak memory over the weights' bytes, for `main`. kind: "state dict" or "file"."""
+    """Print the peak memory divided by the weights' bytes, for `main`. kind: "state dict" or "file"."""
     from vit_edu import pretrained
     from vit_edu.models import ViT
 
-    with torch.device("meta"):  # imports the library; no numbers, so that no freed memory is used again below
+    # This imports the library, without numbers, so that no freed memory is reused below
+    with torch.device("meta"):
         names = {k: v.shape for k, v in make(library).state_dict().items()}
     size = sum(4 * shape.numel() for shape in names.values())
     highest, stop = [0], threading.Event()
@@ -101,7 +105,8 @@ def peak(library, kind):
         if kind == "file":
             code = "import sys; from benchmarks.conversion import write; write(*sys.argv[1:])"
             subprocess.run([sys.executable, "-c", code, library, path], check=True, cwd=ROOT)
-        pretrained.convert(ViT(embed_dim=64, num_heads=1).state_dict()).model()  # what is imported late
+        # So that what is imported late is already there
+        pretrained.convert(ViT(embed_dim=64, num_heads=1).state_dict()).model()
         before = resident()
         thread = threading.Thread(target=watch)
         thread.start()

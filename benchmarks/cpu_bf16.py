@@ -1,14 +1,14 @@
 """A training step on a CPU in float32 and in bf16: `python benchmarks/cpu_bf16.py`.
 
-Milliseconds of one step (forward, cross entropy, backward, optimiser) on a full batch, for the recipes that are made for
-CPUs and each share of the tokens that they have. Three ways:
+It measures the milliseconds of one step (forward, cross entropy, backward, optimiser) on a full batch, for the recipes that
+are made for CPUs and for each share of the tokens that they use. There are three ways:
 
 - float32;
-- bf16, fused: `torch.autocast` alone, so that attention is torch's fused kernel for the CPU;
-- bf16: what `Recipe.cpu_bf16` does, attention in torch's plain matrix products and Muon's products in bf16 as well.
+- bf16, fused: `torch.autocast` alone, so that attention uses torch's fused kernel for the CPU;
+- bf16: what `Recipe.cpu_bf16` does, with attention in torch's plain matrix products, and Muon's products in bf16 as well.
 
-The last column is float32 / bf16: above 1, bf16 pays. On a processor without instructions for bf16 the program says so and
-measures nothing.
+The last column is float32 / bf16: above 1, bf16 is worth it. On a processor without instructions for bf16 the program says
+so and measures nothing.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def fused_step(model, optimizer, images, targets):
 
 
 def steps(recipe, share):
-    """{way: a function that takes a step}, each with a model and an optimiser of its own. share: of the tokens."""
+    """{way: a function that takes a step}, each with its own model and optimiser. share: that of the tokens."""
     images = torch.randn(recipe.batch_size, 3, 32, 32)  # (B, C, H, W)
     targets = torch.randn(recipe.batch_size, CLASSES).softmax(dim=1)  # (B, K), as mixing makes them
     ways = {
@@ -61,7 +61,7 @@ def steps(recipe, share):
 
 def main(argv=None):
     parser = measure.parser(__doc__, rounds=15)
-    parser.add_argument("--batch", type=int, help="images in a batch (those of the recipe)")
+    parser.add_argument("--batch", type=int, help="images in a batch (as in the recipe)")
     args = parser.parse_args(argv)
     if args.device != "cpu" or not training.has_bf16("cpu"):
         parser.error("this measures a CPU with instructions for bf16; torch sees none (AVX-512 BF16 or AMX).")

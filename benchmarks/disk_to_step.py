@@ -1,16 +1,17 @@
 """From images on the disk to finished training steps, ours against the usual way: `python benchmarks/disk_to_step.py`.
 
-Images per second over one epoch: read a folder in CIFAR-10's format, go once over its images (crop with padding 4, flip,
-normalise, CutMix), take a step with each batch. The folder is made from generated shapes and is in the system's file cache.
+It measures images per second over one epoch: read a folder in CIFAR-10's format, go once over its images (crop with padding
+4, flip, normalise, CutMix), and take a step with each batch. The folder is made from generated shapes, and is in the
+system's file cache.
 
-- ours: `data.load`, `data.batches` and the task's `prepare`: all images on the device, a batch augmented at once.
-- usual: torchvision's `CIFAR10` and `transforms.v2`, image by image, in a `DataLoader` (`--workers 0 2`; the fastest is what
-  ours is compared with). Crop and flip work on PIL images, which is the faster order here; CutMix runs where the batches are
-  made; workers persist; on CUDA batches come through pinned memory.
+- ours: `data.load`, `data.batches` and the task's `prepare`. All images are on the device, and a batch is augmented at once.
+- usual: torchvision's `CIFAR10` and `transforms.v2`, image by image, in a `DataLoader` (`--workers 0 2`; ours is compared
+  with the fastest). Crop and flip work on PIL images, which is the faster order here. CutMix runs where the batches are made,
+  workers persist, and on CUDA batches come through pinned memory.
 
-Both take the same step: model, optimiser and shares of the tokens of the recipe "laptop". Its row "whole recipe" is computed:
-each rate has the part of the minutes that the recipe gives it. Without a step, and on CUDA, three epochs are gone over, so
-that starting workers does not count much. The second table says what takes how long.
+Both take the same step, with the model, the optimiser and the shares of the tokens of the recipe "laptop". The row "whole
+recipe" is computed: each rate counts for the part of the minutes in which the recipe has it. Without a step, and on CUDA,
+there are three epochs, so that starting workers does not count much. The second table says how long each part takes.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ SHARES = [*(share for _, share in RECIPE.tokens), 1.0]  # of the tokens, phase b
 
 
 class Ours:
-    """Batches (images (B, C, H, W), targets (B, K)) by vit_edu, augmented, on the device."""
+    """Augmented batches (images (B, C, H, W), targets (B, K)) by vit_edu, on the device."""
 
     def __init__(self, device):
         self.data = vit_data.load().to(device)
@@ -50,7 +51,7 @@ class Ours:
 
 
 class Usual:
-    """The same by torchvision and a DataLoader. root: what holds the folder of CIFAR-10."""
+    """The same by torchvision and a DataLoader. root: where the folder of CIFAR-10 is."""
 
     def __init__(self, device, root, workers):
         transform = v2.Compose(
@@ -89,7 +90,7 @@ def mixed(cutmix, samples):
 
 
 def from_disk(make, take_step=None, epochs=1):
-    """Read the data, go over them, take a step with each batch. make: `Ours` or `Usual`, its arguments bound."""
+    """Read the data, go over them, and take a step with each batch. make: `Ours` or `Usual` with bound arguments."""
     stream = make()
     for _ in range(epochs):
         for images, targets in stream:
@@ -100,8 +101,8 @@ def from_disk(make, take_step=None, epochs=1):
 
 def main(argv=None):
     parser = measure.parser(__doc__, rounds=3)
-    parser.add_argument("--images", type=int, help="on the disk (CPU 4,000, CUDA 30,000)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader")
+    parser.add_argument("--images", type=int, help="images on the disk (CPU 4,000, CUDA 30,000)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader, to be tried")
     args = parser.parse_args(argv)
     line = measure.conditions("disk_to_step", argv, args.device, ("torchvision",))
     device, cuda = torch.device(args.device), args.device == "cuda"
@@ -116,10 +117,10 @@ def main(argv=None):
 
 
 def figures(device, root, workers, rounds):
-    """Seconds, the least over the rounds.
+    """Seconds, the minimum over the rounds.
 
-    Returns "read": {way: reading the folder}, "epochs": {share: {way: an epoch with steps, reading counted in}}, None for no
-    step, and "step": {share: one step alone}.
+    Returns {"read": {way: reading the folder}, "epochs": {share: {way: an epoch with steps, including reading}}, in which the
+    share None means no steps, and "step": {share: one step alone}}.
     """
     ways = {"ours": functools.partial(Ours, device)}
     ways |= {f"usual, {n} workers": functools.partial(Usual, device, root, n) for n in workers}
@@ -151,7 +152,7 @@ def figures(device, root, workers, rounds):
 
 
 def report(found, batches):
-    """Both tables, as text. batches: of an epoch."""
+    """Both tables, as text. batches: how many an epoch has."""
     ways, images = list(found["read"]), batches * RECIPE.batch_size
     rates = {
         share: {way: images / s for way, s in seconds.items()} for share, seconds in found["epochs"].items()

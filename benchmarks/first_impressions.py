@@ -1,4 +1,4 @@
-"""What a newcomer waits for: the import, and the answer of each exercise. Prints one table; asserts nothing.
+"""What a newcomer waits for: the import, and the answer of each exercise. Prints one table and asserts nothing.
 
 python benchmarks/first_impressions.py
 """
@@ -13,7 +13,7 @@ ROUNDS = 7
 
 
 def seconds_to_run(code):
-    """Wall time of a fresh interpreter that runs `code`."""
+    """The wall time of a fresh interpreter that runs `code`."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - start

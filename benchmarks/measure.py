@@ -29,23 +29,23 @@ def parser(text, rounds):
     """The options that all benchmarks have. text: the module's docstring."""
     new = argparse.ArgumentParser(description=text.splitlines()[0])
     new.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    new.add_argument("--rounds", type=int, default=rounds, help=f"each times all once ({rounds})")
-    new.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
+    new.add_argument("--rounds", type=int, default=rounds, help=f"how often everything is timed ({rounds})")
+    new.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
     return new
 
 
 def wait(device):
-    """Until the device has done what it was given; on the CPU it has."""
+    """Wait until the device has done its work. The CPU always has."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
 
 def in_turn(jobs, rounds, device="cpu", repeats=1, warmups=2):
-    """Seconds of one call of each job. jobs: {name: function}. Returns {name: [one number a round]}.
+    """The seconds that one call of each job takes. jobs: {name: function}. Returns {name: [one number per round]}.
 
-    Each round calls every job `repeats` times, in an order drawn anew, so that whatever else the machine does meets all
-    alike. Before the first round each job is called `warmups` times; that does not count. What a job returns lives until the
-    clock has stopped, so that clearing up does not count either.
+    Each round calls every job `repeats` times, in a new random order, so that whatever else the machine does affects all of
+    them alike. Before the first round each job is called `warmups` times, which does not count. What a job returns is kept
+    until the clock has stopped, so that cleaning up does not count either.
     """
     order, seconds = random.Random(0), {name: [] for name in jobs}
     for job in jobs.values():
@@ -64,7 +64,7 @@ def in_turn(jobs, rounds, device="cpu", repeats=1, warmups=2):
 
 
 def hardware(device):
-    """Processor, whether it has bf16, its cores that this process may use, threads, and the GPU where one is used."""
+    """The processor, whether it has bf16, the cores that this process may use, the threads, and the GPU if one is used."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -76,7 +76,7 @@ def hardware(device):
 
 
 def conditions(program, argv, device, packages=()):
-    """One line: hardware, load before, versions, command, date. Call it before measuring."""
+    """One line with hardware, load before, versions, command and date. Call it before measuring."""
     found = [f"Python {platform.python_version()}"]
     found += [f"{name} {metadata.version(name)}" for name in ("torch", *packages)]
     argv = sys.argv[1:] if argv is None else argv
@@ -88,14 +88,14 @@ def conditions(program, argv, device, packages=()):
 
 
 def table(head, rows):
-    """A Markdown table. head: names of the columns; rows: tuples of texts, as long as head."""
+    """A Markdown table. head: the names of the columns. rows: tuples of texts, as long as head."""
     return "\n".join(
         f"| {' | '.join(cells)} |" for cells in (head, ("---", *["---:"] * (len(head) - 1)), *rows)
     )
 
 
 def write(folder, program, title, text):
-    """Print a section and put it into folder/PROGRAM.md, in the place of the older section of this title.
+    """Print a section and put it into folder/PROGRAM.md, where it replaces an older section of this title.
 
     The file is written whole or not at all.
     """
@@ -112,7 +112,7 @@ def write(folder, program, title, text):
 
 
 def write_folder(root, count):
-    """Put `count` training images in CIFAR-10's format into `root`, and count / 5 to test on: shapes, over and over."""
+    """Put `count` training images and count / 5 test images in CIFAR-10's format into `root`: the same shapes over and over."""
     from torchvision.datasets import CIFAR10
 
     some = vit_data.shapes(min(count, 2000), 10).train
@@ -131,9 +131,9 @@ def write_folder(root, count):
 
 @contextlib.contextmanager
 def trusted(root):
-    """While it lasts, the files in `root` are CIFAR-10 for torchvision and for vit_edu.
+    """A context in which torchvision and vit_edu take the files in `root` for CIFAR-10.
 
-    Their checksums stand in for the published ones, so that both sides verify their files as they always do.
+    Their checksums replace the published ones, so that both sides verify their files as they always do.
     """
     from torchvision.datasets import CIFAR10
 
@@ -151,7 +151,7 @@ def trusted(root):
 
 
 def same_settings(logged, recipe):
-    """Whether a log is of this recipe; what the log does not name has its default."""
+    """Whether a log is one of this recipe. What the log does not name has its default."""
     asked = dataclasses.asdict(recipe)
     logged, asked = (
         json.dumps(dataclasses.asdict(training.Recipe.from_dict(r)), sort_keys=True) for r in (logged, asked)

@@ -1,12 +1,13 @@
 """Our ViT against other people's, in equal architecture: `python benchmarks/peers.py [--device cuda] [--compiled]`.
 
-Times one training step (forward, cross entropy, backward, AdamW, zero_grad; train mode) and one forward pass (eval mode, no
-gradient) of each model, in milliseconds; float32 on the CPU, bf16 autocast on CUDA, the same for all. Dropout is off. Reads
-"ours / it": under 1 we are faster. The times are the minima over the rounds; the median of the ratio, round by round, stands
-beside it and says how steady it is. --compiled: torch.compile with fixed shapes for all.
+It times one training step (forward, cross entropy, backward, AdamW, zero_grad, in train mode) and one forward pass (in eval
+mode, without gradients) of each model, in milliseconds, with float32 on the CPU and bf16 autocast on CUDA, the same for all.
+Dropout is off. "ours / it" below 1 means that we are faster. The times are the minima over the rounds. The median of the
+ratio, round by round, is given beside it and says how steady it is. --compiled: torch.compile with fixed shapes for all.
 
-The numbers of parameters must agree. vit-pytorch's `ViT` is the nearest of its models and not equal: layer norms before and after the
-patch projection, no biases in qkv, attention that is not fused. (Its `SimpleViT` has no class token and no learned positions.)
+The numbers of parameters must agree. vit-pytorch's `ViT` is the nearest of its models, but not equal: it has layer norms before
+and after the patch projection, no biases in qkv, and attention that is not fused. (Its `SimpleViT` has no class token and no
+learned positions.)
 """
 
 import functools
@@ -80,12 +81,12 @@ def models():
 
 
 def count(model):
-    """Learned numbers of a model."""
+    """The number of parameters of a model."""
     return sum(p.numel() for p in model.parameters())
 
 
 def check_sizes(found):
-    """AssertionError unless all have as many parameters as ours, but for DIFFERENCES. Returns a text on those."""
+    """Raise AssertionError unless all have as many parameters as ours, except for DIFFERENCES. Returns a text on those."""
     texts = []
     for name, model in found.items():
         more, why = DIFFERENCES.get(name, (lambda *_: 0, ""))
@@ -119,12 +120,12 @@ def logits(model, images):
 
 
 def autocast(device):
-    """bf16 on CUDA, as training has it."""
+    """bf16 on CUDA, as in training."""
     return torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
 def ratios(seconds, name):
-    """Ours over this peer's: (of the minima, median of the rounds)."""
+    """Our time divided by this peer's: (of the minima, the median over the rounds)."""
     ours, peer = seconds["ours"], seconds[name]
     return min(ours) / min(peer), statistics.median(a / b for a, b in zip(ours, peer, strict=True))
 

@@ -1,9 +1,9 @@
 """What each piece of a recipe is worth: `python benchmarks/pieces.py [--recipe laptop] [--minutes 4] --data ...`.
 
-Trains the recipe whole, and again with one piece taken out or exchanged, several seeds each. The accuracy on held-out training
-images goes to vit_edu/training/logs/pieces.jsonl (conditions first, then an entry a run), from which lesson 06 draws it, and as a table to
-benchmarks/results/pieces.md. The test images are not used. Every run has the same minutes, on one thread, counted by the
-processor's clock: so they may go side by side, and a piece that costs time must earn it.
+It trains the whole recipe, and again with one piece taken out or exchanged, with several seeds each. The accuracy on held-out
+training images goes to vit_edu/training/logs/pieces.jsonl (conditions first, then an entry per run), from which lesson 06 draws
+it, and as a table to benchmarks/results/pieces.md. The test images are not used. Every run has the same minutes, on one thread,
+counted by the processor's clock. So runs may go side by side, and a piece that takes time must be worth it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ try:
 except ImportError:  # run as a program, with this folder on the path
     import measure
 
-# What is changed -> the fields of the recipe that say so; those of "model" are its arguments.
+# What is changed -> the fields of the recipe that change; those of "model" are its arguments.
 WHOLE = "the recipe, whole"
 PIECES = {
     WHOLE: {},
@@ -49,7 +49,8 @@ PIECES = {
 def mimetic(model):
     """Attention that begins as trained attention looks: W_q^T W_k near 0.7 I in every head, W_v^T W_proj^T near -0.4 I.
 
-    Positions begin as sines and cosines, and are learned from there. Needs a mean over the tokens, no class token.
+    Positions begin as sines and cosines, and are learned from there. The model must take the mean over its tokens, without a
+    class token.
     Source: Trockman and Kolter 2023, arXiv:2305.09828.
     """
 
@@ -71,7 +72,8 @@ def mimetic(model):
 
 
 class RotaryAttention(nn.Module):
-    """`Attention` whose queries and keys are turned by the place of their token, so that scores know only differences of places.
+    """`Attention` whose queries and keys are turned by the place of their token, so that scores depend only on how far
+    and in which direction two tokens are apart.
 
     Of the d numbers of a head, one half turns with the row and one with the column. (B, N, D) -> (B, N, D), no class token.
     Source: axial 2-D rotary positions, Heo et al. 2024, arXiv:2403.13298.
@@ -110,7 +112,7 @@ CHANGES = {"mimetic initialisation": mimetic, "all tokens, 2-D rotary positions"
 
 
 def run(job):
-    """One run, in a process of its own. job: (piece, recipe, source of images, folder of logs). Returns its entry."""
+    """One run, in a separate process. job: (piece, recipe, source of images, folder of logs). Returns its entry."""
     piece, recipe, source, folder = job
     log = folder / f"{piece.replace(' ', '_')}-{recipe.seed}.json"
     there = log.exists() and json.loads(log.read_text(encoding="utf-8"))["settings"]
@@ -121,7 +123,7 @@ def run(job):
         CHANGES.get(piece, lambda model: None)(model)
         history = training.fit(model, images, recipe, clock=time.process_time)
         if not history or history[-1]["seconds"] < 60 * recipe.minutes:
-            raise RuntimeError(f"{piece}, seed {recipe.seed}: stopped before its end.")
+            raise RuntimeError(f"{piece}, seed {recipe.seed}: it stopped before its end.")
         entry = {"piece": piece, "seed": recipe.seed, "epochs": len(history)}
         entry |= {
             "val_accuracy": history[-1]["val_accuracy"],
@@ -139,9 +141,9 @@ def _mean(values, sign=""):
 
 
 def main(argv=None):
-    """Run all pieces, two at a time, and write the table. Runs that are there are not run again.
+    """Run all pieces, two at a time, and write the table. Runs that are already there are not repeated.
 
-    Some pieces alone join those that the log has from earlier, if recipe and data copy are the same.
+    If only some pieces are named, they join those that are already in the log, if recipe and copy of the data are the same.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="laptop")
@@ -149,13 +151,13 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pieces", nargs="+", default=list(PIECES), help="some of them by name")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--data", help="folder of the images; without it, what data.load() finds")
+    parser.add_argument("--data", help="folder of the images (what data.load() finds)")
     parser.add_argument("--copy", default="", help="which copy of the data, for the table")
     parser.add_argument("--runs", type=Path, default=Path("runs/pieces"))
     parser.add_argument("--log", type=Path, default=training.LOGS / "pieces.jsonl")
     parser.add_argument("--out", type=Path, default=measure.RESULTS)
     args = parser.parse_args(argv)
-    # Runs of another recipe or of other minutes are not taken for these
+    # So that runs of another recipe or with other minutes are not mistaken for these
     runs = args.runs / f"{args.recipe}-{args.minutes:g}"
     conditions = measure.conditions("pieces", argv, "cpu")
     whole = dataclasses.replace(training.RECIPES[args.recipe], minutes=args.minutes, epochs=None)

@@ -1,19 +1,21 @@
 """Time and memory of a training step against tokens, patch size, depth and width: `python benchmarks/scaling.py`.
 
-Each sweep changes one number of BASE. A step is forward, cross entropy, backward and AdamW, the fastest of the rounds;
-float32 on the CPU, bf16 autocast on CUDA. The exponent is the slope of a straight line through the larger sizes of a sweep
-(the last LARGER), both axes logarithmic, by least squares. Beside it stands theory:
+Each sweep changes one number of BASE. A step is forward, cross entropy, backward and AdamW, with float32 on the CPU and bf16
+autocast on CUDA, and the fastest of the rounds counts. The exponent is the slope of a straight line through the larger sizes
+of a sweep (the last LARGER), with both axes logarithmic, by least squares. The table compares it with theory:
 
-- the matrix products of a token cost the same whatever the other tokens are: exponent 1 in tokens, 2 in width;
-- attention compares all pairs of tokens: exponent 2 in tokens, 1 in width (Vaswani et al. 2017, table 1);
-- "counted" is the slope of both together, from the multiplications of the model, for the same sizes;
-- memory: activations grow with tokens, depth and width; fused attention never stores all pairs. Weights grow with width squared.
+- The matrix products of a token cost the same whatever the other tokens are: exponent 1 in tokens, 2 in width.
+- Attention compares all pairs of tokens: exponent 2 in tokens, 1 in width (Vaswani et al. 2017, table 1).
+- "counted" is the slope of both together, from the multiplications of the model, for the same sizes.
+- Memory: activations grow with tokens, depth and width, and fused attention never stores all pairs. Weights grow with the
+  square of the width.
 
-Each of the two parts is timed alone too, forward and backward.
+Each of the two parts is also timed alone, forward and backward.
 
-Memory is the peak of one step beyond what was there before it. On the CPU: the largest resident memory of a fresh process, in
-which a tiny model has taken a step first. On CUDA: `torch.cuda.max_memory_allocated`. The last line is the peak resident
-memory of a whole process that trains by the recipe "laptop" on the CPU, with a data set of CIFAR-10's size, all its phases.
+Memory is the peak of one step beyond what was there before it. On the CPU, that is the largest resident memory of a fresh
+process in which a tiny model has taken a step first; on CUDA, it is `torch.cuda.max_memory_allocated`. The last line is the
+peak resident memory of a whole process that trains by the recipe "laptop" on the CPU, through all its phases, with a data set
+of CIFAR-10's size.
 """
 
 import argparse
@@ -53,7 +55,7 @@ LIMIT = 2e9  # bytes that the recipe "laptop" may take
 
 
 def exponent(sizes, values):
-    """Slope of log(value) over log(size) by least squares."""
+    """The slope of log(value) over log(size), by least squares."""
     x, y = ([math.log(n) for n in numbers] for numbers in (sizes, values))
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
@@ -61,26 +63,26 @@ def exponent(sizes, values):
 
 
 def tokens(size):
-    """Tokens of an image, the class token counted. size: arguments of `ViT`."""
+    """The tokens of an image, including the class token. size: arguments of `ViT`."""
     return (size["img_size"] // size["patch_size"]) ** 2 + 1
 
 
 def multiplications(size):
-    """Of one forward pass for one image: (in matrix products, in attention)."""
+    """The multiplications of one forward pass for one image: (in matrix products, in attention)."""
     T, D, depth = tokens(size), size["embed_dim"], size["depth"]
     patches = (T - 1) * 3 * size["patch_size"] ** 2 * D
     return patches + depth * 12 * T * D * D, depth * 2 * T * T * D
 
 
 def sweep(name):
-    """(sizes on the x axis, arguments of `ViT` for each). Images and patches are told by their tokens."""
+    """(sizes on the x axis, arguments of `ViT` for each). The size of images and patches is given in tokens."""
     values, other, _ = SWEEPS[name]
     models = [BASE | other | {name: value} for value in values]
     return [tokens(m) if name in ("img_size", "patch_size") else m[name] for m in models], models
 
 
 def batch_size(name, device):
-    """Images in a batch of this sweep."""
+    """The number of images in a batch of this sweep."""
     return SWEEPS[name][2] * (MORE_ON_CUDA if device.type == "cuda" else 1)
 
 
@@ -136,7 +138,7 @@ MEMORY = (  # sweep, its name, theory
 
 
 def counted(what, models):
-    """Multiplications of what is timed, one number a model; for the parts up to a factor."""
+    """The multiplications in what is timed, one number per model. For the parts alone, they are right up to a factor."""
     parts = [multiplications(m) for m in models]
     if what is products:
         return [tokens(m) * m["embed_dim"] ** 2 for m in models]
@@ -179,9 +181,9 @@ def times(rounds, device):
 
 
 def peak():
-    """Largest resident memory that this process had so far, in bytes.
+    """The largest resident memory that this process has had so far, in bytes.
 
-    From /proc where there is one: what `getrusage` says begins with that of the process which started this one.
+    It is read from /proc if there is one, because `getrusage` begins with that of the process which started this one.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -194,7 +196,7 @@ def peak():
 
 
 def memory_of_step(size, batch, device):
-    """Bytes at the peak of a first step beyond what was there before it. On the CPU: in a process of its own."""
+    """The bytes at the peak of a first step beyond what was there before it. On the CPU, it runs in a separate process."""
     if device.type == "cuda":
         step = whole(size, batch, device)
         torch.cuda.empty_cache()
@@ -216,7 +218,7 @@ def child(kind, *what):
     """What a fresh process does: "step" prints the bytes of one step, "laptop" those of a whole training."""
     if kind == "step":
         size, batch = what
-        whole(BASE | {"depth": 1, "embed_dim": 8}, 1, torch.device("cpu"))()  # libraries are loaded
+        whole(BASE | {"depth": 1, "embed_dim": 8}, 1, torch.device("cpu"))()  # so that libraries are loaded
         step = whole(size, batch, torch.device("cpu"))
         before = peak()
         step()
@@ -253,7 +255,7 @@ def laptop(seconds):
 
 def main(argv=None):
     parser = measure.parser(__doc__, rounds=7)
-    parser.add_argument("--seconds", type=float, default=30, help="that the recipe trains (30)")
+    parser.add_argument("--seconds", type=float, default=30, help="how long the recipe trains (30)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:

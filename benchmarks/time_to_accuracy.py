@@ -1,12 +1,13 @@
-"""Accuracy within so many minutes, for the recipes that have a target: `python benchmarks/time_to_accuracy.py laptop --data ...`.
+"""Accuracy within a given time, for the recipes that have a target: `python benchmarks/time_to_accuracy.py laptop --data ...`.
 
 Each run is `training.fit`, as in lesson 06 and in `vit-edu train`, followed by one look at the test images. Its log goes to
-vit_edu/training/logs/RECIPE-SEED.jsonl: conditions first, then an entry an epoch, the result last. The table over all logs goes to
-benchmarks/results/time_to_accuracy.md. A run that was cut off goes on when the command is given again; one whose run and log
-are there is not run again. Each run has a process and, for CUDA, a folder of compiled code of its own, so that none is faster for those before.
+vit_edu/training/logs/RECIPE-SEED.jsonl: the conditions first, then an entry per epoch, and the result last. The table over all
+logs goes to benchmarks/results/time_to_accuracy.md. The same command resumes a run that was cut off, and does not repeat one
+whose run and log are already there. Each run has its own process and, for CUDA, its own folder of compiled code, so that none
+is faster because of those before it.
 
 `--gpu` takes the three recipes for a GPU. `--one-core` counts the time that the processor worked, on one thread, so that runs may
-go side by side. `--toy` shrinks every run to seconds, to try the command itself.
+go side by side. `--toy` shrinks every run to seconds, to try out the command itself.
 """
 
 import argparse
@@ -30,7 +31,7 @@ try:
 except ImportError:  # run as a program, with this folder on the path
     import measure
 
-# recipe -> (where, test accuracy to be reached)
+# recipe -> (where, test accuracy to reach)
 TARGETS = {
     "laptop": ("2 CPU cores", 0.78),
     "laptop-hybrid": ("2 CPU cores", 0.81),
@@ -50,18 +51,18 @@ TOY_MODEL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
 def main(argv=None):
-    """Run what is asked for and write logs and table."""
+    """Run what is asked for, and write the logs and the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="*", help=f"some of {', '.join(TARGETS)}")
     parser.add_argument("--gpu", action="store_true", help=f"the same as {' '.join(GPU)}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data", help="folder of the images; without it, what data.load() finds")
+    parser.add_argument("--data", help="folder of the images (what data.load() finds)")
     parser.add_argument("--copy", default="", help="which copy of the data, for the table")
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_accuracy"))
     parser.add_argument("--logs", type=Path, default=training.LOGS)
     parser.add_argument("--out", type=Path, default=measure.RESULTS)
-    parser.add_argument("--one-core", action="store_true", help="one thread, by the processor's clock")
-    parser.add_argument("--toy", action="store_true", help="seconds a run, with tiny models")
+    parser.add_argument("--one-core", action="store_true", help="use one thread and the processor's clock")
+    parser.add_argument("--toy", action="store_true", help="a few seconds per run, with tiny models")
     args = parser.parse_args(argv)
     asked = args.recipes + list(GPU) * args.gpu
     unknown = set(asked) - set(TARGETS)
@@ -75,7 +76,7 @@ def main(argv=None):
                 process.start()
                 process.join()
             if process.exitcode:
-                sys.exit(f"{name}, seed {seed}: did not come to its end. The same command goes on.")
+                sys.exit(f"{name}, seed {seed}: did not reach its end. The same command resumes it.")
     text = summary(args.logs)
     atomic.write(args.out / "time_to_accuracy.md", text)
     print(text)
@@ -88,10 +89,10 @@ def run(name, seed, args):
         recipe = dataclasses.replace(recipe, **TOY, model=recipe.model | TOY_MODEL)
     log = args.logs / f"{name}-{seed}.jsonl"
     out = args.runs / f"{name}-{seed}{'-one-core' * args.one_core}"
-    # Logs ship, runs do not: who has no run of their own measures anew
+    # Logs come with the course and runs do not, so whoever has no run of their own measures again
     ended = log.exists() and (out / "checkpoint.pt").exists()
     if ended and measure.same_settings(training.read_log(log)[0]["settings"], recipe):
-        print(f"{name}, seed {seed}: {log} and {out} are there, and not run again")
+        print(f"{name}, seed {seed}: {log} and {out} are already there, so this is not run again")
         return
     if args.one_core:
         torch.set_num_threads(1)
@@ -127,7 +128,7 @@ def run(name, seed, args):
 
 
 def where(device):
-    """What computes, in two words or three."""
+    """What computes, in two or three words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
@@ -135,7 +136,7 @@ def where(device):
 
 
 def summary(folder):
-    """The table over all logs of a folder, with the conditions of each recipe below."""
+    """The table over all logs in a folder, followed by the conditions of each recipe."""
     rows, notes = [], []
     for name, (place, target) in TARGETS.items():
         logs = [training.read_log(path) for path in sorted(folder.glob(f"{name}-[0-9]*.jsonl"))]

@@ -1,4 +1,4 @@
-"""The benchmarks run end to end, in toy size, and their tables have the rows that they promise. No time is asserted."""
+"""The benchmarks run end to end in toy size, and their tables have the rows that they promise. No time is asserted."""
 
 import dataclasses
 import functools
@@ -51,7 +51,7 @@ def test_jobs_are_timed_in_turn():
     turns = [calls[i : i + 6] for i in range(3, len(calls), 6)]
     assert len(turns) == 5
     for turn in turns:
-        assert turn[::2] == turn[1::2]  # repeats stand together
+        assert turn[::2] == turn[1::2]  # repeats come together
         assert sorted(turn[::2]) == ["a", "b", "c"]
     assert len({tuple(turn) for turn in turns}) > 1  # in another order
 
@@ -84,7 +84,7 @@ def test_peers(tmp_path, monkeypatch, how):
         compiled.append(dynamic)
         return model
 
-    monkeypatch.setattr(torch, "compile", compile)  # it takes a minute a model
+    monkeypatch.setattr(torch, "compile", compile)  # it takes a minute per model
     options = ["--batch", "2", "--rounds", "2", "--out", str(tmp_path)]
     peers.main(options + ["--compiled"] * (how == "compiled"))
     file = tmp_path / "peers.md"
@@ -250,7 +250,7 @@ def test_cpu_bf16_needs_a_cpu_that_has_it(monkeypatch, capsys):
 
 
 def test_every_target_has_a_recipe_and_one_command_runs_them(tmp_path, monkeypatch, capsys):
-    """The command that is meant for a GPU, end to end, in toy size, on whatever is here."""
+    """The command that is meant for a GPU, end to end in toy size, on whatever hardware is here."""
     monkeypatch.setenv("VIT_EDU_DATA", "shapes")
     folders = [f"--{name}={tmp_path / name}" for name in ("runs", "logs", "out")]
     time_to_accuracy.main(["--gpu", "laptop", "--toy", "--seeds", "3", "--copy=drawn", *folders])
@@ -275,7 +275,7 @@ def test_one_core_counts_its_own_time(tmp_path, monkeypatch):
     log = tmp_path / "logs" / "laptop-0.jsonl"
     before = log.stat().st_mtime_ns
     time_to_accuracy.main(["laptop", "--toy", "--one-core", "--seeds=0", *folders])
-    assert log.stat().st_mtime_ns == before  # the log is there: not run again
+    assert log.stat().st_mtime_ns == before  # the log is there, so it is not run again
     assert rows(tmp_path / "out" / "time_to_accuracy.md")["laptop"][0] == "1 CPU core"
     conditions(
         tmp_path / "out" / "time_to_accuracy.md",
@@ -298,7 +298,7 @@ def test_pieces_are_taken_out_one_by_one(tmp_path, monkeypatch):
     pieces.main(arguments)
     assert list(rows(tmp_path / "pieces.md")) == ["what is changed", "---", *asked]
     before = rows(tmp_path / "pieces.md")
-    pieces.main(arguments)  # the logs are there: nothing is run again
+    pieces.main(arguments)  # the logs are there, so nothing is run again
     assert before == rows(tmp_path / "pieces.md")
     pieces.main([*arguments[:-2], "mimetic initialisation"])  # joins them
     assert list(rows(tmp_path / "pieces.md").items())[:4] == list(before.items())
@@ -335,9 +335,9 @@ def test_rotary_scores_know_only_differences_of_places():
     scores = (attn.turn(query) @ attn.turn(key).mT).reshape(8, 8, 8, 8)
     close = functools.partial(torch.testing.assert_close, rtol=0, atol=1e-4)
     close(scores[:-2, :-3, :-2, :-3], scores[2:, 3:, 2:, 3:])
-    assert (scores[3, 3, 3, 4] - scores[3, 3, 4, 3]).abs() > 0.01  # a row is no column
+    assert (scores[3, 3, 3, 4] - scores[3, 3, 4, 3]).abs() > 0.01  # a row is not a column
     close(scores[0, 0, 0, 0], query[0, 0, 0] @ key[0, 0, 0])
-    token = torch.randn(1, 1, 64).expand(1, 64, 64)  # all values alike: no weight changes their mean
+    token = torch.randn(1, 1, 64).expand(1, 64, 64)  # all values are alike, so no weight changes their mean
     close(attn(token), plain(token))
 
 
