@@ -1,4 +1,4 @@
-# make lab | test | course     (all three set themselves up; see README.md)
+# make lab | test | course     (each of them installs what it needs; see README.md)
 VENV        ?= .venv
 ARGS        ?=
 # Versions to install; `make test CONSTRAINTS=` takes the newest that pyproject.toml allows
@@ -32,7 +32,7 @@ test: $(VENV)/.dev  ## run everything: lint, unit tests, all notebooks (ARGS go 
 course: $(VENV)/.dev  ## run every solution in full size and write the pages to build/course
 	@$(BIN)/vit-edu course $(ARGS)
 
-lessons: $(VENV)/.dev  ## for authors: refresh stored answers in solutions/, derive lessons/ from them
+lessons: $(VENV)/.dev  ## for authors: refresh the stored answers in solutions/ and derive lessons/ from them
 	@$(QUICK) $(BIN)/vit-edu derive --refresh
 
 format: $(VENV)/.dev  ## for authors: format and fix what ruff can
@@ -47,7 +47,7 @@ $(BIN)/python$(EXE):
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	    echo "No virtual environment could be made. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
 
-# A stamp is written only when an installation has succeeded, so that a broken one is tried again.
+# A stamp is written only after an installation has succeeded, so that a broken one is tried again.
 $(VENV)/.lab: pyproject.toml $(CONSTRAINTS) | $(BIN)/python$(EXE)
 	$(INSTALL) -e '.[lab]'
 	@touch $@
