@@ -102,7 +102,9 @@ def from_disk(make, take_step=None, epochs=1):
 def main(argv=None):
     parser = measure.parser(__doc__, rounds=3)
     parser.add_argument("--images", type=int, help="images on the disk (CPU 4,000, CUDA 30,000)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader, to be tried")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader, to be tried"
+    )
     args = parser.parse_args(argv)
     line = measure.conditions("disk_to_step", argv, args.device, ("torchvision",))
     device, cuda = torch.device(args.device), args.device == "cuda"
