@@ -103,8 +103,14 @@ def _teacher_commands(commands):
 
 Each notebook runs in a separate process, with a limit on its time and, on Linux, on its memory
 and the size of the files that it writes. Only the answers of a notebook are run, and the
-statements that they need. The exit status is 0 if every exercise is right, 1 if one is not, and
-2 if nothing was found.""",
+statements that they need. Whatever could not be read or run has a row of its own that says why.
+
+The exit status is 0 if every exercise is right, 1 if one is not, 2 if nothing was found or the
+results cannot be written, and 3 if nothing is known to be wrong, but something could not be checked.
+
+With --csv or --json, results are kept while the command runs, in a file beside them. If the command
+is stopped, the same call goes on where it was. Processes that a notebook leaves behind are ended; on
+systems other than Linux, those that made a session of their own are not.""",
         epilog="""What this does not protect against: the code of a notebook runs as you. It can read and
 write your files and use the network, and code that is written to deceive can report a wrong answer
 as right. Check notebooks of people whom you do not trust in a container or a virtual machine.""",

@@ -9,10 +9,12 @@ import importlib
 
 from vit_edu import settings
 from vit_edu.check import record as _record
+from vit_edu.check import session as _session
 from vit_edu.check import texts
 from vit_edu.check.engine import Exercise
 from vit_edu.check.language import N_, _
 from vit_edu.check.report import RIGHT, Check, Report, frame, inline
+from vit_edu.check.session import points
 
 __all__ = [
     "Check",
@@ -22,6 +24,7 @@ __all__ = [
     "get",
     "hint",
     "names",
+    "points",
     "progress",
     "run",
 ]
@@ -86,6 +89,7 @@ def exercise(candidate):
     target = get(name)
     report = target.check(candidate)
     _record.add(report)
+    _session.remember(report, candidate, target.reference)
     report.show()
     return candidate if report.passed else target.reference
 
