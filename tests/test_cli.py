@@ -47,6 +47,36 @@ def test_outside_a_clone(words, monkeypatch, capsys):
     assert "Run this inside a clone of the course." in capsys.readouterr().err
 
 
+def test_a_number_that_no_solution_has_is_an_error(capsys):
+    assert cli.main(["course", "77"]) == 1
+    said = capsys.readouterr()
+    assert "no solution has the number 77; the numbers are 00, " in said.err
+    assert said.out == ""
+
+
+def test_the_kernel_of_the_base_python_is_not_that_of_a_virtual_environment(tmp_path):
+    """The Python of a virtual environment is a link to its base Python, and a different Python all the same."""
+    folders = {name: tmp_path / name / "bin" for name in ("base", "one", "other", "linked")}
+    for name, folder in folders.items():
+        folder.mkdir(parents=True)
+        if name == "base":
+            (folder / "python").write_text("", encoding="utf-8")
+        else:
+            (folder / "python").symlink_to(folders["base"] / "python")
+        (folder / "python3").symlink_to("python")
+        if name in ("one", "other"):
+            (folder.parent / "pyvenv.cfg").write_text("", encoding="utf-8")
+
+    def same(one, other):
+        return lab._same_python(folders[one] / "python3", folders[other] / "python")
+
+    assert same("one", "one")
+    assert same("linked", "base")
+    assert not same("base", "one")
+    assert not same("one", "base")
+    assert not same("one", "other")
+
+
 def without(package, *words):
     """The command where a package is not installed."""
     code = f"import sys; sys.modules[{package!r}] = None; from vit_edu.cli import main; sys.exit(main({list(words)}))"

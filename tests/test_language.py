@@ -379,6 +379,18 @@ def test_the_command_writes_a_file_to_go_on_with(text, said, monkeypatch, capsys
     assert f"xx: 0 of {len(found)} sentences are translated.\n" in capsys.readouterr().err
 
 
+def test_the_file_that_is_read_can_be_written(text, said, monkeypatch, capsys):
+    found = {one: sentences.Source(one, many, ["here"]) for one, many in said}
+    monkeypatch.setattr(sentences, "sources", lambda: found)
+    text("de", {"right": "richtig"})
+    path = language.TEXT / "de" / "messages.po"
+    assert sentences.main(["de", "--out", str(path)]) == 0
+    assert capsys.readouterr().out == ""
+    entries = {e.one: e for e in language.entries(path.read_text(encoding="utf-8"))}
+    assert entries.keys() == found.keys() | {""}
+    assert entries["right"].forms == ["richtig"]
+
+
 @pytest.mark.parametrize(
     "path", sorted(language.TEXT.glob("*/messages.po")), ids=lambda path: path.parent.name
 )

@@ -166,6 +166,14 @@ def test_results_that_cannot_be_written_are_said_before_anything_is_run(tmp_path
     said = capsys.readouterr()
     assert "cannot be written" in said.err
     assert said.out == ""
+    assert cli.main(["check", str(tmp_path), "--json", str(tmp_path)]) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--jobs", "0"], ["--seconds", "-1"], ["--seconds", "nan"]])
+def test_numbers_that_make_no_sense_are_said(words, tmp_path, capsys):
+    assert cli.main(["check", str(tmp_path), *words]) == 2
+    assert "must be at least 1 and --seconds above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " =", "\n@", "＝", "\x0b+"])

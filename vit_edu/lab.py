@@ -54,9 +54,20 @@ def _kernel_problem():
     except NoSuchKernel:
         return "Jupyter has no kernel called python3, which the notebooks ask for."
     program = spec.argv[0]
-    if not shutil.which(program):
+    found = shutil.which(program)
+    if not found:
         return f"the kernel python3 starts {program}, but there is no such program."
-    ours = program in ("python", "python3") or os.path.samefile(shutil.which(program), sys.executable)
-    if not ours:
+    if program not in ("python", "python3") and not _same_python(found, sys.executable):
         return f"the kernel python3 starts {program} and not this Python, {sys.executable}."
     return None
+
+
+def _same_python(one, other):
+    """Are these two programs one Python in one environment? That of a virtual environment is often a link to its base Python."""
+    return os.path.samefile(one, other) and _environment(one) == _environment(other)
+
+
+def _environment(program):
+    """The virtual environment to which a Python belongs, found as Python itself finds it, or None for a base Python."""
+    folder = Path(os.path.abspath(program)).parent
+    return next((p.resolve() for p in (folder, folder.parent) if (p / "pyvenv.cfg").is_file()), None)

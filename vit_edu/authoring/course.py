@@ -20,8 +20,10 @@ def course(root, out, only=()):
     """
     paths = [p for p in solutions(root) if not only or p.name[:2] in only]
     if not paths:
+        numbers = ", ".join(p.name[:2] for p in solutions(root))
         print(
-            f"no solution has the number {' or '.join(only)}; the numbers are {', '.join(p.name[:2] for p in solutions(root))}."
+            f"vit-edu course: no solution has the number {' or '.join(only)}; the numbers are {numbers}.",
+            file=sys.stderr,
         )
         return 1
     try:

@@ -1,6 +1,7 @@
-"""For translators: `python -m vit_edu.check.sentences LANGUAGE > messages.po` writes every English sentence of the checks.
+"""For translators: `python -m vit_edu.check.sentences LANGUAGE --out messages.po` writes every English sentence of the checks.
 
-The file keeps what text/LANGUAGE/messages.po already translates and leaves the rest empty; for a new language, that is
+Without --out, they are printed. --out may name the file that is read, which is replaced as a whole; redirecting the output onto
+that file would empty it before it is read. The file keeps what text/LANGUAGE/messages.po already translates and leaves the rest empty; for a new language, that is
 everything. How much is translated, and what is wrong with it, is printed to standard error, and the exit status is 1 if
 anything is wrong. Diagnoses, hints and talking points are not included: they are in the other files in text/.
 """
@@ -12,7 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vit_edu import check
+from vit_edu import atomic, check
 from vit_edu.check import language
 from vit_edu.check.compare import is_phrase
 
@@ -140,10 +141,15 @@ def problems(code, found):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("language", help='in lower case, as in "de" or "pt_br"')
-    code, found = parser.parse_args(arguments).language, sources()
+    parser.add_argument("--out", metavar="FILE", help="write to this file instead of printing")
+    asked = parser.parse_args(arguments)
+    code, found = asked.language, sources()
     done, wrong = problems(code, found)
     if not any("cannot be read" in problem for problem in wrong):
-        sys.stdout.write(as_po(code, found))
+        if asked.out:
+            atomic.write(asked.out, as_po(code, found))
+        else:
+            sys.stdout.write(as_po(code, found))
     print(f"{code}: {done} of {len(found)} sentences are translated.", *wrong, sep="\n", file=sys.stderr)
     return 1 if wrong else 0
 

@@ -315,6 +315,12 @@ def check_paths(paths, csv_file=None, json_file=None, seconds=120.0, jobs=2):
     3 if nothing is known to be wrong, but something could not be checked. Results are kept beside the files while this runs: if
     it is killed, the same call goes on where it was.
     """
+    if jobs < 1 or not 0 < seconds < float("inf"):
+        print(
+            f"vit-edu check: --jobs must be at least 1 and --seconds above 0; got {jobs} and {seconds:g}.",
+            file=sys.stderr,
+        )
+        return NOTHING
     try:
         found = find(paths)
     except FileNotFoundError as error:
@@ -324,9 +330,12 @@ def check_paths(paths, csv_file=None, json_file=None, seconds=120.0, jobs=2):
         print("vit-edu check: there is no notebook (*.ipynb) here.", file=sys.stderr)
         return NOTHING
     try:
+        for file in filter(None, (csv_file, json_file)):
+            if Path(file).is_dir():
+                raise IsADirectoryError(0, "it is a folder")
         journal = Journal(csv_file or json_file)
     except OSError as error:
-        print(f"vit-edu check: {csv_file or json_file} cannot be written: {error.strerror}", file=sys.stderr)
+        print(f"vit-edu check: {file} cannot be written: {error.strerror}", file=sys.stderr)
         return NOTHING
     written = False
     try:
