@@ -1,11 +1,12 @@
 """`check.points`: a grade cell pays for the learner's own answer, also in nbgrader's own autograding."""
 
-import asyncio
+import os
+import sys
 
 import nbformat
 import pytest
-from nbgrader.preprocessors import Execute
-from nbgrader.utils import determine_grade
+from nbgrader.apps import NbGraderAPI
+from traitlets.config import Config
 
 from vit_edu import check
 from vit_edu.check import session
@@ -60,39 +61,74 @@ def test_an_exercise_that_is_not_there_is_said():
         check.points("count_patchs", 3)
 
 
-HEAD = "from vit_edu import check"
+# ---------------------------------------------------------------- nbgrader
+
 COUNT = "@check.exercise\ndef count_patches(height, width, patch_size):\n    {}"
 MERGE = "@check.exercise\ndef merge_heads(x):\n    {}"
-RIGHT_COUNT, RIGHT_MERGE = (
-    "return height // patch_size * (width // patch_size)",
-    "return x.transpose(1, 2).flatten(2)",
-)
+RIGHT = "return height // patch_size * (width // patch_size)", "return x.transpose(1, 2).flatten(2)"
 UNWRITTEN = "raise NotImplementedError"
+CLASS = {  # who -> (the two answers, the two scores)
+    "right": (RIGHT, [3, 2]),
+    "half": ((RIGHT[0], "return x"), [3, 0]),
+    "the other half": ((UNWRITTEN, RIGHT[1]), [0, 2]),
+    "nothing": ((UNWRITTEN, UNWRITTEN), [0, 0]),
+    "all wrong": (("return 64", "return x"), [0, 0]),
+}
 
 
-@pytest.mark.parametrize(
-    ("count", "merge", "scores"),
-    [
-        (RIGHT_COUNT, RIGHT_MERGE, [3, 2]),
-        (RIGHT_COUNT, "return x", [3, 0]),
-        (UNWRITTEN, RIGHT_MERGE, [0, 2]),
-        (UNWRITTEN, UNWRITTEN, [0, 0]),
-        ("return 64", "return x", [0, 0]),
-    ],
-    ids=["right", "half", "the other half", "nothing", "all wrong"],
-)
-def test_nbgrader_gives_the_points(count, merge, scores):
-    """Runs the notebook with the preprocessor of `nbgrader autograde`, and takes each score as nbgrader does."""
+def cell(source, name, **grading):
+    made = nbformat.v4.new_code_cell(source)
+    made.metadata["nbgrader"] = {
+        "grade_id": name,
+        "schema_version": 3,
+        "cell_type": "code",
+        "task": False,
+        **grading,
+    }
+    return made
+
+
+def assignment(path, count, merge):
+    """A notebook with two answers and two grade cells, as README shows them."""
+    answer = {"solution": True, "grade": False, "locked": False}
+    grade = {"solution": False, "grade": True, "locked": True}
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(c) for c in (HEAD, COUNT.format(count), MERGE.format(merge))]
+        cells=[
+            nbformat.v4.new_code_cell("from vit_edu import check"),
+            cell(COUNT.format(count), "count", **answer),
+            cell(MERGE.format(merge), "merge", **answer),
+            cell('check.points("count_patches", 3)', "count_points", points=3, **grade),
+            cell('check.points("merge_heads", 2)', "merge_points", points=2, **grade),
+        ]
     )
-    for name, worth in (("count_patches", 3), ("merge_heads", 2)):
-        grade = {"grade": True, "solution": False, "locked": True, "points": worth, "grade_id": name}
-        cell = nbformat.v4.new_code_cell(f'check.points("{name}", {worth})')
-        cell.metadata["nbgrader"] = grade | {"schema_version": 3, "cell_type": "code", "task": False}
-        notebook.cells.append(cell)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    asyncio.set_event_loop(asyncio.new_event_loop())
-    notebook, _ = Execute(timeout=120).preprocess(notebook, {})
-    grades = [determine_grade(cell) for cell in notebook.cells if "nbgrader" in cell.metadata]
-    assert grades == [(score, worth) for score, worth in zip(scores, [3, 2], strict=True)]
+    path.parent.mkdir(parents=True)
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A class, graded by `nbgrader autograde`."""
+    root = tmp_path_factory.mktemp("course")
+    config = Config()
+    config.CourseDirectory.root = config.Exchange.root = str(root)
+    with pytest.MonkeyPatch.context() as patch:
+        # nbgrader starts alembic by its name
+        patch.setenv("PATH", os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]))
+        grader = NbGraderAPI(config=config)
+        assignment(root / "source" / "one" / "lesson.ipynb", UNWRITTEN, UNWRITTEN)
+        assert grader.generate_assignment("one")["success"]
+        for who, (answers, _) in CLASS.items():
+            assignment(root / "submitted" / who / "one" / "lesson.ipynb", *answers)
+            done = grader.autograde("one", who)
+            assert done["success"], done["log"]
+        yield grader
+
+
+@pytest.mark.filterwarnings("ignore:Object of type")  # of SQLAlchemy, about nbgrader's own tables
+@pytest.mark.parametrize("who", CLASS)
+def test_nbgrader_gives_the_points(course, who):
+    with course.gradebook as book:
+        notebook = book.find_submission_notebook("lesson", "one", who)
+        scores = {grade.name: grade.score for grade in notebook.grades}
+    assert [scores["count_points"], scores["merge_points"]] == CLASS[who][1]
