@@ -47,13 +47,6 @@ def test_outside_a_clone(words, monkeypatch, capsys):
     assert "Run this inside a clone of the course." in capsys.readouterr().err
 
 
-def test_a_number_that_no_solution_has_is_an_error(capsys):
-    assert cli.main(["course", "77"]) == 1
-    said = capsys.readouterr()
-    assert "no solution has the number 77; the numbers are 00, " in said.err
-    assert said.out == ""
-
-
 def test_the_kernel_of_the_base_python_is_not_that_of_a_virtual_environment(tmp_path):
     """The Python of a virtual environment is a link to its base Python, and a different Python all the same."""
     folders = {name: tmp_path / name / "bin" for name in ("base", "one", "other", "linked")}

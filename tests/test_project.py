@@ -225,7 +225,7 @@ def test_arguments_reach_jupyter():
 
 def test_course_with_an_unknown_number(capsys):
     assert cli.main(["course", "77"]) == 1
-    assert "no solution has the number 77; the numbers are 00" in capsys.readouterr().out
+    assert "no solution has the number 77; the numbers are 00" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["lab", "test", "course"])

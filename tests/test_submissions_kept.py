@@ -187,3 +187,23 @@ def test_no_cell_starts_a_formula_or_a_line(start):
     line = next(csv.DictReader(text.splitlines()))
     for column in ("notebook", "exercise", "status", "diagnosis", "error"):
         assert line[column].startswith("'")
+
+
+@LINUX
+def test_ctrl_c_stops_what_runs_and_keeps_what_is_done(tmp_path):
+    going = tmp_path / "going"
+    slow = f"import time\nopen({str(going)!r}, 'w').close()\ntime.sleep(600)"
+    notebook(tmp_path / "class" / "anna" / "00.ipynb")
+    notebook(tmp_path / "class" / "ben" / "00.ipynb", slow)
+    process = run(tmp_path / "class", tmp_path / "out.json")
+    while not going.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "anna" in out
+    kept = journal.Journal(tmp_path / "out.json")
+    assert len(kept.ended) == 1
+    assert not kept.begun  # ben is not blamed for it
+    kept.close(remove=True)

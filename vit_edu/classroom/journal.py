@@ -1,7 +1,7 @@
 """Keeps the rows of `vit-edu check` while it runs, so that a run that was killed goes on where it was.
 
 The journal lies beside the file of results, as NAME.unfinished, and goes when that file is written. It has a line of JSON when
-the check of a notebook begins, and one with its row when it ends.
+the check of a notebook begins, and one with its row when it ends, or one without if it is stopped by hand.
 """
 
 import contextlib
@@ -36,6 +36,8 @@ class Journal:
             if "row" in entry:
                 self.ended[key] = entry["row"]
                 self.begun.pop(key, None)
+            elif "withdrawn" in entry:
+                self.begun.pop(key, None)
             elif key not in self.ended:
                 self.begun[key] = self.begun.get(key, 0) + 1
 
@@ -44,6 +46,10 @@ class Journal:
 
     def end(self, key, row):
         self._write({"key": key, "row": row})
+
+    def withdraw(self, key):
+        """Its check was stopped by hand, which says nothing about the notebook."""
+        self._write({"key": key, "withdrawn": True})
 
     def _write(self, entry):
         if self.path:

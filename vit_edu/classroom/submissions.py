@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,7 +26,9 @@ from vit_edu.classroom.journal import Journal, key
 MISSING = "missing"
 LARGEST = 2**29  # the most bytes of a notebook, stored outputs included; a lesson has a tenth of a megabyte
 LONGEST = 64 * 2**20  # bytes that are read of what the process writes
-ALL_RIGHT, NOT_RIGHT, NOTHING, SOME_NOT_CHECKED = 0, 1, 2, 3  # exit status
+ALL_RIGHT, NOT_RIGHT, NOTHING, SOME_NOT_CHECKED, STOPPED = 0, 1, 2, 3, 130  # exit status
+
+_running = set()  # the keepers' processes
 
 
 @dataclass
@@ -155,6 +158,7 @@ def _run(path, seconds, row):
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            _running.add(process)
             try:
                 # The keeper ends in time, unless the notebook has stopped it
                 over = process.wait(seconds + keeper.PATIENCE) == keeper.TIME_IS_UP
@@ -163,6 +167,7 @@ def _run(path, seconds, row):
             finally:
                 keeper.end_group(process.pid)
                 process.wait()
+                _running.discard(process)
                 keeper.end_strays(folder)
             out.seek(0)
             text = out.read(LONGEST).decode("utf-8", "replace")
@@ -347,6 +352,12 @@ def check_paths(paths, csv_file=None, json_file=None, seconds=120.0, jobs=2):
     except OSError as error:
         print(f"vit-edu check: the results cannot be written: {error}", file=sys.stderr)
         return NOTHING
+    except KeyboardInterrupt:
+        kept = (
+            f" What is done is in {journal.path}; the same call goes on from there." if journal.path else ""
+        )
+        print(f"vit-edu check: stopped.{kept}", file=sys.stderr)
+        return STOPPED
     finally:
         journal.close(remove=written)
     right = sum(r.passed for r in rows)
@@ -366,7 +377,7 @@ def _falls_short(row):
 
 def _rows(found, journal, seconds, jobs):
     """The rows of all that was found, in its order. Each is printed, and written to the journal, when it ends."""
-    rows = {}
+    rows, stopping = {}, threading.Event()
 
     def work(item):
         each, name = item
@@ -377,7 +388,10 @@ def _rows(found, journal, seconds, jobs):
             return name, Row(shown(each.path), problem=problem)
         journal.begin(name)
         row = check_notebook(each.path, seconds)
-        journal.end(name, _as_dict(row))
+        if stopping.is_set():
+            journal.withdraw(name)
+        else:
+            journal.end(name, _as_dict(row))
         return name, row
 
     todo = {}
@@ -400,6 +414,11 @@ def _rows(found, journal, seconds, jobs):
             for name, row in pool.map(work, items):
                 rows[name] = row
                 print(as_text(row), flush=True)
+        except KeyboardInterrupt:
+            stopping.set()
+            for process in list(_running):
+                process.terminate()  # the keeper then ends what it has started
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
     return [rows[key(each.path, seconds)] for each in found]
