@@ -711,6 +711,43 @@ def test_what_cannot_be_compiled_runs_uncompiled(images, capsys):
     assert capsys.readouterr().out.count("cannot be compiled here") == 1
 
 
+def test_an_error_of_the_optimiser_is_not_taken_for_one_of_the_compiler(images, capsys):
+    class Full(torch.optim.SGD):
+        def step(self):
+            raise RuntimeError("the disk is full")
+
+    model = training.build_model(TINY, images)
+    step = training.CompiledStep(model, Full(model.parameters()), backend="eager")
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        step(images.train.images[:16].float() / 255, images.train.labels[:16])
+    assert "cannot be compiled" not in capsys.readouterr().out
+
+
+def test_each_share_of_the_tokens_is_compiled_once(images):
+    """`torch.compile` compiles again whatever changes from step to step; here, only the share of the tokens does."""
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    recipe = dataclasses.replace(FULL, mix_prob=0.5, model=TINY.model | {"patch_size": 8})
+    training.fit(training.build_model(recipe, images), images, recipe, compiler=backend)
+    assert len(compiled) == 3  # a quarter, half and all of the tokens
+
+
+def test_the_loss_is_computed_in_float32():
+    """CUDA's autocast gives logits in bf16, in which 1.0 and 1.003 are one number."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(64, 10).bfloat16(), torch.randint(10, (64,))
+    for targets in (labels, torch.nn.functional.one_hot(labels, 10).float()):
+        loss = training.cross_entropy(lambda images: logits, None, targets)
+        expected = torch.nn.functional.cross_entropy(
+            logits.double(), targets.to(torch.double) if targets.ndim > 1 else targets
+        )
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_stem_makes_a_hybrid_that_trains_and_comes_back(images, tmp_path):
     recipe = dataclasses.replace(
         FULL,

@@ -33,7 +33,8 @@ def learning_rate(step, total_steps, warmup_steps, peak):
 
 def cross_entropy(model, images, labels):
     """The loss of a classifier, in nats, mean over the batch. labels: (B,) classes, or (B, K) probabilities."""
-    return F.cross_entropy(model(images), labels)
+    # In float32: CUDA's autocast would leave the logarithms of the softmax in bf16, which has two to three digits
+    return F.cross_entropy(model(images).float(), labels)
 
 
 def train_step(model, optimizer, images, labels, loss_of=cross_entropy, cpu_bf16=False):
@@ -215,33 +216,35 @@ class CompiledStep:
         share = self.dropout.keep if self.dropout else 1.0
         if share not in self.known:
             return self._first_step(images, targets, share)
-        return self._step(images, targets)
+        loss = self._gradients(images, targets)
+        self.optimizer.step()
+        return loss
 
     def _loss(self, images, targets):
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.bf16):
             return self.plain_loss(self.model, images, targets)
 
-    def _step(self, images, targets):
+    def _gradients(self, images, targets):
         if not self.model.training:  # train() walks over all modules
             self.model.train()
         self.optimizer.zero_grad()
         loss = self.loss_of(images, targets)
         loss.backward()
-        self.optimizer.step()
         return loss.detach()
 
     def _first_step(self, images, targets, share):
         """The step that compiles, timed from its beginning to the end of its work on the device."""
         started = self.clock()
         try:
-            loss = self._step(images, targets)
+            loss = self._gradients(images, targets)
         except Exception as error:
             if self.known or isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error).strip().partition("\n")[0]
             print(f"The model cannot be compiled here and runs uncompiled, which is slower: {reason}")
             self.loss_of = self._loss
-            loss = self._step(images, targets)
+            loss = self._gradients(images, targets)
+        self.optimizer.step()
         if loss.is_cuda:
             torch.cuda.synchronize()
         self.known.add(share)
