@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from vit_edu import atomic, cli, data, plot, pretrained, training
+from vit_edu.authoring import shipping
 from vit_edu.models import KINDS, ViT, make_model
 from vit_edu.models.vit import Embeddings
 from vit_edu.training import Recipe, parallel
@@ -329,6 +330,68 @@ def test_a_new_task_needs_no_change_elsewhere(images, tmp_path, capsys, brightne
         run(images, tmp_path, recipe=dataclasses.replace(brightness, task="classification"))
 
 
+def test_the_run_of_a_task_of_ones_own_is_loaded_and_evaluated(images, tmp_path, capsys, brightness):
+    model, _ = run(images, tmp_path, recipe=brightness)
+    loaded, state = training.load_run(tmp_path)
+    assert (loaded.outside.out_features, state["outputs"]) == (1, 1)
+    x = torch.randn(4, 3, 32, 32)
+    assert torch.equal(loaded(x), model.eval()(x))
+    assert pretrained.load(str(tmp_path)).pretrained_cfg["classes"] == ()  # what it answers is no class
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(tmp_path), "--data", "shapes"]) == 0
+    task, score = training.score_test(loaded, state, data.load(source="shapes"))
+    assert f"test mean error {task.words(score)} of 2,000 images" in capsys.readouterr().out
+    with pytest.raises(training.CheckpointError, match="learned brightness; only classifiers can be shipped"):
+        shipping.ship(tmp_path, "bright", images, folder=tmp_path)
+
+
+def test_a_checkpoint_of_a_kind_that_is_not_known_is_refused(images, tmp_path, brightness, monkeypatch):
+    run(images, tmp_path, recipe=brightness)
+    monkeypatch.delitem(KINDS, "linear")
+    with pytest.raises(training.CheckpointError, match=r"cannot build .there is no model of kind 'linear'"):
+        training.load_run(tmp_path)
+
+
+def test_a_model_of_clips_is_told_how_many_frames_they_have(monkeypatch):
+    class Clips(torch.nn.Module):
+        def __init__(self, frames, img_size, in_chans, num_classes):
+            super().__init__()
+            self.head = torch.nn.Linear(frames * in_chans * math.prod(img_size), num_classes)
+
+        def forward(self, clips):
+            return self.head(clips.flatten(1))
+
+    monkeypatch.setitem(KINDS, "clips", Clips)
+    recipe = dataclasses.replace(TINY, model={"kind": "clips"})
+    model, history = run(data.shapes(train=40, test=10, frames=3), recipe=recipe)
+    assert model.head.in_features == 3 * 3 * 32 * 32
+    assert len(history) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tokens": ((0.5, 0.5),), "zero_init": False}, "a Plain has no `blocks`.* leave `tokens` out"),
+        ({"zero_init": True}, "a Plain does not say which weights end its branches.* `branch_ends`"),
+        ({"optimizer": "muon", "zero_init": False}, "a Plain has no matrices for Muon.* `inner_matrices`"),
+    ],
+)
+def test_what_a_recipe_asks_of_a_model_that_is_no_vit_is_said(images, monkeypatch, changes, says):
+    class Plain(torch.nn.Module):
+        def __init__(self, img_size, in_chans, num_classes):
+            super().__init__()
+            self.head = torch.nn.Linear(in_chans, num_classes)
+
+        def forward(self, x):
+            return self.head(x.mean((2, 3)))
+
+    monkeypatch.setitem(KINDS, "plain", Plain)
+    recipe = dataclasses.replace(TINY, model={"kind": "plain"})
+    assert len(run(images, recipe=recipe)[1]) == 3
+    with pytest.raises(ValueError, match=says):
+        run(images, recipe=dataclasses.replace(recipe, **changes))
+
+
 def test_the_model_is_asked_what_muon_takes_and_what_starts_at_zero(images, brightness):
     model = training.build_model(brightness, images)
     assert not model.outside.weight.any()
@@ -515,6 +578,9 @@ def test_the_average_is_a_running_mean(images):
     [
         ({"minutes": 1.0}, "either epochs or minutes"),
         ({"epochs": None}, "either epochs or minutes"),
+        ({"epochs": 0}, "epochs should be above zero, got 0"),
+        ({"epochs": None, "minutes": -1.0}, "minutes should be above zero, got -1"),
+        ({"batch_size": 0}, "batch_size should be above zero, got 0"),
         ({"optimizer": "sgd"}, '"adamw" or "muon"'),
         ({"schedule": "step"}, '"cosine" or "linear"'),
         ({"mix_prob": 1.5}, "share of the batches"),

@@ -236,14 +236,18 @@ def train(args):
 
 
 def evaluate(args):
-    """`vit-edu evaluate`: accuracy on the test images. Returns an exit status."""
+    """`vit-edu evaluate`: the task's score, mostly accuracy, on the test images. Returns an exit status."""
     from vit_edu import data, training
 
     try:
         model, state = training.load_run(args.checkpoint)
         images = _load_data(args.data)
         training.same_classes(state["data"], images)
-    except (data.DataError, training.CheckpointError) as error:
+        if state["recipe"]["task"] != "classification":
+            task, score = training.score_test(model, state, images)
+            print(f"test {task.score_name} {task.words(score, digits=2)} of {len(images.test):,} images")
+            return 0
+    except (data.DataError, training.CheckpointError, ValueError) as error:
         raise CommandError(str(error)) from error
     predicted = training.predict_test(model, state["data"], images).argmax(dim=1)
     share = (predicted == images.test.labels).float().mean().item()

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save
 
 from vit_edu import atomic, training
-from vit_edu.models.saved import load_run
+from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import SHIPPED, files
 
 CARD = """# {name}
@@ -33,11 +33,13 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
 
     checkpoint: as for `load_run`. images: `Data` to measure on. copy, hardware: sentences for the card. The weights are stored
     in half precision (float16) if that changes the test accuracy by less than 0.1 points. Returns the card.
-    Raises CheckpointError for a checkpoint that cannot be read or has other classes than `images`.
+    Raises CheckpointError for a checkpoint that cannot be read, has other classes than `images`, or is no classifier's.
     """
     model, state = load_run(checkpoint)
     about = state["data"]
     training.same_classes(about, images)
+    if state["recipe"]["task"] != "classification":
+        raise CheckpointError(f"{checkpoint} learned {state['recipe']['task']}; only classifiers can be shipped.")
     full = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }

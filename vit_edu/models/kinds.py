@@ -18,10 +18,11 @@ def make_model(arguments, shape, num_classes):
     """The model that a recipe or a file of weights describes.
 
     arguments: "kind", a key of KINDS (see `with_kind` for when it is missing), and what that class takes besides img_size,
-    in_chans and num_classes. shape: (C, H, W) of an image. Raises ValueError for a kind that is not in the table.
+    in_chans and num_classes. shape: (C, H, W) of an image, or (F, C, H, W) of a clip, whose number of frames the class then
+    takes as `frames`. num_classes: how many numbers the head gives. Raises ValueError for a kind that is not in the table.
     """
-    C, H, W = shape
-    arguments = with_kind(arguments)
+    *frames, C, H, W = shape
+    arguments = with_kind(arguments) | ({"frames": frames[0]} if frames else {})
     kind = arguments.pop("kind")
     if kind not in KINDS:
         raise ValueError(f"there is no model of kind {kind!r}; there are {', '.join(KINDS)}.")

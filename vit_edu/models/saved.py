@@ -33,7 +33,10 @@ def read_checkpoint(path):
             f"{path} is not a checkpoint of this course: it lacks {', '.join(sorted(missing))}. It should be the "
             "checkpoint.pt of a run."
         )
+    # What files of before there were kinds and tasks leave unsaid
+    state["recipe"] = {"task": "classification"} | state["recipe"]
     state["recipe"]["model"] = with_kind(state["recipe"]["model"])
+    state.setdefault("outputs", len(state["data"]["classes"]))
     return state
 
 
@@ -45,7 +48,12 @@ def load_run(path):
     """
     path = Path(path)
     state = read_checkpoint(path / "checkpoint.pt" if path.is_dir() else path)
-    data = state["data"]
-    model = make_model(state["recipe"]["model"], data["shape"], len(data["classes"]))
-    model.load_state_dict(state["average"]["weights"] if state["average"] else state["model"])
+    try:
+        model = make_model(state["recipe"]["model"], state["data"]["shape"], state["outputs"])
+        model.load_state_dict(state["average"]["weights"] if state["average"] else state["model"])
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} holds a model that this version of the course cannot build ({str(error).rstrip('.')}). If a newer version "
+            "wrote it, update the course."
+        ) from error
     return model.eval(), state

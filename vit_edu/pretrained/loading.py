@@ -96,6 +96,8 @@ def _run(path):
     except CheckpointError as error:
         raise WeightsError(str(error)) from error
     model.pretrained_cfg = about_data(state["data"]) | {"model": state["recipe"]["model"]}
+    if state["recipe"]["task"] != "classification":  # its outputs are not the classes of its data
+        model.pretrained_cfg["classes"] = ()
     return model
 
 

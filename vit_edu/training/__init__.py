@@ -34,7 +34,7 @@ from vit_edu.training.steps import (
     same_classes,
     train_step,
 )
-from vit_edu.training.tasks import TASKS, Classification, Task, make_task
+from vit_edu.training.tasks import TASKS, Classification, Task, make_task, score_test
 
 __all__ = [
     "LOGS",
@@ -77,5 +77,6 @@ __all__ = [
     "read_log",
     "run_folder",
     "same_classes",
+    "score_test",
     "train_step",
 ]

@@ -10,17 +10,19 @@ from vit_edu import atomic
 from vit_edu.models.kinds import with_kind
 from vit_edu.models.saved import CheckpointError, read_checkpoint
 from vit_edu.training.optim import Average, make_optimizer
+from vit_edu.training.tasks import make_task
 
 
 class Run:
-    """A training run between two steps: model, optimiser, average, order of the images, random numbers, history.
+    """A training run between two steps: model, task, optimiser, average, order of the images, random numbers, history.
 
     `save` writes all of it into a folder and `resume` restores it, so that the run ends with the same weights as one that was
-    never stopped. model: on the device where it trains. recipe: a `Recipe`. data: a `Data`.
+    never stopped. model: on the device where it trains. recipe: a `Recipe`. data: a `Data`, on the same device.
     """
 
     def __init__(self, model, recipe, data):
         self.model, self.recipe = model, recipe
+        self.task = make_task(recipe, data)
         self.about = _about(data)
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, recipe)
@@ -43,6 +45,7 @@ class Run:
         state = {
             "recipe": dataclasses.asdict(self.recipe),
             "data": self.about,
+            "outputs": self.task.outputs,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": average,

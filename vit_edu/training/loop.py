@@ -52,20 +52,19 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
     Inside `parallel.group`, all ranks call this together. The test images are not touched.
     Raises Diverged, CheckpointError, parallel.ParallelError.
     """
+    data = data.to(next(model.parameters()).device)
     run = Run(model, recipe, data)
     ranks = parallel.current(recipe.seed)
-    task = make_task(recipe, data)
-    data = data.to(run.device)
     train, val = _held_out(data.train, recipe)
     torch.manual_seed(recipe.seed)
     if out:
         run.resume(out)
     budget = Budget(recipe, len(train), run.history, clock, ranks)
     dropout = TokenDropout(model) if recipe.tokens else None
-    step = _make_step(run, task, ranks, dropout, compiler, clock)
+    step = _make_step(run, ranks, dropout, compiler, clock)
     lazy = isinstance(step, CompiledStep)
-    losses = Losses(task.guessing, lazy)
-    bar = Bar(budget, losses, run.history, task, shown=ranks.first)
+    losses = Losses(run.task.guessing, lazy)
+    bar = Bar(budget, losses, run.history, run.task, shown=ranks.first)
     saving, calling = Every(30 if lazy else 0), Every(5 if lazy else 0)
     try:
         while not budget.over:
@@ -86,7 +85,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
                     group["lr"] = rate
                 if dropout:
                     dropout.keep = budget.share_of_tokens
-                images, targets = ranks.share(*task.prepare(images, targets))
+                images, targets = ranks.share(*run.task.prepare(images, targets))
                 with ranks.own_noise(budget.step):
                     loss = step(images, targets)
                 if run.average:
@@ -97,16 +96,17 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
                 if budget.over:
                     break
             held_out = vit_data.batches(val, 2048 if lazy else 512, data.mean, data.std)
-            _end_epoch(run, task, budget, losses, held_out, ranks)
+            _end_epoch(run, budget, losses, held_out, ranks)
             if out and ranks.first and (budget.over or saving.due(budget.seconds)):
                 run.save(out)
             if on_epoch and ranks.first and (budget.over or calling.due(budget.seconds)):
-                on_epoch(run.history)
+                with ranks.own_noise(budget.step):
+                    on_epoch(run.history)
     except KeyboardInterrupt:
         if ranks.size > 1:  # the others wait for this one, so the last checkpoint counts
             raise
         held_out = vit_data.batches(val, 512, data.mean, data.std)
-        _stop(run, task, budget, losses, held_out, ranks, out)
+        _stop(run, budget, losses, held_out, ranks, out)
     finally:
         bar.close()
         if dropout:
@@ -128,26 +128,28 @@ def _held_out(split, recipe):
     return train, val
 
 
-def _make_step(run, task, ranks, dropout, compiler, clock):
+def _make_step(run, ranks, dropout, compiler, clock):
     """The function that takes a step, compiled on CUDA or if a compiler is named."""
     optimizer = ranks.averaging(run.optimizer)
     compiler = compiler or ("inductor" if run.device.type == "cuda" else None)
     if compiler:
-        return CompiledStep(run.model, optimizer, task.loss, dropout, compiler, clock)
-    return PlainStep(run.model, optimizer, task.loss, run.recipe.cpu_bf16)
+        return CompiledStep(run.model, optimizer, run.task.loss, dropout, compiler, clock)
+    return PlainStep(run.model, optimizer, run.task.loss, run.recipe.cpu_bf16)
 
 
-def _end_epoch(run, task, budget, losses, held_out, ranks):
+def _end_epoch(run, budget, losses, held_out, ranks):
     """End an epoch, even one that was cut short: check the losses, evaluate, and add to the history."""
-    losses.check()
+    losses.check()  # where this waits for a GPU, the clock goes on
+    budget.read_clock()
     speed = budget.images_per_second
     ranks.average_buffers(run.model, run.judged)
-    score = task.score(run.judged, held_out) if ranks.first else math.nan
+    with ranks.own_noise(budget.step):  # what the first rank draws for the score shifts nothing
+        score = run.task.score(run.judged, held_out) if ranks.first else math.nan
     budget.read_clock()
     entry = {
         "epoch": len(run.history) + 1,
         "loss": losses.mean,
-        task.key: score,
+        run.task.key: score,
         "learning_rate": losses.rates[-1],
         "images_per_second": speed,
         "seconds": budget.seconds,
@@ -158,12 +160,12 @@ def _end_epoch(run, task, budget, losses, held_out, ranks):
     losses.clear()
 
 
-def _stop(run, task, budget, losses, held_out, ranks, out):
+def _stop(run, budget, losses, held_out, ranks, out):
     """Keep what the stop button leaves, as `fit` describes it."""
     kept = "the model keeps the weights so far"
     if out and run.recipe.minutes:
         if losses.values:
-            _end_epoch(run, task, budget, losses, held_out, ranks)
+            _end_epoch(run, budget, losses, held_out, ranks)
         if run.history:
             run.save(out)
         kept += f", and so does {out}"

@@ -11,9 +11,13 @@ def make_optimizer(model, recipe):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with weight decay on matrices only.
 
     Biases, norms, class token and positions do not decay. With "muon", the matrices inside the model (`inner_matrices`) go
-    to `Muon`.
+    to `Muon`. Raises ValueError if there are none.
     """
     inner = {id(value) for value in inner_matrices(model)} if recipe.optimizer == "muon" else set()
+    if recipe.optimizer == "muon" and not inner:
+        raise ValueError(
+            f"a {type(model).__name__} has no matrices for Muon: give it a method `inner_matrices`, or choose adamw."
+        )
     matrices, decay, rest = [], [], []
     for name, value in model.named_parameters():
         if id(value) in inner:
@@ -52,11 +56,17 @@ def branch_ends(model):
     """The weights that end a residual branch, according to the model's own `branch_ends()`.
 
     `Recipe.zero_init` starts them at zero. A model without that method is taken for a ViT: these are then the output
-    projections of attention and MLP in every block.
+    projections of attention and MLP in every block. Raises ValueError if it has none.
     """
     if hasattr(model, "branch_ends"):
         return model.branch_ends()
-    return [weight for block in model.blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
+    try:
+        return [weight for block in model.blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
+    except AttributeError as error:
+        raise ValueError(
+            f"a {type(model).__name__} does not say which weights end its branches: give it a method `branch_ends`, or leave "
+            "`zero_init` out of the recipe."
+        ) from error
 
 
 class Muon(torch.optim.Optimizer):

@@ -149,10 +149,15 @@ class TokenDropout:
 
     keep: the share of the tokens, 0..1, which may change in the course of a run; 1 keeps all, as evaluation does. The class
     token always stays. A quarter of the tokens makes a step about four times as fast, and its attention sixteen times.
+    Raises ValueError for a model without `blocks`.
     Source: PatchDropout, Liu et al. 2022, arXiv:2208.07220. Going from few to many is like training with growing images.
     """
 
     def __init__(self, model):
+        if not hasattr(model, "blocks"):
+            raise ValueError(
+                f"a {type(model).__name__} has no `blocks` that could see fewer tokens: leave `tokens` out of the recipe."
+            )
         self.keep = 1.0
         self.prefix = int(getattr(model, "cls_token", None) is not None)
         self.hook = model.blocks.register_forward_pre_hook(self)

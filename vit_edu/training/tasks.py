@@ -1,11 +1,14 @@
 """What is learned. A task gives loss and score, and prepares each batch for its step. A new task adds a row to TASKS."""
 
+import dataclasses
 import math
 
 import torch
 
 from vit_edu import augment
-from vit_edu.training.steps import cross_entropy, evaluate
+from vit_edu import data as vit_data
+from vit_edu.training.recipes import Recipe
+from vit_edu.training.steps import cross_entropy, evaluate, pick_device
 
 
 class Task:
@@ -13,7 +16,7 @@ class Task:
 
     score_name: what the score is called, such as "accuracy". key: its name in the entries of a history, "val_accuracy".
     higher_is_better: its direction. as_percent: whether it is a share, 0..1, that is shown in percent. loss_unit, score_unit:
-    the labels of the curves' axes. recipe: a `Recipe`. data: a `Data`.
+    the labels of the curves' axes. recipe: a `Recipe`. data: a `Data`, on the device where the model is.
     """
 
     score_name = "score"
@@ -116,3 +119,15 @@ def make_task(recipe, data):
     if recipe.task not in TASKS:
         raise ValueError(f"there is no task {recipe.task!r}; there are {', '.join(TASKS)}.")
     return TASKS[recipe.task](recipe, data)
+
+
+def score_test(model, state, images):
+    """(the task of a checkpoint, its score on the test images, normalised as in training). model, state: of `load_run`.
+
+    Raises ValueError where this version does not know the recipe.
+    """
+    device = pick_device()
+    mean, std = (torch.tensor(state["data"][k], device=device)[:, None, None] for k in ("mean", "std"))
+    images = dataclasses.replace(images.to(device), mean=mean, std=std)
+    task = make_task(Recipe.from_dict(state["recipe"]), images)
+    return task, task.score(model.to(device), vit_data.batches(images.test, 512, mean, std))
