@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,23 @@ TINY = Recipe(
 RECIPES = {
     "even": dataclasses.replace(TINY, average=0.9, cutmix=1.0, zero_init=True),
     "uneven": dataclasses.replace(TINY, batch_size=31, optimizer="adamw"),
+    # The score draws random numbers, and only the first rank computes it
+    "drawn": dataclasses.replace(TINY, task="drawn"),
     "long": dataclasses.replace(TINY, epochs=400),
 }
+
+
+class Drawn(training.Classification):
+    """Labels of pictures that are noisy, in training and where the score is measured."""
+
+    def prepare(self, images, targets):
+        return super().prepare(images + 0.1 * torch.randn(images.shape), targets)
+
+    def score(self, model, batches):
+        return super().score(model, ((x + 0.1 * torch.randn(x.shape), y) for x, y in batches))
+
+
+training.TASKS["drawn"] = Drawn
 
 
 def images():
@@ -58,21 +74,89 @@ def alone(recipe, out=None):
 def work(folder):
     """What each of the `two_ranks` does: two recipes, a run in minutes with clocks that differ, and one with too few images."""
     with parallel.group() as ranks:
-        for name in ("even", "uneven"):
+        for name in ("even", "uneven", "drawn"):
             recipe = RECIPES[name]
             model = training.build_model(recipe, images())
             history = training.fit(model, images(), recipe)
             torch.save((model.state_dict(), history), Path(folder) / f"{name}-{ranks.rank}.pt")
+            torch.save(torch.get_rng_state(), Path(folder) / f"{name}-rng-{ranks.rank}.pt")
         ticks = itertools.count(step=1 + 9 * ranks.rank)  # the clock of rank 1 runs ten times as fast
         minutes = dataclasses.replace(TINY, epochs=None, minutes=1.0)
         model = training.build_model(minutes, images())
         history = training.fit(model, images(), minutes, clock=lambda: next(ticks))
         torch.save((model.state_dict(), history), Path(folder) / f"minutes-{ranks.rank}.pt")
-        few = dataclasses.replace(TINY, max_images=1, batch_size=1)
-        try:
-            training.fit(training.build_model(few, images()), images(), few)
-        except parallel.ParallelError as error:
-            (Path(folder) / f"few-{ranks.rank}.txt").write_text(str(error), encoding="utf-8")
+        for name, problem in PROBLEMS.items():
+            with pytest.raises(OURS) as told:
+                problem(ranks, Path(folder))
+            text = f"{type(told.value).__name__}: {told.value}"
+            (Path(folder) / f"{name}-{ranks.rank}.txt").write_text(text, encoding="utf-8")
+        group = weakref.ref(torch.distributed.group.WORLD)
+    assert group() is None  # or its threads would outlive Python, which aborts now and then
+
+
+def few_images(ranks, folder):
+    fit_tiny(images(), max_images=1, batch_size=1)
+
+
+def other_images(ranks, folder):
+    fit_tiny(images() if ranks.first else data.shapes(train=150, test=20))
+
+
+def only_one_sees_the_checkpoint(ranks, folder):
+    mine = folder / f"of-{ranks.rank}"
+    if ranks.first:
+        model = training.build_model(TINY, images())
+        training.Run(model, TINY, images()).save(mine)
+        state = training.read_checkpoint(mine / "checkpoint.pt")
+        torch.save(state | {"history": [{"epoch": 1, "seconds": 1.0}]}, mine / "checkpoint.pt")
+    fit_tiny(images(), out=mine)
+
+
+def a_damaged_checkpoint(ranks, folder):
+    mine = folder / f"damaged-{ranks.rank}"
+    mine.mkdir()
+    if not ranks.first:
+        (mine / "checkpoint.pt").write_bytes(b"damaged")
+    fit_tiny(images(), out=mine)
+
+
+def no_data(ranks, folder):
+    def load():
+        assert ranks.first  # the others do not begin
+        raise data.DataError("there is no network")
+
+    ranks.first_then_others(load)
+
+
+def divergence(ranks, folder):
+    fit_tiny(images(), learning_rate=1e3)
+
+
+def lazy_divergence(ranks, folder):
+    """The line of the progress bar, which only the first rank has, shows the loss after every step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Bar, "update", lambda self, n: True)
+        fit_tiny(images(), compiler="eager", learning_rate=1e3)
+
+
+OURS = (parallel.ParallelError, training.CheckpointError, training.Diverged, data.DataError)
+PROBLEMS = {
+    each.__name__: each
+    for each in (
+        few_images,
+        other_images,
+        only_one_sees_the_checkpoint,
+        a_damaged_checkpoint,
+        no_data,
+        divergence,
+        lazy_divergence,
+    )
+}
+
+
+def fit_tiny(images, out=None, compiler=None, **changes):
+    recipe = dataclasses.replace(TINY, **changes)
+    training.fit(training.build_model(recipe, images), images, recipe, out=out, compiler=compiler)
 
 
 def run_long(out):
@@ -106,6 +190,13 @@ def test_two_ranks_end_with_the_weights_of_one(two_ranks, name):
         assert mine["val_accuracy"] == theirs["val_accuracy"]
 
 
+@pytest.mark.parametrize("name", ["even", "uneven", "drawn"])
+def test_ranks_keep_drawing_the_same_numbers(two_ranks, name):
+    """Each rank augments the whole batch, and takes its share of it: with other numbers, of another batch."""
+    first, second = (torch.load(two_ranks / f"{name}-rng-{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first, second)
+
+
 def test_the_clock_of_the_first_rank_decides_for_all(two_ranks):
     (first, history), (second, same) = (torch.load(two_ranks / f"minutes-{rank}.pt") for rank in (0, 1))
     assert history == same
@@ -113,10 +204,24 @@ def test_the_clock_of_the_first_rank_decides_for_all(two_ranks):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_rank_without_images_is_an_error(two_ranks):
-    for rank in (0, 1):
-        text = (two_ranks / f"few-{rank}.txt").read_text(encoding="utf-8")
-        assert "a batch of 1 images leaves 1 of 2 ranks without any" in text
+@pytest.mark.parametrize(
+    ("problem", "says"),
+    [
+        (few_images, "ParallelError: a batch of 1 images leaves 1 of 2 ranks without any"),
+        (other_images, "ParallelError: images: 180 on rank 0, 135 on rank 1. All ranks need the same images"),
+        (only_one_sees_the_checkpoint, "ParallelError: epochs so far: 1 on rank 0, 0 on rank 1."),
+        (a_damaged_checkpoint, "damaged-1/checkpoint.pt cannot be read as a checkpoint"),
+        (no_data, "DataError: there is no network"),
+        (divergence, "Diverged: the loss became "),
+        (lazy_divergence, "Diverged: the loss became "),
+    ],
+)
+def test_all_ranks_hear_of_a_problem(two_ranks, problem, says):
+    first, second = (
+        (two_ranks / f"{problem.__name__}-{rank}.txt").read_text(encoding="utf-8") for rank in (0, 1)
+    )
+    assert says in first
+    assert first == second
 
 
 def test_a_killed_rank_ends_the_run_which_goes_on_with_another_number_of_ranks(tmp_path):

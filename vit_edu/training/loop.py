@@ -58,7 +58,9 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
     train, val = _held_out(data.train, recipe)
     torch.manual_seed(recipe.seed)
     if out:
-        run.resume(out)
+        ranks.together(lambda: run.resume(out))
+    about = {name: run.about[name] for name in ("kind", "classes", "shape")}
+    ranks.require_same(about | {"recipe": recipe, "images": len(train), "epochs so far": len(run.history)})
     budget = Budget(recipe, len(train), run.history, clock, ranks)
     dropout = TokenDropout(model) if recipe.tokens else None
     step = _make_step(run, ranks, dropout, compiler, clock)
@@ -320,8 +322,9 @@ class Bar(tqdm):
         )
 
     def show(self):
-        """Call this after every step. Raises Diverged if the line is shown and a loss has gone astray."""
-        if self.update(100 * self.budget.progress - self.n):
+        """Call this after every step. Raises Diverged if the line is shown and a loss has gone astray. Of several ranks, only
+        the first shows it, so all of them check at the end of the epoch instead."""
+        if self.update(100 * self.budget.progress - self.n) and self.budget.ranks.size == 1:
             self.losses.check()
 
     @property

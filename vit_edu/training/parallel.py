@@ -11,6 +11,7 @@ images, so that such runs are similar but not equal.
 """
 
 import contextlib
+import importlib
 import os
 
 import torch
@@ -49,6 +50,13 @@ class Alone:
     def own_noise(self, step):
         """A context in which every rank draws its own random numbers."""
         return contextlib.nullcontext()
+
+    def together(self, do):
+        """What `do()` returns. Where it raises an error on one rank, all raise this error, and none waits for the others."""
+        return do()
+
+    def require_same(self, about):
+        """Raise ParallelError on all ranks unless `about`, a dict, is the same on all of them."""
 
     def first_then_others(self, load):
         """What `load()` returns. The first rank calls it before the others do, so that nothing is downloaded twice."""
@@ -104,8 +112,11 @@ class Ranks(Alone):
     def average_buffers(self, *models):
         for value in {id(v): v for model in models for v in model.buffers()}.values():
             if value.is_floating_point():
-                dist.all_reduce(value)
-                value /= self.size
+                total = (
+                    value.double()
+                )  # so that what is alike on all ranks, such as fixed positions, stays as it is
+                dist.all_reduce(total)
+                value.copy_(total / self.size)
 
     @contextlib.contextmanager
     def own_noise(self, step):
@@ -115,11 +126,37 @@ class Ranks(Alone):
             torch.manual_seed(hash((self.seed, step, self.rank)) % 2**63)
             yield
 
+    def together(self, do):
+        done = error = None
+        try:
+            done = do()
+        except Exception as mine:
+            error = mine
+        for each in self._gather(error):
+            if each is not None:
+                raise error or each
+        return done
+
+    def require_same(self, about):
+        found = self._gather(about)
+        for name in about:
+            for rank, other in enumerate(found):
+                if other[name] != found[0][name]:
+                    raise ParallelError(
+                        f"{name}: {found[0][name]} on rank 0, {other[name]} on rank {rank}. All ranks need the same images and "
+                        "recipe, and a folder that all of them can read."
+                    )
+
     def first_then_others(self, load):
-        if self.first:
-            loaded = load()
-        dist.barrier()
-        return loaded if self.first else load()
+        loaded = self.together(lambda: load() if self.first else None)
+        again = self.together(lambda: None if self.first else load())
+        return loaded if self.first else again
+
+    def _gather(self, value):
+        """The values of all ranks, a list."""
+        found = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
 
 
 class _AveragingOptimizer:
@@ -171,6 +208,8 @@ def group():
                 f"Start torchrun with --nproc-per-node={count}."
             )
         torch.cuda.set_device(local)
+    # Imported later, by torch itself, it would hold on to the group for good: a thread of gloo's that outlives Python aborts it
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as error:
