@@ -39,7 +39,9 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
     about = state["data"]
     training.same_classes(about, images)
     if state["recipe"]["task"] != "classification":
-        raise CheckpointError(f"{checkpoint} learned {state['recipe']['task']}; only classifiers can be shipped.")
+        raise CheckpointError(
+            f"{checkpoint} learned {state['recipe']['task']}; only classifiers can be shipped."
+        )
     full = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
