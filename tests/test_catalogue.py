@@ -299,3 +299,29 @@ def test_what_a_translation_must_not_contain_is_named(folder, text, message):
     folder("xx", text)
     with pytest.raises(texts.TextError, match=message):
         texts.translation("xx", "01")
+    assert texts.problems("xx")[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            b"## patchify\n\n### column\n\nSpalten.\n\n> Male.\n\n## fold\n",
+            "fold: the lesson has no such exercise",
+        ),
+        (b"## patchify\n\n### column\n\nSpalten.\n", "patchify, column: there is no talking point"),
+        ("## patchify\n\n1. Zähle.\n".encode("latin-1"), "01_patches.md cannot be read: 'utf-8' codec"),
+    ],
+    ids=["too much", "too little", "not UTF-8"],
+)
+def test_a_learner_with_a_faulty_translation_reads_english(folder, tmp_path, monkeypatch, content, says):
+    folder("xx", "")
+    (tmp_path / "text" / "xx" / "01_patches.md").write_bytes(content)
+    (tmp_path / "text" / "xx" / "1_patches.md").write_bytes(b"")
+    monkeypatch.setenv("VIT_EDU_LANG", "xx")
+    assert texts.mistake("patchify", "column") == ("In columns.", "Draw it.")
+    assert texts.hints("patchify")[0] == "A nudge."
+    name, fault = texts.problems("xx")
+    assert name == "text/xx/1_patches.md: no lesson has a text of this name."
+    assert says in fault
+    assert texts.problems("yy") == []

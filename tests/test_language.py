@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+import shutil
 import string
 import threading
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from vit_edu import check
-from vit_edu.check import guard, language, report, sentences
+from vit_edu.check import guard, language, report, sentences, texts
 
 # Letters of full width: still letters, none of them English.
 WIDE = {ord(c): ord(c) + 0xFEE0 for c in string.ascii_letters}
@@ -361,7 +362,10 @@ def test_a_sentence_that_cannot_be_looked_up_is_an_error(tmp_path, source):
 def test_the_command_writes_a_file_to_go_on_with(text, said, monkeypatch, capsys):
     found = {one: sentences.Source(one, many, ["here"]) for one, many in said}
     monkeypatch.setattr(sentences, "sources", lambda: found)
-    text("de", {"right": "richtig", COUNT: "{passed}", "no longer said": "weg"})
+    path = text("de", {"right": "richtig", COUNT: "{passed}", "no longer said": "weg"})
+    shutil.copytree(texts.FOLDER / "en", language.TEXT / "en")
+    monkeypatch.setattr(texts, "FOLDER", language.TEXT)
+    path.with_name("99_none.md").write_text("", encoding="utf-8")
     assert sentences.main(["de"]) == 1
     out, told = capsys.readouterr()
     assert f"de: 1 of {len(found)} sentences are translated." in told
@@ -370,6 +374,7 @@ def test_the_command_writes_a_file_to_go_on_with(text, said, monkeypatch, capsys
     entries = {e.one: e for e in language.entries(out)}
     assert entries.keys() == found.keys() | {""}
     assert entries["right"].forms == ["richtig"]
+    assert "text/de/99_none.md: no lesson has a text of this name." in told
     assert entries[COUNT].fuzzy  # kept, to be mended
     assert entries[COUNT].forms == ["{passed}"]
     assert all(e.many == found[e.one].many for e in entries.values() if e.one)

@@ -1,9 +1,10 @@
 """For translators: `python -m vit_edu.check.sentences LANGUAGE --out messages.po` writes every English sentence of the checks.
 
 Without --out, they are printed. --out may name the file that is read, which is replaced as a whole; redirecting the output onto
-that file would empty it before it is read. The file keeps what text/LANGUAGE/messages.po already translates and leaves the rest empty; for a new language, that is
-everything. How much is translated, and what is wrong with it, is printed to standard error, and the exit status is 1 if
-anything is wrong. Diagnoses, hints and talking points are not included: they are in the other files in text/.
+that file would empty it before it is read. The file keeps what text/LANGUAGE/messages.po already translates and leaves the
+rest empty; for a new language, that is everything. How much is translated, and what is wrong with it, is printed to standard
+error, and the exit status is 1 if anything is wrong. Diagnoses, hints and talking points are not included: they are in the
+other files in text/LANGUAGE/, whose faults are named as well.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_edu import atomic, check
-from vit_edu.check import language
+from vit_edu.check import language, texts
 from vit_edu.check.compare import is_phrase
 
 HERE = Path(__file__).parent
@@ -58,8 +59,8 @@ def in_code(folder=HERE):
             name = isinstance(node, ast.Call) and getattr(node.func, "id", "")
             if name in TAKERS and node.args:
                 place = f"{path.relative_to(folder).as_posix()}:{node.lineno}"
-                for texts in zip(*(_texts(arg, place) for arg in node.args[: TAKERS[name]]), strict=True):
-                    yield texts[0], texts[-1], place
+                for forms in zip(*(_texts(arg, place) for arg in node.args[: TAKERS[name]]), strict=True):
+                    yield forms[0], forms[-1], place
 
 
 def _texts(node, place):
@@ -150,6 +151,7 @@ def main(arguments=None):
             atomic.write(asked.out, as_po(code, found))
         else:
             sys.stdout.write(as_po(code, found))
+    wrong += texts.problems(code)
     print(f"{code}: {done} of {len(found)} sentences are translated.", *wrong, sep="\n", file=sys.stderr)
     return 1 if wrong else 0
 

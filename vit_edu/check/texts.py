@@ -24,7 +24,8 @@ a fence of ``` keeps all line breaks inside it and is left out itself.
 
 The English files are the table of contents of the course: they say which lessons and exercises there are, and in which
 order an answer is compared with the known mistakes. A translation is another folder, named like the language in lower
-case, with files of the same names. Whatever it lacks is taken from English.
+case, with files of the same names. Whatever it lacks is taken from English, and so is a whole file that has a fault, because a
+learner's answer must not fail for it. `problems` names such faults to the translator.
 """
 
 import functools
@@ -115,6 +116,21 @@ def translation(language, lesson):
     return found
 
 
+def problems(language):
+    """What is wrong with the files of a language, a list of texts. Learners read these lessons in English."""
+    names = {_file(lesson).name for lesson in lessons()}
+    files = sorted((FOLDER / language).glob("*.md"))
+    found = [
+        f"{_short(file)}: no lesson has a text of this name." for file in files if file.name not in names
+    ]
+    for lesson in lessons():
+        try:
+            translation(language, lesson)
+        except TextError as error:
+            found.append(str(error))
+    return found
+
+
 # ---------------------------------------------------------------- finding a section
 
 
@@ -146,8 +162,14 @@ def _sections(exercise):
     """The sections about an exercise, in the best language first; English comes last."""
     _, source = _source(exercise)
     for language in settings.languages():
-        if language != SOURCE and exercise in (found := translation(language, exercises()[exercise])):
-            yield found[exercise]
+        if language == SOURCE:
+            break
+        try:
+            translated = translation(language, exercises()[exercise])
+        except TextError:  # `problems` names it
+            continue
+        if exercise in translated:
+            yield translated[exercise]
     yield source
 
 
@@ -186,8 +208,12 @@ def _read(file):
 
 def _split(file):
     """{(exercise, mistake or ""): its lines} in the order of the file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{_short(file)} cannot be read: {error}.") from error
     parts, exercise, lines, fenced = {}, None, [], False
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         heading = None if fenced else re.fullmatch(r"(##|###) (.*)", line)
         if heading:
             name = heading[2].strip()
