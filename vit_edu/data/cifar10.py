@@ -11,7 +11,7 @@ from vit_edu.data import network
 from vit_edu.data.scratch import scratch_folder
 from vit_edu.data.sets import Data, DataError, Split
 
-OFFLINE = ", or set VIT_EDU_DATA to a folder"
+OFFLINE = "set VIT_EDU_DATA to a folder"
 DISK_BYTES = 600 * 2**20  # archive and unpacked batches side by side, with room to spare
 
 

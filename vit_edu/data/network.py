@@ -16,10 +16,11 @@ problems = {}
 def require_network(url, otherwise="", again=False):
     """Raise DataError unless `url` answers within PROBE_SECONDS, which include looking up its name.
 
-    otherwise: what else a person can do, added to the error's text. again: ask again if it did not answer before.
+    otherwise: what else a person can do, as in "set ...", for the error's text. again: ask again if it did not answer before.
     """
     if not settings.network():
-        raise DataError(f"VIT_EDU_NETWORK=off forbids every connection{otherwise}.")
+        instead = f"Allow them, or {otherwise}." if otherwise else ""
+        raise DataError(f"VIT_EDU_NETWORK=off forbids all connections. {instead}".strip())
     if again and problems.get(url):
         del problems[url]
     if url not in problems:
@@ -29,7 +30,8 @@ def require_network(url, otherwise="", again=False):
         thread.join(PROBE_SECONDS + 1)
         problems.setdefault(url, f"no answer within {PROBE_SECONDS} seconds")
     if problems[url]:
-        raise DataError(f"{url} cannot be reached ({problems[url]}). Connect to a network{otherwise}.")
+        instead = f", or {otherwise}" if otherwise else ""
+        raise DataError(f"{url} cannot be reached ({problems[url]}). Connect to a network{instead}.")
 
 
 def _probe(url):
