@@ -1,6 +1,7 @@
 """Hints come in steps, and progress is in one small file whose damage breaks nothing."""
 
 import json
+import re
 
 import pytest
 
@@ -92,6 +93,9 @@ def test_without_a_place_for_the_file_nothing_fails(tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_EDU_PROGRESS", str(tmp_path / "file" / "progress.json"))
     assert answer(right) is right
     assert f"0 of {TOTAL}" in check.progress().text
+    assert re.match(
+        r"What you solve is not kept: .*progress.json cannot be written \(.+\)", check.progress().remark
+    )
     monkeypatch.setenv("VIT_EDU_PROGRESS", "off")
     assert settings.progress_file() is None
     answer(right)

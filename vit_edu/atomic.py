@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and whether they can be."""
 
 import contextlib
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,3 +32,9 @@ def write(path, content):
                     left.unlink()
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def require_writable(folder):
+    """Make the folder where need be. Raises OSError where no file can be made in it."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()

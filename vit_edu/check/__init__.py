@@ -158,6 +158,7 @@ def progress():
     entries, remark = _record.load()
     if settings.progress_file() is None:
         remark = _("Progress is not kept, because VIT_EDU_PROGRESS is off.")
+    remark = remark or _record.unwritable()
 
     def state(name):
         entry = entries.get(name)

@@ -48,6 +48,17 @@ def load():
     return entries, ""
 
 
+def unwritable():
+    """Why nothing can be kept in the file, as a remark; "" where it can."""
+    file = settings.progress_file()
+    try:
+        atomic.require_writable(file.parent)
+    except OSError as error:
+        remark = _("What you solve is not kept: {file} cannot be written ({reason}).")
+        return remark.format(file=file, reason=error.strerror)
+    return ""
+
+
 def add(report):
     """Record one answer of `@check.exercise`. Never raises, because an exercise must not fail for lack of a file."""
     if settings.progress_file() is None or report.status in (EMPTY, UNCHECKED):
