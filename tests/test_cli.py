@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 
-from vit_edu import cli, lab
+from vit_edu import cli, doctor, lab
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from vit_edu import cli, lab
     [
         (["train", "--recipe", "labtop"], "there is no recipe 'labtop'; the recipes are .*laptop"),
         (["train", "--recipe", "fast", "--data", "nowhere"], "nowhere"),
+        (["train", "--recipe", "fast", "--minutes", "0"], "lasts for more than nothing; .* minutes=0"),
         (["evaluate", "nowhere"], "there is no nowhere.* Name the folder of a run"),
         (["evaluate", "."], "there is no checkpoint.pt.* Name the folder of a run"),
         (["ship", "nowhere", "mine", "--data", "shapes"], "there is no nowhere.* Name the folder of a run"),
@@ -28,6 +29,26 @@ def test_what_is_not_there_is_said(words, says, tmp_path, monkeypatch, capsys):
     assert cli.main(words) == 1
     assert re.search(f"^vit-edu: .*{says}", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    out = str(tmp_path / "file" / "run")
+    assert cli.main(["train", "--recipe", "fast", "--data", "shapes", "--out", out]) == 1
+    said = capsys.readouterr()
+    assert re.search(
+        r"^vit-edu: no checkpoint can be written into .*run \(.+\). Choose another folder", said.err
+    )
+    assert "epoch 1" not in said.out
+
+
+def test_a_command_that_is_interrupted_says_so(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "examine", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "\nvit-edu: stopped.\n"
 
 
 @pytest.mark.parametrize(

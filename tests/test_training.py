@@ -143,6 +143,27 @@ def test_stopped_in_the_middle_of_an_epoch_a_run_in_minutes_keeps_its_weights(im
     assert 40 <= history[-1]["seconds"] < 60
 
 
+@pytest.mark.parametrize(
+    "length", [{"epochs": 3}, {"epochs": None, "minutes": 10}], ids=["epochs", "minutes"]
+)
+@pytest.mark.parametrize("look", [1, 10], ids=["at once", "in the second epoch"])
+def test_what_the_stop_button_left_is_said(images, tmp_path, capsys, length, look):
+    ticks = itertools.count()
+
+    def stops():
+        tick = next(ticks)
+        if tick == look:
+            raise KeyboardInterrupt
+        return tick
+
+    recipe = dataclasses.replace(TINY, **length)
+    history = training.fit(training.build_model(recipe, images), images, recipe, out=tmp_path, clock=stops)
+    said = capsys.readouterr().out
+    assert bool(history) == (look > 1)
+    assert f"Stopped after {len(history)} epoch{'s' * (len(history) != 1)}; " in said
+    assert (tmp_path / "checkpoint.pt").exists() == bool(history) == (str(tmp_path) in said)
+
+
 def test_damaged_checkpoint_is_refused(images, tmp_path):
     run(images, tmp_path)
     path = tmp_path / "checkpoint.pt"

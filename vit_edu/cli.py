@@ -32,6 +32,9 @@ def main(argv=None):
     except CommandError as error:
         print(f"vit-edu: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nvit-edu: stopped.", file=sys.stderr)
+        return 130
 
 
 # ---------------------------------------------------------------- commands and options
@@ -191,14 +194,14 @@ def _load_data(source, say=True):
 
 
 def _asked_recipe(args):
-    """(its name, the recipe) that the arguments of `vit-edu train` ask for."""
+    """(its name, the recipe) that the arguments of `vit-edu train` ask for. ValueError where there is none, or it makes no sense."""
     from dataclasses import replace
 
     from vit_edu import training
 
     name = args.recipe or training.pick_recipe(training.pick_device())
     if name not in training.RECIPES:
-        raise CommandError(f"there is no recipe {name!r}; the recipes are {', '.join(training.RECIPES)}.")
+        raise ValueError(f"there is no recipe {name!r}; the recipes are {', '.join(training.RECIPES)}.")
     recipe = training.RECIPES[name]
     if args.minutes is not None:
         recipe = replace(recipe, minutes=args.minutes, epochs=None)
@@ -212,8 +215,8 @@ def train(args):
     from vit_edu import data, training
     from vit_edu.training import parallel
 
-    name, recipe = _asked_recipe(args)
     try:
+        name, recipe = _asked_recipe(args)
         with parallel.group() as ranks:
             device = training.pick_device()  # each rank's own
             images = ranks.first_then_others(lambda: _load_data(args.data, say=ranks.first))

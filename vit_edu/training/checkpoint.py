@@ -84,6 +84,16 @@ class Run:
         self.history = state["history"]
 
 
+def require_writable(folder):
+    """Make the folder where need be. CheckpointError where no file can be made in it: better said before training than after."""
+    try:
+        atomic.require_writable(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"no checkpoint can be written into {folder} ({error.strerror}). Choose another folder."
+        ) from error
+
+
 def _about(data):
     """What a checkpoint says about its data."""
     return {

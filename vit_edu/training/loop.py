@@ -11,7 +11,7 @@ from tqdm import tqdm
 from vit_edu import data as vit_data
 from vit_edu.models import make_model
 from vit_edu.training import parallel
-from vit_edu.training.checkpoint import Run
+from vit_edu.training.checkpoint import Run, require_writable
 from vit_edu.training.optim import branch_ends
 from vit_edu.training.steps import CompiledStep, PlainStep, TokenDropout, learning_rate
 from vit_edu.training.tasks import make_task
@@ -50,7 +50,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
     other work on the machine does not count. compiler: the backend of torch.compile for the steps; None compiles only on
     CUDA, with "inductor".
     Inside `parallel.group`, all ranks call this together. The test images are not touched.
-    Raises Diverged, CheckpointError, parallel.ParallelError.
+    Raises Diverged, CheckpointError (before the first step if `out` cannot be written to), parallel.ParallelError.
     """
     data = data.to(next(model.parameters()).device)
     run = Run(model, recipe, data)
@@ -66,6 +66,8 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
     step = _make_step(run, ranks, dropout, compiler, clock)
     lazy = isinstance(step, CompiledStep)
     losses = Losses(run.task.guessing, lazy)
+    if out and ranks.first and not budget.over:
+        require_writable(out)
     bar = Bar(budget, losses, run.history, run.task, shown=ranks.first)
     saving, calling = Every(30 if lazy else 0), Every(5 if lazy else 0)
     try:
@@ -165,15 +167,16 @@ def _end_epoch(run, budget, losses, held_out, ranks):
 def _stop(run, budget, losses, held_out, ranks, out):
     """Keep what the stop button leaves, as `fit` describes it."""
     kept = "the model keeps the weights so far"
-    if out and run.recipe.minutes:
-        if losses.values:
-            _end_epoch(run, budget, losses, held_out, ranks)
-        if run.history:
+    if out and run.recipe.minutes and losses.values:
+        _end_epoch(run, budget, losses, held_out, ranks)
+    epochs = len(run.history)
+    if out and epochs:
+        if run.recipe.minutes:
             run.save(out)
-        kept += f", and so does {out}"
-    elif out:
-        kept += f", and {out} has those after the last whole epoch"
-    print(f"\nStopped after {len(run.history)} epochs; {kept}.")
+            kept += f", and so does {out}"
+        else:
+            kept += f", and {out} has those of its last checkpoint"
+    print(f"\nStopped after {epochs} epoch{'s' * (epochs != 1)}; {kept}.")
 
 
 class Budget:
