@@ -96,6 +96,48 @@ def test_a_checkpoint_older_than_a_field_of_the_recipe_goes_on(images, tmp_path)
     assert len(run(images, tmp_path)[1]) == 3
 
 
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("epochs", (0, -2, 1.5, NAN, INF, True, "2")),
+        ("minutes", (0, -1.0, NAN, INF, "5")),
+        ("batch_size", (0, -8, 2.5, NAN, INF, None)),
+        ("learning_rate", (0.0, -1e-3, NAN, INF, "1e-3")),
+        ("validation", (-0.1, 1.0, 2, NAN)),
+        ("weight_decay", (-0.05, NAN, INF)),
+        ("warmup", (-0.1, 1.1, NAN)),
+        ("average", (-0.1, 1.0, NAN)),
+        ("label_smoothing", (-0.1, 1.0, NAN)),
+        ("crop", (-1, 0.5, NAN)),
+        ("cutout", (-1, 0.5, INF)),
+        ("distort", (-1.0, NAN)),
+        ("mixup", (-0.2, INF)),
+        ("cutmix", (-1.0, NAN)),
+        ("mix_prob", (-0.1, 1.5, NAN)),
+        ("max_images", (0, -5, 1.5, INF)),
+        ("seed", (0.5, NAN, 2**64, None)),
+        ("flip", ("false", None)),
+        ("model", (None, "vit")),
+        ("tokens", (((0.5, NAN),), (0.5,), ((0, 0.5),), ((0.5, "half"),), None)),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_names_the_field(field, values):
+    for value in values:
+        other = {"epochs": None} if field == "minutes" else {}
+        with pytest.raises(ValueError, match=rf"^{field} "):
+            dataclasses.replace(TINY, **other, **{field: value})
+
+
+def test_minutes_that_make_no_sense_are_told_by_the_command(tmp_path, capsys):
+    for words in (["--minutes", "nan"], ["--minutes", "-1"], ["--seed", str(2**64)]):
+        assert cli.main(["train", "--data", "shapes", "--out", str(tmp_path / "run"), *words]) == 1
+        assert capsys.readouterr().err.startswith(f"vit-edu: {words[0][2:]} is a")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
     run(images, tmp_path)
     darker = dataclasses.replace(images, mean=images.mean - 0.01)

@@ -20,6 +20,7 @@ Everything is imported on first use, so that `import vit_edu` costs next to noth
 """
 
 import importlib
+import os
 
 __version__ = "0.2.0.dev0"
 __all__ = ["check", "data", "inspect", "models", "plot", "pretrained", "settings", "training", "transfer"]
@@ -29,3 +30,24 @@ def __getattr__(name):
     if name in __all__:
         return importlib.import_module(f"vit_edu.{name}")
     raise AttributeError(f"module 'vit_edu' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def _name_a_cache_for_torch():
+    """Where the user has no name, as in a container that runs under any number, torch fails to name its folder after it."""
+    named = any(
+        os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR")
+    )
+    if named or not hasattr(os, "getuid"):
+        return
+    import pwd
+    import tempfile
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(
+            tempfile.gettempdir(), f"torchinductor_{os.getuid()}"
+        )
+
+
+_name_a_cache_for_torch()

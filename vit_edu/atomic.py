@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and whether they can be."""
+"""Files that are written whole or not at all, and locks that keep two programs from writing the same ones."""
 
 import contextlib
 import os
@@ -38,3 +38,23 @@ def require_writable(folder):
     """Make the folder where need be. Raises OSError where no file can be made in it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
+
+
+def lock(path):
+    """Take the lock that a file stands for. Returns an object with `release()`, or None if another program holds the lock.
+
+    A lock ends with the process that holds it, however that ends. The empty file stays, and means nothing by itself. On a
+    file system without locks, nobody is kept out. Raises OSError where the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    taken = FileLock(path, thread_local=False)
+    try:
+        taken.acquire(timeout=0)
+    except Timeout:
+        return None
+    except NotImplementedError:
+        pass
+    return taken

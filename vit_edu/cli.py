@@ -9,7 +9,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from vit_edu import __version__
+from vit_edu import __version__, settings
 
 
 class CommandError(Exception):
@@ -29,7 +29,7 @@ def main(argv=None):
         args.jupyter_args = argv[1:]
     try:
         return args.run(args)
-    except CommandError as error:
+    except (CommandError, settings.NoHome, settings.SettingError) as error:
         print(f"vit-edu: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

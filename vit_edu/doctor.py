@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import metadata
 
-from vit_edu import lab
+from vit_edu import lab, settings
 
 
 class Wrong(Exception):
@@ -20,6 +20,12 @@ def examine():
             continue
         except Wrong as wrong:
             text, remedy = wrong.args
+        except (settings.NoHome, settings.SettingError) as error:
+            text, remedy = str(error), "Set that name to what is expected, or unset it."
+        except RuntimeError as error:
+            text, remedy = str(error), "Install the course again: make clean && make lab"
+            if "home directory" in text:  # Path.home, in other people's packages
+                remedy = "Set HOME to a folder that you can write to."
         except Exception as error:  # a doctor must not die of what it finds
             text, remedy = (
                 f"{type(error).__name__}: {error}",
@@ -108,7 +114,7 @@ def _lessons():
 
 
 def _data():
-    from vit_edu import data, settings
+    from vit_edu import data
 
     remedy = "Set VIT_EDU_DATA to a folder of images, to cifar10 or to shapes, or unset it."
     try:

@@ -8,6 +8,8 @@
 | VIT_EDU_FAST | 1: training in seconds and no download of weights, for tests |
 | VIT_EDU_LANG | the language of the checker's answers, such as en; else that of the locale, else English |
 | VIT_EDU_PROGRESS | the file that keeps what a learner has solved, or off |
+
+What is switched on or off understands 1 and 0, on and off, yes and no, true and false, in upper and lower case.
 """
 
 import locale
@@ -18,8 +20,47 @@ from pathlib import Path
 NAMES = re.findall(r"^\| (VIT_EDU_\w+) \|", __doc__, re.M)
 
 
+ON, OFF = ("1", "on", "yes", "true", "y", "t"), ("0", "off", "no", "false", "n", "f", "none")
+
+
+class SettingError(ValueError):
+    """A VIT_EDU_* name holds something that it cannot mean. The text says what was expected, and what was found."""
+
+
+class NoHome(OSError):
+    """There is no home folder to put a file into. The text says which name to set instead."""
+
+
 def _asked(name):
-    return os.environ.get(name, "").strip()
+    asked = os.environ.get(name, "").strip()
+    if (
+        len(asked) > 1 and asked[0] == asked[-1] and asked[0] in "\"'"
+    ):  # `set NAME="x"` on Windows keeps the quotes
+        asked = asked[1:-1].strip()
+    return asked
+
+
+def _switch(name, default):
+    """True or False, as the name says in words; `default` where it is not set. Raises SettingError for other words."""
+    asked = _asked(name).lower()
+    if asked and asked not in ON + OFF:
+        raise SettingError(f"{name} is {asked!r}; expected 1 or 0, on or off, yes or no, true or false.")
+    return asked in ON if asked else default
+
+
+def _folder(name, default, what):
+    """The path that the name holds, or that `default()` gives. Raises NoHome if it would be in a home folder that is not known."""
+    asked = _asked(name)
+    if asked.lower() in ON:  # nothing but "yes, keep it"
+        asked = ""
+    try:
+        return Path(asked or default()).expanduser()
+    except (RuntimeError, KeyError) as error:  # no HOME, and no user of that number or name
+        if asked:
+            said = f"{name} is {asked}, and there is no home folder of that user"
+        else:
+            said = "there is no home folder: HOME is not set, and this user has no entry in the list of users"
+        raise NoHome(f"{said}. Set {name} to {what}.") from error
 
 
 def data():
@@ -28,30 +69,41 @@ def data():
 
 
 def cache_dir():
-    """The one folder that holds downloads: VIT_EDU_CACHE, else the platform's cache folder for vit_edu."""
+    """The one folder that holds downloads: VIT_EDU_CACHE, else the platform's cache folder for vit_edu.
+
+    Raises NoHome, an OSError, if there is neither.
+    """
     import platformdirs  # imported only here, so that a machine that only trains can do without it
 
-    return Path(_asked("VIT_EDU_CACHE") or platformdirs.user_cache_dir("vit_edu")).expanduser()
+    return _folder(
+        "VIT_EDU_CACHE", lambda: platformdirs.user_cache_dir("vit_edu"), "a folder that you can write to"
+    )
 
 
 def network():
-    """Whether connections are allowed: False if VIT_EDU_NETWORK=off forbids them."""
-    return _asked("VIT_EDU_NETWORK").lower() not in ("off", "0", "no", "false")
+    """Whether connections are allowed: False if VIT_EDU_NETWORK=off forbids them. Raises SettingError for any other word."""
+    return _switch("VIT_EDU_NETWORK", True)
 
 
 def fast():
-    """Whether VIT_EDU_FAST=1 asks for training in seconds, for tests."""
-    return _asked("VIT_EDU_FAST").lower() not in ("", "0", "off", "no", "false")
+    """Whether VIT_EDU_FAST=1 asks for training in seconds, for tests. Raises SettingError as `network` does."""
+    return _switch("VIT_EDU_FAST", False)
 
 
 def progress_file():
-    """The file that keeps what was solved: VIT_EDU_PROGRESS, else progress.json in the user's data folder; None for "off"."""
+    """The file that keeps what was solved: VIT_EDU_PROGRESS, else progress.json in the user's data folder; None for "off".
+
+    Raises NoHome, an OSError, where there is no such folder.
+    """
     import platformdirs
 
-    asked = _asked("VIT_EDU_PROGRESS")
-    if asked == "off":
+    if _asked("VIT_EDU_PROGRESS").lower() in OFF:
         return None
-    return Path(asked or Path(platformdirs.user_data_dir("vit_edu")) / "progress.json").expanduser()
+    return _folder(
+        "VIT_EDU_PROGRESS",
+        lambda: Path(platformdirs.user_data_dir("vit_edu")) / "progress.json",
+        "a file that you can write to, or to off",
+    )
 
 
 def languages():

@@ -156,7 +156,7 @@ def hint(name, step=None):
 def progress():
     """What has been solved so far in all lessons, as a table and a picture in a notebook and as text elsewhere."""
     entries, remark = _record.load()
-    if settings.progress_file() is None:
+    if not remark and settings.progress_file() is None:
         remark = _("Progress is not kept, because VIT_EDU_PROGRESS is off.")
     remark = remark or _record.unwritable()
 

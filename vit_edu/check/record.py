@@ -22,15 +22,17 @@ WORDS = {RIGHT: N_("right"), TRIED: N_("tried, not right yet"), OPEN: N_("not at
 
 def load():
     """({exercise: {"right": date or None, "tries": n}}, remark). A damaged file is set aside, and the remark says so."""
-    file = settings.progress_file()
-    if file is None or not file.exists():
-        return {}, ""
     try:
+        file = settings.progress_file()
+        if file is None or not file.exists():
+            return {}, ""
         kept = json.loads(file.read_text(encoding="utf-8"))["exercises"]
         entries = {
             str(name): {"right": e["right"] and str(e["right"]), "tries": int(e["tries"])}
             for name, e in kept.items()
         }
+    except settings.NoHome as error:
+        return {}, _("Progress is not kept: {reason}").format(reason=error)
     except OSError as error:
         return {}, _("{file} cannot be read: {reason}.").format(file=file, reason=error.strerror)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -61,9 +63,11 @@ def unwritable():
 
 def add(report):
     """Record one answer of `@check.exercise`. Never raises, because an exercise must not fail for lack of a file."""
-    if settings.progress_file() is None or report.status in (EMPTY, UNCHECKED):
+    if report.status in (EMPTY, UNCHECKED):
         return
     with contextlib.suppress(OSError):
+        if settings.progress_file() is None:
+            return
         entries, _ = load()
         entry = entries.setdefault(report.name, {"right": None, "tries": 0})
         entry["tries"] += 1

@@ -20,8 +20,8 @@ def choose(source=None):
     if asked == "shapes":
         return "shapes", None, f"{who} {asked}."
     if asked and asked != "cifar10":
-        path = Path(asked).expanduser()
-        if not path.exists():
+        path = _path(asked, who)
+        if not _is_there(path, who):
             raise DataError(
                 f"{who} {path}, but there is nothing of that name. Expected cifar10, shapes, a folder with CIFAR-10 or its "
                 "archive, or a folder with one folder of images per class. Name one of these, or nothing at all to get the "
@@ -29,8 +29,11 @@ def choose(source=None):
             )
         kind, place = _what_is_in(path, who)
         return kind, place, f"{who} {path}."
-    cache = settings.cache_dir()
-    kind, place = _what_is_in(cache, who) if cache.is_dir() else ("folder", None)
+    try:
+        cache = settings.cache_dir()
+        kind, place = _what_is_in(cache, who) if cache.is_dir() else ("folder", None)
+    except OSError:  # no such folder, or none that may be read: the download says so
+        kind = "folder"
     if kind != "folder":
         return kind, place, f"it is in the cache folder, {cache}."
     if asked:
@@ -40,9 +43,28 @@ def choose(source=None):
 
 def _asked(source):
     """What was asked for ("" for nothing in particular), and words that say who asked for it."""
-    if source:
-        return str(source).strip(), "you asked for"
-    return settings.data(), "VIT_EDU_DATA names"
+    asked, who = (str(source).strip(), "you asked for") if source else (settings.data(), "VIT_EDU_DATA names")
+    word = asked.lower().replace("-", "")
+    return (word if word in ("cifar10", "shapes") and not Path(asked).exists() else asked), who
+
+
+def _path(asked, who):
+    try:
+        return Path(asked).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{who} {asked}, and there is no home folder of that user. Name the folder without ~."
+        ) from error
+
+
+def _is_there(path, who):
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DataError(
+            f"{who} {path}, which cannot be looked at ({error.strerror}). Change the permissions of the folders on the way to "
+            "it, or name another folder."
+        ) from error
 
 
 def _what_is_in(path, who):

@@ -1,6 +1,11 @@
 """Find out within seconds whether a server answers, so that nothing hangs on a dead network."""
 
+import http.client
+import socket
+import ssl
 import threading
+import time
+import urllib.error
 import urllib.request
 
 from vit_edu import settings
@@ -8,8 +13,10 @@ from vit_edu.data.sets import DataError
 
 PROBE_SECONDS = 4  # how long a network may take to answer before we go on without it
 STALL_SECONDS = 15  # how long a running download may stand still
+REMEMBER_SECONDS = 60  # how long we believe that a dead network is still dead
 
-# url -> why it cannot be reached, or "" if it can. Asked once per process, so that we wait only once for a dead network
+# url -> (what is wrong and what to do about it, or "" if it answers; when it was asked). Kept so that the many who ask do not
+# all wait for a dead network
 problems = {}
 
 
@@ -18,26 +25,89 @@ def require_network(url, otherwise="", again=False):
 
     otherwise: what else a person can do, as in "set ...", for the error's text. again: ask again if it did not answer before.
     """
-    if not settings.network():
+    try:
+        allowed = settings.network()
+    except settings.SettingError as error:
+        raise DataError(str(error)) from error
+    if not allowed:
         instead = f"Allow them, or {otherwise}." if otherwise else ""
         raise DataError(f"VIT_EDU_NETWORK=off forbids all connections. {instead}".strip())
-    if again and problems.get(url):
-        del problems[url]
-    if url not in problems:
-        # In a thread, because looking up a name has no time limit of its own
-        thread = threading.Thread(target=_probe, args=(url,), daemon=True)
-        thread.start()
-        thread.join(PROBE_SECONDS + 1)
-        problems.setdefault(url, f"no answer within {PROBE_SECONDS} seconds")
-    if problems[url]:
-        instead = f", or {otherwise}" if otherwise else ""
-        raise DataError(f"{url} cannot be reached ({problems[url]}). Connect to a network{instead}.")
+    problem, asked = problems.get(url, ("", None))
+    if asked is None or (problem and (again or time.monotonic() - asked > REMEMBER_SECONDS)):
+        problem = _problem(url)
+        problems[url] = problem, time.monotonic()
+    if problem:
+        raise DataError(f"{problem}, or {otherwise}." if otherwise else f"{problem}.")
+
+
+def _problem(url):
+    """What keeps `url` from being read and what to do about it, without the last full stop, or "" if it can be read."""
+    found = []
+    # In a thread, because looking up a name has no time limit of its own
+    thread = threading.Thread(target=lambda: found.append(_probe(url)), daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS + 1)
+    silent = f"{url} cannot be reached (no answer within {PROBE_SECONDS} seconds). Connect to a network"
+    return (found or [silent])[0]
 
 
 def _probe(url):
-    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "vit_edu"})
     try:
-        urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-        problems[url] = ""
-    except (OSError, ValueError) as error:
-        problems[url] = str(getattr(error, "reason", error))
+        try:
+            _ask(url, "HEAD")
+        except urllib.error.HTTPError as error:
+            if error.code in (429, 503):  # it has too much to do as it is
+                raise
+            _ask(
+                url, "GET"
+            )  # some servers and signed addresses refuse HEAD alone; the answer's body is not read
+    except urllib.error.HTTPError as error:
+        return answered(url, error).rstrip(".")
+    except http.client.HTTPException as error:
+        return f"{url} cannot be read: what answers there does not speak HTTP ({type(error).__name__}). Check the address"
+    except OSError as error:
+        return _unreachable(url, getattr(error, "reason", error))
+    except ValueError as error:
+        return f"{url} is not an address that can be asked ({error}). Check how it is spelt"
+    return ""
+
+
+def _ask(url, method):
+    request = urllib.request.Request(url, method=method, headers={"User-Agent": "vit_edu"})
+    urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+
+
+def _unreachable(url, reason):
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"{url} was reached, but its certificate is not trusted ({reason.verify_message}). Check the clock of this "
+            "machine. If your network inspects connections, ask for its certificate and set SSL_CERT_FILE to that file"
+        )
+    if isinstance(reason, ssl.SSLError):
+        return f"{url} was reached, but no secure connection came about ({reason.reason or reason}). Try another network"
+    if isinstance(reason, (TimeoutError, socket.timeout)):
+        reason = f"no answer within {PROBE_SECONDS} seconds"
+    return f"{url} cannot be reached ({reason}). Connect to a network"
+
+
+ANSWERS = {  # HTTP status -> what it means, and what to do
+    401: "a name and a password, or a token, are asked for. Log in, or give the token",
+    403: "you are not allowed to read it, or your network is not. Log in, or try another network",
+    404: "nothing is at that address. It may have moved: update the course",
+    407: "the proxy of your network asks for a name and a password. Put them into HTTPS_PROXY",
+    410: "it was removed. Update the course",
+    429: "there were too many requests from your network. Wait for some minutes, and try again",
+    451: "it is withheld for legal reasons. Try another network",
+    503: "the server is out of service or overloaded. Try again later",
+}
+
+
+def answered(url, error):
+    """A sentence for an HTTP answer that is an error, with what to do. error: `urllib.error.HTTPError`."""
+    if error.code in ANSWERS:
+        meaning = ANSWERS[error.code]
+    elif error.code >= 500:
+        meaning = "the server is out of order. Try again later"
+    else:
+        meaning = "the server does not hand it out. Try again later"
+    return f"{url} answers {error.code} {error.reason}: {meaning}."

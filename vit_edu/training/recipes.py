@@ -1,6 +1,7 @@
 """Recipes: everything that decides how a run goes, besides the data."""
 
 import dataclasses
+import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,28 @@ from vit_edu import settings
 from vit_edu.models.kinds import with_kind
 
 GONE = {"clip": 0.0}  # fields that recipes once had, each with the value that switched it off
+
+
+# What fields may hold: in words, as a test of a finite number, and for which fields
+LIMITS = (
+    ("a whole number, at least 1", lambda v: v == int(v) >= 1, ("batch_size", "epochs", "max_images")),
+    ("a whole number, at least 0", lambda v: v == int(v) >= 0, ("crop", "cutout")),
+    ("a whole number of at most 64 bits", lambda v: v == int(v) and -(2**63) <= v < 2**64, ("seed",)),
+    ("a finite number above 0", lambda v: v > 0, ("learning_rate", "minutes")),
+    ("a finite number, at least 0", lambda v: v >= 0, ("weight_decay", "distort", "mixup", "cutmix")),
+    ("a share of the run, in 0..1", lambda v: 0 <= v <= 1, ("warmup",)),
+    ("a share of the batches, in 0..1", lambda v: 0 <= v <= 1, ("mix_prob",)),
+    ("a share, at least 0 and below 1", lambda v: 0 <= v < 1, ("average", "label_smoothing", "validation")),
+)
+OPTIONAL = ("epochs", "minutes", "max_images")  # None switches these off
+
+
+def _is_finite(value):
+    """Whether a value is a finite number. A truth value is none here, and neither is a number that is written as text."""
+    try:
+        return not isinstance(value, (bool, str)) and math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -59,9 +82,26 @@ class Recipe:
             raise ValueError(f'optimizer is "adamw" or "muon", got {self.optimizer!r}.')
         if self.schedule not in ("cosine", "linear"):
             raise ValueError(f'schedule is "cosine" or "linear", got {self.schedule!r}.')
-        if not 0 <= self.mix_prob <= 1:
-            raise ValueError(f"mix_prob is a share of the batches, in 0..1, got {self.mix_prob}.")
-        if not all(len(pair) == 2 and 0 < pair[0] <= 1 and 0 < pair[1] <= 1 for pair in self.tokens):
+        for expected, fits, names in LIMITS:
+            for name in names:
+                value = getattr(self, name)
+                if not ((value is None and name in OPTIONAL) or (_is_finite(value) and fits(value))):
+                    raise ValueError(f"{name} is {expected}, got {value!r}.")
+        for name in ("zero_init", "flip", "cpu_bf16"):
+            if getattr(self, name) not in (True, False):
+                raise ValueError(f"{name} is True or False, got {getattr(self, name)!r}.")
+        if not isinstance(self.model, dict):
+            raise ValueError(
+                f"model is a dict with the kind of the model and its arguments, got {self.model!r}."
+            )
+        self._check_tokens()
+
+    def _check_tokens(self):
+        try:
+            fit = all(0 < until <= 1 and 0 < share <= 1 for until, share in self.tokens)
+        except (TypeError, ValueError):
+            fit = False
+        if not fit:
             raise ValueError(
                 f"tokens holds pairs (until, share), both in 0..1, got {self.tokens}. For example, ((0.5, 0.25),) "
                 "shows a quarter of the tokens in the first half of the run."
