@@ -21,7 +21,11 @@ def choose(source=None):
         return "shapes", None, f"{who} {asked}."
     if asked and asked != "cifar10":
         path = _path(asked, who)
-        if not _is_there(path, who):
+        try:
+            there = path.exists()
+        except OSError as error:
+            raise _cannot_look(path, who, error) from error
+        if not there:
             raise DataError(
                 f"{who} {path}, but there is nothing of that name. Expected cifar10, shapes, a folder with CIFAR-10 or its "
                 "archive, or a folder with one folder of images per class. Name one of these, or nothing at all to get the "
@@ -32,7 +36,7 @@ def choose(source=None):
     try:
         cache = settings.cache_dir()
         kind, place = _what_is_in(cache, who) if cache.is_dir() else ("folder", None)
-    except OSError:  # no such folder, or none that may be read: the download says so
+    except (OSError, DataError):  # no such folder, or none that may be read: the download says so
         kind = "folder"
     if kind != "folder":
         return kind, place, f"it is in the cache folder, {cache}."
@@ -57,14 +61,11 @@ def _path(asked, who):
         ) from error
 
 
-def _is_there(path, who):
-    try:
-        return path.exists()
-    except OSError as error:
-        raise DataError(
-            f"{who} {path}, which cannot be looked at ({error.strerror}). Change the permissions of the folders on the way to "
-            "it, or name another folder."
-        ) from error
+def _cannot_look(path, who, error):
+    return DataError(
+        f"{who} {path}, which cannot be looked at ({error.strerror}). Change the permissions of that folder and of those on "
+        "the way to it, or name another one."
+    )
 
 
 def _what_is_in(path, who):
@@ -78,10 +79,13 @@ def _what_is_in(path, who):
         )
     if path.name == unpacked:
         return "cifar10", path.parent
-    if (path / unpacked).is_dir():
-        return "cifar10", path
-    if (path / archive).is_file():
-        return "archive", path / archive
+    try:
+        if (path / unpacked).is_dir():
+            return "cifar10", path
+        if (path / archive).is_file():
+            return "archive", path / archive
+    except OSError as error:
+        raise _cannot_look(path, who, error) from error
     return "folder", path
 
 

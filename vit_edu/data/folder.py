@@ -1,25 +1,44 @@
 """A folder of images, with one folder per class."""
 
-from pathlib import Path
+import errno
+import os
+import stat
+import unicodedata
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 
+from vit_edu.data import pictures
 from vit_edu.data.sets import Data, DataError, Split
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+IMAGE_SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+}
 
 
 def image_folder(path, size=32, reason="it was asked for."):
     """Read a folder of images, with one folder per class, into `Data`.
 
     path: holds `train/` and `test/` (or `val/`), each with one folder per class. It may also hold the class folders
-    themselves: then a fifth of the images of each, drawn with a fixed seed, become test images. Images are converted to
-    RGB and to size x size pixels (the short side is resized, and the middle cut out). Raises DataError, which names the
-    folder or file at fault.
+    themselves: then a fifth of the images of each, drawn with a fixed seed, become test images. Images are read as viewers
+    show them (see `pictures.as_shown`), in RGB and at size x size pixels (the short side is resized, and the middle cut
+    out). What is not read is counted in the `reason`, with its cause. Raises DataError, which names the folder or file at
+    fault.
     """
-    train, test = check_folder(path)
-    return Data.measured(_read(train, size), _read(test, size), list(train), "folder", reason)
+    if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
+        raise DataError(
+            f"size is the number of pixels along a side, a whole number of at least 1, got {size!r}."
+        )
+    *parts, left_out = _survey(Path(path))
+    (train, several), (test, more) = (_read(part, size) for part in parts)
+    remarks = [str(left_out)] if left_out.causes else []
+    if several + more:
+        remarks.append(
+            f"Files with several frames or pages: {several + more:,}; only the first of each was read."
+        )
+    return Data.measured(train, test, list(parts[0]), "folder", " ".join([reason, *remarks]))
 
 
 def check_folder(path):
@@ -27,25 +46,19 @@ def check_folder(path):
 
     Raises DataError as `image_folder` does.
     """
-    path = Path(path)
-    test_name = next((n for n in ("test", "val") if (path / n).is_dir()), None)
-    if (path / "train").is_dir() and test_name:
-        others = sorted(p.name for p in _subfolders(path) if p.name not in ("train", "test", "val"))
-        if others:
-            raise DataError(
-                f"{path} holds train/ and {test_name}/, but also {', '.join(others[:3])}. "
-                "Put every class folder into train/ and test/, or have no train/ at all."
-            )
-        train, test = _listing(path / "train"), _listing(path / test_name)
-        if list(train) != list(test):
-            differ = sorted(set(train) ^ set(test))
-            raise DataError(
-                f"train/ and {test_name}/ in {path} do not have the same classes: {', '.join(differ[:5])} "
-                "are in only one of them."
-            )
-        return train, test
+    return _survey(Path(path))[:2]
+
+
+def _survey(path):
+    """(files for training, files for testing, what is left out): two dicts {class: files}, and a `LeftOut`."""
+    left_out = LeftOut(path)
+    folders, loose = _look_into(path, left_out)
+    names = [p.name for p in folders]
+    test_name = next((n for n in ("test", "val") if n in names), None)
+    if "train" in names and test_name:
+        return *_in_two_parts(path, test_name, folders, loose, left_out), left_out
     train, test, generator = {}, {}, torch.Generator().manual_seed(0)
-    for name, files in _listing(path).items():
+    for name, files in _listing(path, folders, loose, left_out).items():
         if len(files) < 2:
             raise DataError(
                 f"the class {name!r} in {path} has a single image; at least two are needed, "
@@ -54,24 +67,35 @@ def check_folder(path):
         files = [files[i] for i in torch.randperm(len(files), generator=generator)]
         cut = max(1, len(files) // 5)
         train[name], test[name] = files[cut:], files[:cut]
+    return train, test, left_out
+
+
+def _in_two_parts(path, test_name, folders, loose, left_out):
+    """The two dicts of a folder that holds train/ and test/ or val/."""
+    others = [p.name for p in folders if p.name not in ("train", "test", "val")]
+    if others:
+        raise DataError(
+            f"{path} holds train/ and {test_name}/, but also {', '.join(others[:3])}. "
+            "Put every class folder into train/ and test/, or have no train/ at all."
+        )
+    for unused in [p for p in folders if p.name not in ("train", test_name)]:
+        left_out.add(unused, f"in {unused.name}/, because {test_name}/ is there")
+    for image in loose:
+        left_out.add(image, f"beside train/ and {test_name}/")
+    train, test = (
+        _listing(part, *_look_into(part, left_out), left_out) for part in (path / "train", path / test_name)
+    )
+    if list(train) != list(test):
+        differ = sorted(set(train) ^ set(test))
+        raise DataError(
+            f"train/ and {test_name}/ in {path} do not have the same classes: "
+            f"{', '.join(_spelt(name) for name in differ[:5])} are in only one of them."
+        )
     return train, test
 
 
-def _subfolders(path):
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _images_in(path):
-    return sorted(
-        p
-        for p in path.iterdir()
-        if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and not p.name.startswith(".")
-    )
-
-
-def _listing(path):
+def _listing(path, folders, loose, left_out):
     """{class name: image files}. Raises DataError unless the folder holds one folder of images per class."""
-    folders, loose = _subfolders(path), _images_in(path)
     expected = "Expected one folder per class, with images in it, such as cats/1.jpg and dogs/1.jpg."
     if folders and loose:
         raise DataError(
@@ -81,35 +105,149 @@ def _listing(path):
     if len(folders) < 2:
         found = f"{len(loose)} images and no folder" if loose else f"{len(folders)} class folders"
         raise DataError(f"{path} holds {found}; at least two classes are needed. {expected}")
-    listing = {folder.name: _images_in(folder) for folder in folders}
+    listing, deeper = {}, ""
+    for folder in folders:
+        inside, images = _look_into(folder, left_out)
+        for below in inside:
+            left_out.add(below, "in folders below the class folders")
+        name = _text(folder)
+        if name in listing:
+            raise DataError(
+                f"{path} holds two class folders whose names look the same, {name}: they are two spellings of it in Unicode. "
+                "Move the images of one into the other."
+            )
+        listing[name] = images
+        if inside and not images:
+            deeper = f" Folders below a class folder, such as {inside[0].relative_to(path)}, are not read."
     empty = [name for name, files in listing.items() if not files]
     if empty:
         raise DataError(
-            f"there are no images in the class folder{'s' if len(empty) > 1 else ''} {', '.join(empty[:5])} of {path}. "
-            f"{expected} Image files end in {', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"there are no images in the class folder{'s' if len(empty) > 1 else ''} {', '.join(empty[:5])} of {path}."
+            f"{deeper} {expected} Image files end in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return listing
 
 
+# ---------------------------------------------------------------- what is in a folder, and what of it is left out
+
+
+class LeftOut:
+    """How many files of a folder are not read, by cause. str() gives a sentence, or "" if there are none."""
+
+    def __init__(self, root):
+        self.root, self.causes = root, {}  # cause -> [count, the first of them]
+
+    def add(self, path, cause):
+        """Count a file, or all files below a folder."""
+        if count := _count_files(path):
+            self.causes.setdefault(cause, [0, path])[0] += count
+
+    def __str__(self):
+        parts = [
+            f"{count:,} file{'s' if count > 1 else ''} {cause} ({'such as ' if count > 1 else ''}{first.relative_to(self.root)})"
+            for cause, (count, first) in self.causes.items()
+        ]
+        return f"Left out: {'; '.join(parts)}." if parts else ""
+
+
+def _look_into(folder, left_out):
+    """(the folders, the image files) that a folder holds, in the order of their names. The rest is added to `left_out`."""
+    folders, images = [], []
+    try:
+        for path in sorted(folder.iterdir(), key=lambda p: PurePath(_text(p))):
+            kind = _kind(path)
+            if path.name.startswith("."):
+                left_out.add(path, "that are hidden, with a dot in front")
+            elif path.name == "__MACOSX":
+                left_out.add(path, "that a Mac adds to archives")
+            elif kind == "folder":
+                folders.append(path)
+            elif kind == "file" and path.suffix.lower() in IMAGE_SUFFIXES:
+                images.append(path)
+            elif kind == "file":
+                suffix = path.suffix.lower()
+                left_out.add(path, f"ending in {suffix}" if suffix else "without an ending such as .png")
+            else:
+                left_out.add(path, kind)
+    except OSError as error:
+        raise _may_not(error, error.filename or folder) from error
+    return folders, images
+
+
+def _kind(path):
+    """ "file", "folder", or why it is neither."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            return "that are links to nowhere"
+        raise
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "that hold no data, such as pipes"
+
+
+def _count_files(path):
+    if not path.is_dir():
+        return 1
+
+    def fail(error):
+        raise _may_not(error, error.filename)
+
+    return sum(len(files) for _, _, files in os.walk(path, onerror=fail))
+
+
+def _may_not(error, path):
+    if isinstance(error, PermissionError):
+        return DataError(f"{path} may not be read by you ({error.strerror}). Change its permissions.")
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"there is no {path}. Name a folder with one folder of images per class.")
+    if isinstance(error, NotADirectoryError):
+        return DataError(f"{path} is not a folder. Name a folder with one folder of images per class.")
+    return DataError(f"{path} cannot be read ({error.strerror or error}).")
+
+
+def _text(path):
+    """The name of a file as text in one Unicode form (NFC), whatever the locale, and whoever wrote it."""
+    return unicodedata.normalize("NFC", os.fsencode(path.name).decode("utf-8", "backslashreplace"))
+
+
+def _spelt(name):
+    """A name, with its code points where it may look like another."""
+    return name if name.isascii() and name == name.strip() else f"{name} (spelt {name!a})"
+
+
+# ---------------------------------------------------------------- the images themselves
+
+
 def _read(listing, size):
+    """(a `Split`, how many of its files have further frames)."""
     files = [(file, label) for label, group in enumerate(listing.values()) for file in group]
     images = np.empty((len(files), size, size, 3), np.uint8)
+    several = 0
     for image, (file, _) in zip(images, files, strict=True):
-        image[:] = _read_image(file, size)
+        image[:], more = _read_image(file, size)
+        several += bool(more)
     labels = torch.tensor([label for _, label in files])
-    return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+    return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels), several
 
 
 def _read_image(file, size):
+    """(the pixels (size, size, 3), how many further frames or pages there are)."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            image = image.convert("RGB")
+            more = pictures.frames_left_out(image)
+            image = pictures.as_shown(image).convert("RGB")
             if image.size != (size, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return np.asarray(image), more
+    except PermissionError as error:
+        raise _may_not(error, file) from error
+    except DataError as error:
+        raise DataError(f"{file} cannot be used: {error}") from error
+    except Exception as error:  # damaged files raise many kinds
         raise DataError(
             f"{file} cannot be read as an image ({error}). Remove it or save it again."
         ) from error

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from vit_edu.data.pictures import as_shown
 from vit_edu.pretrained.names import WeightsError
 
 # What `model.pretrained_cfg` holds for `preprocess`:
@@ -45,7 +46,7 @@ def _prepare(image, cfg):
                 f"expected images in uint8, 0 to 255, got {image.dtype}. They are scaled and normalised here, so pass them raw."
             )
     else:
-        image = image.convert("RGB" if cfg["input_size"][0] == 3 else "L")
+        image = as_shown(image).convert("RGB" if cfg["input_size"][0] == 3 else "L")
     size = list(cfg["input_size"][1:])
     how = T.InterpolationMode(cfg.get("interpolation", "bicubic"))
     resize = cfg["resize"]
