@@ -6,9 +6,11 @@ import subprocess
 import sys
 from importlib import metadata
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from vit_edu import cli, doctor, lab
+from vit_edu import cli, data, doctor, lab, training
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,45 @@ def test_output_in_a_code_page_without_our_marks():
 def test_teachers_and_learners_need_no_packages_of_authors():
     for package in ("nbgrader", "nbconvert", "nbformat"):
         assert without(package, "mistakes", "00").returncode == 0
+
+
+def folder_of_images(root, size):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 255, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+def test_a_run_is_evaluated_at_its_own_size(tmp_path, capsys):
+    recipe = training.Recipe(
+        epochs=1,
+        batch_size=4,
+        learning_rate=1e-3,
+        model={"patch_size": 8, "embed_dim": 8, "depth": 1, "num_heads": 1},
+    )
+    folder = folder_of_images(tmp_path / "set", 70)
+    images, out = data.image_folder(folder, size=48), tmp_path / "run"
+    model = training.build_model(recipe, images)
+    training.fit(model, images, recipe, out=out)
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(out), "--data", str(folder)]) == 0
+    said = capsys.readouterr().out
+    right = training.predict(model, images.test, images.mean, images.std).argmax(1) == images.test.labels
+    assert "48x48 pixels" in said
+    assert f"test accuracy {right.float().mean():.2%} of 2 images" in said
+    assert cli.main(["evaluate", str(out), "--data", "shapes"]) == 1
+    assert "trained on folder images of 3 x 48 x 48, and these are of 3 x 32 x 32" in capsys.readouterr().err
+
+
+def test_a_run_folder_that_is_a_file_is_told(tmp_path, capsys):
+    (tmp_path / "run").write_text("", encoding="utf-8")
+    assert cli.main(["train", "--recipe", "fast", "--data", "shapes", "--out", str(tmp_path / "run")]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("vit-edu: the run folder ")
+    assert "epoch 1" not in told.out
 
 
 def test_data_on_the_command_line_does_not_change_the_environment(tmp_path, monkeypatch, capsys):

@@ -148,6 +148,98 @@ def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
         run(named, tmp_path)
 
 
+def test_a_run_does_not_go_on_with_a_few_other_images(images, tmp_path):
+    run(images, tmp_path)
+    same = data.Split(images.train.images.clone(), images.train.labels.clone())
+    assert len(run(dataclasses.replace(images, train=same), tmp_path)[1]) == 3
+    fewer = dataclasses.replace(images, train=images.train.pick(slice(1, None)))
+    with pytest.raises(
+        training.CheckpointError, match="There were 100 training images, and now there are 99"
+    ):
+        run(fewer, tmp_path)
+    pixel = images.train.images.clone()
+    pixel[3, 0, 5, 5] ^= 1
+    label = images.train.labels.clone()
+    label[3] = (label[3] + 1) % 10
+    for other in (
+        data.Split(pixel, images.train.labels),
+        data.Split(images.train.images, label),
+        images.train.pick(torch.arange(99, -1, -1)),
+    ):
+        with pytest.raises(training.CheckpointError, match="There are 100 as before, but"):
+            run(dataclasses.replace(images, train=other), tmp_path)
+
+
+def test_a_checkpoint_without_a_digest_goes_on(images, tmp_path):
+    run(images, tmp_path)
+    state = training.read_checkpoint(tmp_path / "checkpoint.pt")
+    del state["data"]["digest"], state["data"]["count"]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert len(run(images, tmp_path)[1]) == 3
+
+
+# ---------------------------------------------------------------- the folder of a run
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_step(images, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "dead").symlink_to("nowhere/at/all")
+    for place in ("file", "file/run", "dead", "x" * 300):
+        steps = []
+        with pytest.raises(training.CheckpointError, match=r"cannot be written to .* Choose another folder"):
+            run(images, tmp_path / place, on_epoch=steps.append)
+        assert not steps
+
+
+def test_a_disk_that_fills_up_during_a_run_is_told(images, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic, "write", full)
+    with pytest.raises(training.CheckpointError, match=r"cannot be written \(No space left on device\)"):
+        run(images, tmp_path)
+
+
+HOLDS = """
+import sys, torch
+from vit_edu import data, training
+from vit_edu.training import Recipe
+images = data.shapes(train=20, test=10)
+recipe = Recipe(epochs=1, batch_size=10, learning_rate=1e-3, model={"patch_size": 16, "embed_dim": 8, "depth": 1, "num_heads": 1})
+held = training.Run(training.build_model(recipe, images), recipe, images)
+held.resume(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_belongs_to_one_process_until_it_ends_or_is_killed(images, tmp_path):
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(
+            training.CheckpointError, match=r"another process is training in .* Choose another"
+        ):
+            run(images, tmp_path)
+        assert len(run(images, tmp_path / "beside")[1]) == 3
+        other.kill()
+    assert len(run(images, tmp_path)[1]) == 3
+
+
+def test_a_process_may_train_again_where_it_was_stopped_and_lets_go_at_the_end(images, tmp_path):
+    def stop(history):
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError) as kept:  # with its traceback, and so with the run
+        run(images, tmp_path, on_epoch=stop)
+    assert len(run(images, tmp_path)[1]) == 3
+    del kept
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], input="", capture_output=True, text=True
+    )
+    assert "belongs to another recipe" in done.stderr  # and not to another process
+
+
 def test_history_is_whole_wherever_the_run_is_killed(images, tmp_path, monkeypatch):
     write = atomic.write
 

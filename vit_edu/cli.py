@@ -193,6 +193,21 @@ def _load_data(source, say=True):
     return images
 
 
+def _load_data_of_run(source, about):
+    """The data that `source` names, at the size of the images of a run. about: the "data" of its checkpoint."""
+    from vit_edu import data
+
+    images = data.load(size=about["shape"][-1], source=source)
+    print(images, flush=True)
+    found = list(images.train.images.shape[1:])
+    if found != about["shape"]:
+        was, now = (" x ".join(map(str, shape)) for shape in (about["shape"], found))
+        raise CommandError(
+            f"the run was trained on {about['kind']} images of {was}, and these are of {now}. Name its data with --data."
+        )
+    return images
+
+
 def _asked_recipe(args):
     """(its name, the recipe) that the arguments of `vit-edu train` ask for. ValueError where there is none, or it makes no sense."""
     from dataclasses import replace
@@ -244,7 +259,7 @@ def evaluate(args):
 
     try:
         model, state = training.load_run(args.checkpoint)
-        images = _load_data(args.data)
+        images = _load_data_of_run(args.data, state["data"])
         training.same_classes(state["data"], images)
         if state["recipe"]["task"] != "classification":
             task, score = training.score_test(model, state, images)
@@ -312,7 +327,7 @@ def ship(args):
     from vit_edu import data, pretrained, training
 
     try:
-        images = _load_data(args.data)
+        images = _load_data_of_run(args.data, training.load_run(args.checkpoint)[1]["data"])
         print(_authoring("shipping").ship(args.checkpoint, args.name, images, args.copy, args.hardware))
     except (data.DataError, training.CheckpointError, pretrained.WeightsError) as error:
         raise CommandError(str(error)) from error

@@ -1,7 +1,12 @@
 """A run and its checkpoint: the object holds what the file holds."""
 
 import dataclasses
+import functools
+import hashlib
 import json
+import os
+import unicodedata
+import weakref
 from pathlib import Path
 
 import torch
@@ -9,6 +14,7 @@ import torch
 from vit_edu import atomic
 from vit_edu.models.kinds import with_kind
 from vit_edu.models.saved import CheckpointError, read_checkpoint
+from vit_edu.training import parallel
 from vit_edu.training.optim import Average, make_optimizer
 from vit_edu.training.tasks import make_task
 
@@ -23,12 +29,17 @@ class Run:
     def __init__(self, model, recipe, data):
         self.model, self.recipe = model, recipe
         self.task = make_task(recipe, data)
-        self.about = _about(data)
+        self.data = data
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, recipe)
         self.average = Average(model, recipe.average) if recipe.average else None
         self.order = torch.Generator().manual_seed(recipe.seed)  # so that nothing else changes the order
         self.history = []
+
+    @functools.cached_property
+    def about(self):
+        """What a checkpoint says about the data."""
+        return _about(self.data)
 
     @property
     def judged(self):
@@ -36,7 +47,7 @@ class Run:
         return self.average.model if self.average else self.model
 
     def save(self, folder):
-        """Write `checkpoint.pt` and `history.jsonl` into the folder, each whole or not at all."""
+        """Write `checkpoint.pt` and `history.jsonl` into the folder, each whole or not at all. Raises CheckpointError."""
         folder = Path(folder)
         average = self.average and {
             "weights": self.average.model.state_dict(),
@@ -55,14 +66,29 @@ class Run:
             "cuda_rng": [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
         }
         # The history comes first. If the run is killed in between, it has one epoch too many, which is then repeated
-        atomic.write(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history))
-        atomic.write(folder / "checkpoint.pt", lambda file: torch.save(state, file))
+        try:
+            atomic.write(
+                folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in self.history)
+            )
+            atomic.write(folder / "checkpoint.pt", lambda file: torch.save(state, file))
+        except (OSError, RuntimeError) as error:  # torch has a RuntimeError for a file that it cannot write
+            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            raise CheckpointError(
+                f"the checkpoint in {folder} cannot be written ({reason}). One from an earlier epoch is still whole. When "
+                "there is room and permission to write, the same call continues from it."
+            ) from error
 
     def resume(self, folder):
-        """Restore everything from the checkpoint in the folder. Without a checkpoint, nothing happens.
+        """Make the folder this run's own, and restore everything from the checkpoint in it, if there is one.
 
-        Raises CheckpointError if it is damaged, or belongs to another recipe, other images or another model.
+        The folder belongs to this run, and to no other process, as long as the object lives. All ranks call this together.
+        Raises CheckpointError if the folder cannot be written to or another process trains there, and if the checkpoint is
+        damaged, or belongs to another recipe, other images or another model.
         """
+        ranks = parallel.current()
+        problem = ranks.from_first(_claim(self, Path(folder)) if ranks.first else "")
+        if problem:
+            raise CheckpointError(problem)
         path = Path(folder) / "checkpoint.pt"
         if not path.exists():
             return
@@ -84,14 +110,34 @@ class Run:
         self.history = state["history"]
 
 
-def require_writable(folder):
-    """Make the folder where need be. CheckpointError where no file can be made in it: better said before training than after."""
+_claimed = {}  # (process, folder) -> (the lock, a mark of the run that has it)
+
+
+def _claim(run, folder):
+    """Lock the folder for as long as `run` lives. Returns "", or why that is impossible and what to do.
+
+    A later run of the same process may have the folder as well: the one before has ended, even where a traceback in a
+    notebook keeps its objects.
+    """
+    key, mark = (os.getpid(), os.path.realpath(folder)), object()
     try:
-        atomic.require_writable(folder)
+        lock = _claimed[key][0] if key in _claimed else atomic.lock(folder / ".lock")
     except OSError as error:
-        raise CheckpointError(
-            f"no checkpoint can be written into {folder} ({error.strerror}). Choose another folder."
-        ) from error
+        return (
+            f"the run folder {folder} cannot be written to ({error.strerror or error}). Choose another folder, or change what "
+            "is in the way."
+        )
+    if lock is None:
+        return f"another process is training in {folder} just now. Choose another folder, or wait until that run has ended."
+    _claimed[key] = lock, mark
+    weakref.finalize(run, _let_go, key, mark)
+    return ""
+
+
+def _let_go(key, mark):
+    """Release a lock, unless a later run has it now, or this is a fork of the process that took it."""
+    if key[0] == os.getpid() and key in _claimed and _claimed[key][1] is mark:
+        _claimed.pop(key)[0].release()
 
 
 def _about(data):
@@ -102,7 +148,19 @@ def _about(data):
         "shape": list(data.train.images.shape[1:]),
         "mean": data.mean.flatten().tolist(),
         "std": data.std.flatten().tolist(),
+        "count": len(data.train),
+        "digest": _digest(data.train),
     }
+
+
+def _digest(split):
+    """A digest of the images of a split, with their labels and targets, in their order: what decides which are held out."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, values in sorted({"images": split.images, "labels": split.labels, **split.targets}.items()):
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        for part in values.split(4096):  # a copy of a part, where they are on a GPU
+            digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _require_same_recipe(path, saved, recipe):
@@ -120,12 +178,30 @@ def _require_same_recipe(path, saved, recipe):
 
 
 def _require_same_data(path, saved, about):
-    same = all(about[k] == saved[k] for k in ("kind", "classes", "shape")) and all(
-        torch.allclose(torch.tensor(about[k]), torch.tensor(saved[k]), atol=1e-4) for k in ("mean", "std")
+    same = (
+        all(about[k] == saved[k] for k in ("kind", "shape"))
+        and _in_one_form(about["classes"]) == _in_one_form(saved["classes"])
+        and all(
+            torch.allclose(torch.tensor(about[k]), torch.tensor(saved[k]), atol=1e-4) for k in ("mean", "std")
+        )
     )
     if not same:
         was, now = (f"{a['kind']} ({len(a['classes'])} classes, mean {a['mean']})" for a in (saved, about))
-        raise CheckpointError(
-            f"{path} was trained on other images. They were {was}, and now they are {now}. Name the data of that run, or "
-            "choose another folder."
+        raise _other_images(path, f"They were {was}, and now they are {now}.")
+    if saved.get("digest", about["digest"]) != about["digest"]:  # checkpoints once had none
+        was, now = saved["count"], about["count"]
+        if was != now:
+            raise _other_images(path, f"There were {was:,} training images, and now there are {now:,}.")
+        raise _other_images(
+            path, f"There are {now:,} as before, but some of them, or their labels or order, have changed."
         )
+
+
+def _other_images(path, difference):
+    return CheckpointError(
+        f"{path} was trained on other images. {difference} Name the data of that run, or choose another folder."
+    )
+
+
+def _in_one_form(names):
+    return [unicodedata.normalize("NFC", name) for name in names]

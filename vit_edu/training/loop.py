@@ -11,7 +11,7 @@ from tqdm import tqdm
 from vit_edu import data as vit_data
 from vit_edu.models import make_model
 from vit_edu.training import parallel
-from vit_edu.training.checkpoint import Run, require_writable
+from vit_edu.training.checkpoint import Run
 from vit_edu.training.optim import branch_ends
 from vit_edu.training.steps import CompiledStep, PlainStep, TokenDropout, learning_rate
 from vit_edu.training.tasks import make_task
@@ -59,15 +59,13 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
     torch.manual_seed(recipe.seed)
     if out:
         ranks.together(lambda: run.resume(out))
-    about = {name: run.about[name] for name in ("kind", "classes", "shape")}
-    ranks.require_same(about | {"recipe": recipe, "images": len(train), "epochs so far": len(run.history)})
+    same = {"kind": data.kind, "classes": data.classes, "shape": tuple(train.images.shape[1:])}
+    ranks.require_same(same | {"recipe": recipe, "images": len(train), "epochs so far": len(run.history)})
     budget = Budget(recipe, len(train), run.history, clock, ranks)
     dropout = TokenDropout(model) if recipe.tokens else None
     step = _make_step(run, ranks, dropout, compiler, clock)
     lazy = isinstance(step, CompiledStep)
     losses = Losses(run.task.guessing, lazy)
-    if out and ranks.first and not budget.over:
-        require_writable(out)
     bar = Bar(budget, losses, run.history, run.task, shown=ranks.first)
     saving, calling = Every(30 if lazy else 0), Every(5 if lazy else 0)
     try:
