@@ -1,9 +1,14 @@
 """Every way in which data can come, and every way in which it can fail to."""
 
 import http.server
+import multiprocessing
 import os
 import pickle
+import shutil
 import socket
+import ssl
+import subprocess
+import sys
 import tarfile
 import threading
 
@@ -15,7 +20,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
 from vit_edu import data
-from vit_edu.data import cifar10, network
+from vit_edu.data import cifar10, network, scratch
 
 
 @pytest.fixture(autouse=True)
@@ -317,6 +322,169 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch):
         silent.setblocking(False)
         with pytest.raises(BlockingIOError):  # the answer was remembered, and nobody asked a second time
             silent.accept()
+
+
+@pytest.fixture
+def answers():
+    """A server on this machine: its `heads` and `gets` are the status of its answer to each method. Yields it and its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(self.server.heads)
+            self.end_headers()
+
+        def do_GET(self):
+            self.server.asked += 1
+            self.send_response(self.server.gets)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
+        http_server.heads = http_server.gets = 200
+        http_server.asked = 0
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        yield http_server, f"http://127.0.0.1:{http_server.server_port}/x"
+        http_server.shutdown()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 500, 501])
+def test_a_server_that_refuses_head_is_asked_with_get(answers, status):
+    http_server, url = answers
+    http_server.heads = status
+    data.require_network(url)
+    assert http_server.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, "asked for. Log in"),
+        (403, "not allowed to read it"),
+        (404, "nothing is at that address"),
+        (407, "the proxy of your network"),
+        (410, "it was removed"),
+        (418, "does not hand it out"),
+        (429, "too many requests .* Wait for some minutes"),
+        (500, "out of order. Try again later"),
+        (503, "overloaded. Try again later"),
+    ],
+)
+def test_an_answer_of_the_server_is_no_dead_network(answers, status, says):
+    http_server, url = answers
+    http_server.heads = http_server.gets = status
+    with pytest.raises(data.DataError, match=rf"answers {status} .*: .*{says}.*, or else\.$") as told:
+        data.require_network(url, otherwise=", or else")
+    assert "Connect to a network" not in str(told.value)
+    http_server.heads = http_server.gets = 200
+    data.require_network(url)  # the remedy helps at once, as an answer is not remembered
+
+
+def test_a_certificate_that_nobody_vouches_for(tmp_path):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    openssl = shutil.which("openssl")
+    if not openssl:
+        pytest.skip("no openssl to make a certificate")
+    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    subprocess.run(
+        [*made, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, capture_output=True
+    )
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as http_server:
+        http_server.socket = context.wrap_socket(http_server.socket, server_side=True)
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        with pytest.raises(data.DataError, match=r"its certificate is not trusted .*SSL_CERT_FILE") as told:
+            data.require_network(f"https://localhost:{http_server.server_port}/")
+        assert "Connect to a network" not in str(told.value)
+        http_server.shutdown()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "gopher://x/", "http://127.0.0.1:notaport/"])
+def test_an_address_that_cannot_be_asked(url):
+    with pytest.raises(data.DataError, match="is not an address that can be asked"):
+        data.require_network(url)
+
+
+# ---------------------------------------------------------------- several programs, one cache
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="needs fork, so that the small archive is that of the children"
+)
+@pytest.mark.parametrize("how", ["download", "archive"])
+def test_several_programs_fill_one_cache_together(server, tmp_path, monkeypatch, how):
+    monkeypatch.setenv("VIT_EDU_DATA", "" if how == "download" else str(server / CIFAR10.filename))
+    fork = multiprocessing.get_context("fork")
+    queue, barrier = fork.Queue(), fork.Barrier(3)
+
+    def load():
+        barrier.wait()
+        queue.put(data.load().kind)
+
+    children = [fork.Process(target=load) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert [queue.get(timeout=100) for _ in children] == ["cifar10"] * 3
+    for child in children:
+        child.join()
+    assert left_behind(tmp_path) == [CIFAR10.base_folder]
+
+
+HOLDS = """
+import sys
+from vit_edu.data.scratch import one_at_a_time, scratch_folder
+with one_at_a_time("CIFAR-10"), scratch_folder():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder():
+    """Another program that is filling the cache, and does not come to an end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        yield other
+        other.kill()
+
+
+def test_a_program_that_was_killed_holds_up_nobody(small_cifar, monkeypatch, holder):
+    monkeypatch.setenv("VIT_EDU_DATA", str(small_cifar))
+    threading.Timer(1.0, holder.kill).start()
+    assert data.load().kind == "cifar10"
+
+
+def test_a_program_that_stands_still_is_not_waited_for_for_ever(small_cifar, monkeypatch, holder, capsys):
+    monkeypatch.setenv("VIT_EDU_DATA", str(small_cifar))
+    monkeypatch.setattr(scratch, "PATIENCE_SECONDS", 1)
+    with pytest.raises(data.DataError, match=r"nothing has come for 1 seconds. End that program, or"):
+        data.load()
+    assert "Another program is putting CIFAR-10 into" in capsys.readouterr().out
+
+
+def test_a_disk_that_fills_up_during_the_download_is_not_called_a_broken_network(server, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", full)
+    reason = data.load().reason
+    assert "No space left on device" in reason
+    assert "Free some space" in reason
+    assert "broke off" not in reason
+
+
+def test_a_remedy_fits_its_error(server, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", forbidden)
+    reason = data.load().reason
+    assert "Read-only file system" in reason
+    assert "Free some space" not in reason
+    assert "another folder that you can write to" in reason
 
 
 def test_cache_that_cannot_be_written(tmp_path, monkeypatch):

@@ -36,6 +36,8 @@ def require_network(url, otherwise="", again=False):
     if asked is None or (problem and (again or time.monotonic() - asked > REMEMBER_SECONDS)):
         problem = _problem(url)
         problems[url] = problem, time.monotonic()
+        if problem.startswith(f"{url} answers"):  # asking again takes no time, and the remedy may have helped
+            del problems[url]
     if problem:
         raise DataError(f"{problem}, or {otherwise}." if otherwise else f"{problem}.")
 
@@ -58,23 +60,27 @@ def _probe(url):
         except urllib.error.HTTPError as error:
             if error.code in (429, 503):  # it has too much to do as it is
                 raise
-            _ask(
-                url, "GET"
-            )  # some servers and signed addresses refuse HEAD alone; the answer's body is not read
+            # Some servers and signed addresses refuse HEAD alone. The body of the answer is not read
+            _ask(url, "GET")
     except urllib.error.HTTPError as error:
         return answered(url, error).rstrip(".")
+    except (ValueError, http.client.InvalidURL) as error:
+        return _no_address(url, error)
     except http.client.HTTPException as error:
         return f"{url} cannot be read: what answers there does not speak HTTP ({type(error).__name__}). Check the address"
     except OSError as error:
-        return _unreachable(url, getattr(error, "reason", error))
-    except ValueError as error:
-        return f"{url} is not an address that can be asked ({error}). Check how it is spelt"
+        reason = getattr(error, "reason", error)
+        return _no_address(url, reason) if isinstance(reason, str) else _unreachable(url, reason)
     return ""
 
 
 def _ask(url, method):
     request = urllib.request.Request(url, method=method, headers={"User-Agent": "vit_edu"})
     urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+
+
+def _no_address(url, reason):
+    return f"{url} is not an address that can be asked ({reason}). Check how it is spelt"
 
 
 def _unreachable(url, reason):
