@@ -119,6 +119,7 @@ def test_pretrained_models_see_the_same(tmp_path):
 
 def make_folder(root, classes=("cat", "dog"), count=3):
     for name in classes:
+        name = os.fsdecode(name.encode())  # in UTF-8 on the disk, whatever the locale
         (root / name).mkdir(parents=True)
         for i in range(count):
             Image.new("RGB", (8, 8), (i, 0, 0)).save(root / name / f"{i}.png")

@@ -63,6 +63,7 @@ def as_nobody(code):
     if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv")
     env = {k: v for k, v in os.environ.items() if k not in NAMES and not k.startswith(("VIT_EDU_", "XDG_"))}
+    env["PYTHONIOENCODING"] = "utf-8"  # for the marks of `progress`, whatever the locale
     nobody = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
     done = subprocess.run(
         [*nobody, sys.executable, "-B", "-c", code], env=env, capture_output=True, text=True, encoding="utf-8"
