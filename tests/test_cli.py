@@ -18,7 +18,7 @@ from vit_edu import cli, data, doctor, lab, training
     [
         (["train", "--recipe", "labtop"], "there is no recipe 'labtop'; the recipes are .*laptop"),
         (["train", "--recipe", "fast", "--data", "nowhere"], "nowhere"),
-        (["train", "--recipe", "fast", "--minutes", "0"], "lasts for more than nothing; .* minutes=0"),
+        (["train", "--recipe", "fast", "--minutes", "0"], "minutes is a .*got 0"),
         (["evaluate", "nowhere"], "there is no nowhere.* Name the folder of a run"),
         (["evaluate", "."], "there is no checkpoint.pt.* Name the folder of a run"),
         (["ship", "nowhere", "mine", "--data", "shapes"], "there is no nowhere.* Name the folder of a run"),
@@ -39,7 +39,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_training(tmp_path, 
     assert cli.main(["train", "--recipe", "fast", "--data", "shapes", "--out", out]) == 1
     said = capsys.readouterr()
     assert re.search(
-        r"^vit-edu: no checkpoint can be written into .*run \(.+\). Choose another folder", said.err
+        r"^vit-edu: the run folder .*run cannot be written to \(.+\). Choose another folder", said.err
     )
     assert "epoch 1" not in said.out
 

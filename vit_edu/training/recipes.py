@@ -74,10 +74,6 @@ class Recipe:
             raise ValueError(
                 f"a recipe has either epochs or minutes; got epochs={self.epochs}, minutes={self.minutes}."
             )
-        for name in ("batch_size", "epochs", "minutes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} should be above zero, got {value}.")
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f'optimizer is "adamw" or "muon", got {self.optimizer!r}.')
         if self.schedule not in ("cosine", "linear"):
