@@ -299,6 +299,22 @@ def test_a_detached_result_is_noticed():
     assert "cut off from the gradient" in found.text
 
 
+def test_a_candidate_that_was_left_behind_is_not_called_again(own_clock):
+    calls, ended = [], threading.Event()
+
+    def patchify(images, patch_size):
+        calls.append(patch_size)
+        catches_everything(images, patch_size)
+        ended.set()
+
+    assert check.run("patchify", patchify).status == report.SLOW
+    left_behind = next(t for t in threading.enumerate() if t.name == "exercise")
+    let_go.set()
+    left_behind.join(10)
+    assert ended.is_set()
+    assert len(calls) == 1
+
+
 # ---------------------------------------------------------------- a worked case, and what is said first
 
 
@@ -422,3 +438,156 @@ def test_nothing_and_then_a_loop_stay_in_their_places(own_clock):
     assert "got None" in messages[0]
     assert "no answer within" in messages[1]
     assert "not run" in messages[2]
+
+
+# ---------------------------------------------------------------- the answer's own name
+
+
+def cell(code, space):
+    """Run a notebook's cell in this namespace, which is that of no module."""
+    space.setdefault("__name__", "__main__")
+    exec(f"import torch, functools\nfrom torch import nn\nfrom vit_edu import check\n{code}", space)
+    return space
+
+
+OWN_NAME = {
+    "super(Name, self)": """
+@check.exercise
+class Mlp(nn.Module):
+    def __init__(self, in_features, hidden_features):
+        super(Mlp, self).__init__()
+        self.fc1, self.fc2 = nn.Linear(in_features, hidden_features), nn.Linear(hidden_features, in_features)
+
+    def forward(self, x):
+        return self.fc2(Mlp.bend(self.fc1(x)))
+
+    @staticmethod
+    def bend(x):
+        return nn.functional.gelu(x) if Mlp is not None else None
+""",
+    "a class inside a function": """
+def lesson():
+    @check.exercise
+    class Mlp(nn.Module):
+        def __init__(self, in_features, hidden_features):
+            super(Mlp, self).__init__()
+            self.fc1, self.fc2 = nn.Linear(in_features, hidden_features), nn.Linear(hidden_features, in_features)
+
+        def forward(self, x):
+            return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+    return Mlp
+
+lesson()
+""",
+    "recursion that ends": """
+@check.exercise
+def accuracy(logits, labels):
+    if len(labels) == 1:
+        return float(logits[0].argmax() == labels[0])
+    rest = accuracy(logits[1:], labels[1:])
+    return (accuracy(logits[:1], labels[:1]) + rest * (len(labels) - 1)) / len(labels)
+""",
+    "a helper that calls back": """
+def others(logits, labels):
+    return accuracy(logits[1:], labels[1:]) * (len(labels) - 1) if len(labels) > 1 else 0
+
+@check.exercise
+def accuracy(logits, labels):
+    return (float(logits[0].argmax() == labels[0]) + others(logits, labels)) / len(labels)
+""",
+}
+
+
+@pytest.mark.parametrize("code", OWN_NAME.values(), ids=OWN_NAME)
+def test_an_answer_finds_itself_under_its_name(code, capsys):
+    space = {}
+    for _ in range(2):
+        cell(code, space)
+        assert ": right." in capsys.readouterr().out
+
+
+ENDLESS = {
+    "itself": """
+@check.exercise
+def accuracy(logits, labels):
+    return accuracy(logits, labels)
+""",
+    "a helper": """
+def share(logits, labels):
+    return accuracy(logits, labels)
+
+@check.exercise
+def accuracy(logits, labels):
+    return share(logits, labels)
+""",
+    "wrapped": """
+@check.exercise
+@torch.no_grad()
+def accuracy(logits, labels):
+    return accuracy(logits, labels)
+""",
+    "inside a function": """
+def lesson():
+    def share(logits, labels):
+        return accuracy(logits, labels)
+
+    @check.exercise
+    def accuracy(logits, labels):
+        return share(logits, labels)
+
+    return accuracy
+
+lesson()
+""",
+}
+
+
+@pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
+def test_a_recursion_never_reaches_the_reference(code, capsys):
+    space = {}
+    for _ in range(3):
+        cell(code, space)
+        assert "keeps calling itself without end" in capsys.readouterr().out
+        # as after an earlier answer that was right
+        space["accuracy"] = check.get("accuracy").reference
+
+
+def test_a_module_that_makes_itself_never_reaches_the_reference(capsys):
+    code = """
+@check.exercise
+class Mlp(nn.Module):
+    def __init__(self, in_features, hidden_features):
+        super().__init__()
+        self.inner = Mlp(in_features, hidden_features)
+"""
+    space = {}
+    for _ in range(2):
+        cell(code, space)
+        assert "keeps calling itself without end" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before", [{}, {"accuracy": "something of mine"}], ids=["unbound", "bound"])
+def test_the_name_means_afterwards_what_it_meant_before(before):
+    space = cell(
+        "def accuracy(logits, labels):\n    global accuracy\n    accuracy = 3\n    raise SystemExit", {}
+    )
+    candidate = space.pop("accuracy")
+    space |= before
+    assert not check.run("accuracy", candidate).passed
+    assert space.get("accuracy") == before.get("accuracy")
+    assert ("accuracy" in space) == ("accuracy" in before)
+
+
+def test_modules_of_the_course_keep_their_names():
+    from vit_edu.models import vit
+
+    class Attention(nn.Module):
+        forward = vit.Attention.forward
+
+        def __init__(self, dim, num_heads):
+            super().__init__()
+            raise SystemExit
+
+    check.run("Attention", Attention)
+    assert vit.Attention is check.get("Attention").reference

@@ -13,6 +13,7 @@ Reference, mistakes and candidate go through the same cases with the same inputs
 candidate raises, prints or changes, the session is not affected.
 """
 
+import threading
 import traceback
 from dataclasses import dataclass
 
@@ -147,14 +148,17 @@ class Exercise:
 
     def _observe(self, build):
         """Run every case on `build`, until all are done or TIME_LIMIT is used up."""
-        subject, got = Subject(build, self.reference, self.views), []
+        subject, got, over = Subject(build, self.reference, self.views), [], threading.Event()
 
         def work():
             for case in self.cases:
+                if over.is_set():  # a candidate that was left behind has come to its end after all
+                    return
                 got.append(_run_case(case, subject))
 
-        with guard.preserved() as printed:
+        with guard.own_name(build), guard.preserved() as printed:
             outcome = guard.limited(work, TIME_LIMIT)
+        over.set()
         layout = next(iter(subject.layouts.values()), None)
         got = _complete(list(got), outcome, len(self.cases))
         return Observed(got, printed.text, layout, subject.layout_confirmed)

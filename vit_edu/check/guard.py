@@ -6,6 +6,7 @@ The code runs in a separate thread of this process. This guards against accident
 import builtins
 import contextlib
 import ctypes
+import functools
 import io
 import math
 import os
@@ -14,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import types
 import warnings
 
 import einops
@@ -116,6 +118,96 @@ def seeded():
     with torch.enable_grad(), torch.device("cpu"):
         torch.manual_seed(0)
         yield
+
+
+# ---------------------------------------------------------------- the candidate's own name
+
+_ABSENT = object()
+_PARTS = (
+    type,
+    types.FunctionType,
+    staticmethod,
+    classmethod,
+    property,
+    functools.partial,
+    functools.cached_property,
+)
+
+
+def functions(candidate):
+    """Yield the functions that a candidate is made of: itself, a class's methods, what is wrapped, and what closures hold."""
+    todo, seen = [candidate], set()
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or not isinstance(thing, _PARTS):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, type):
+            todo += vars(thing).values() if thing is candidate or _inside(thing, candidate) else ()
+        elif isinstance(thing, types.FunctionType):
+            yield thing
+            todo += [content for _name, cell in _cells(thing) if (content := _content(cell)) is not _ABSENT]
+            todo.append(vars(thing).get("__wrapped__"))
+        else:
+            todo += [getattr(thing, name, None) for name in ("__func__", "fget", "fset", "fdel", "func")]
+
+
+def _inside(thing, candidate):
+    """Is this a class that was defined inside the candidate?"""
+    outer = getattr(candidate, "__qualname__", None)
+    return isinstance(outer, str) and thing.__qualname__.startswith(f"{outer}.")
+
+
+def _cells(function):
+    return zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing is bound to the name yet
+        return _ABSENT
+
+
+@contextlib.contextmanager
+def own_name(candidate):
+    """Binds the candidate's name to the candidate, wherever its code may look it up, and restores at the end what it meant.
+
+    A decorator is run before the name is bound. `super(Mlp, self)` would not find the class, and a function that calls
+    itself would reach whatever had the name before, perhaps the reference. Modules of this package are left alone.
+    """
+    name, module = getattr(candidate, "__name__", None), getattr(candidate, "__module__", None)
+    names = isinstance(name, str) and isinstance(module, str) and name.isidentifier()
+    if not names or module.split(".")[0] == __name__.split(".")[0]:
+        yield
+        return
+    made_of = list(functions(candidate))
+    spaces = {id(f.__globals__): f.__globals__ for f in made_of if f.__globals__.get("__name__") == module}
+    if not spaces and module in sys.modules:
+        spaces = {0: vars(sys.modules[module])}
+    cells = {id(cell): cell for f in made_of for free, cell in _cells(f) if free == name}
+    before = [(space, space.get(name, _ABSENT)) for space in spaces.values()]
+    contents = [(cell, _content(cell)) for cell in cells.values()]
+    try:
+        for space, _value in before:
+            space[name] = candidate
+        for cell, _value in contents:
+            cell.cell_contents = candidate
+        yield
+    finally:
+        for space, value in before:
+            if value is _ABSENT:
+                space.pop(name, None)
+            else:
+                space[name] = value
+        for cell, value in contents:
+            if value is not _ABSENT:
+                cell.cell_contents = value
+            elif _content(cell) is not _ABSENT:
+                del cell.cell_contents
+
+
+# ---------------------------------------------------------------- everything else
 
 
 @contextlib.contextmanager
