@@ -591,3 +591,44 @@ def test_modules_of_the_course_keep_their_names():
 
     check.run("Attention", Attention)
     assert vit.Attention is check.get("Attention").reference
+
+
+# ---------------------------------------------------------------- numbers that an answer draws itself
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2, 3, 7, 42, 1234])
+def test_what_an_answer_draws_is_not_its_input(seed):
+    same = []
+
+    def batch_independent(model, images):
+        if seed is not None:
+            torch.manual_seed(seed)
+        same.append(torch.equal(torch.randn_like(images), images))
+        noise = torch.randn_like(images)
+        for i, image in enumerate(images):
+            beside_noise = noise.clone()
+            beside_noise[i] = image
+            if not torch.allclose(model(beside_noise)[i], model(image[None])[0], atol=1e-5):
+                return False
+        return True
+
+    def project_patches(patches, weight, bias):
+        if seed is not None:
+            torch.manual_seed(seed)
+        same.append(torch.equal(torch.randn_like(patches), patches))
+        return patches @ weight.T + bias
+
+    for candidate in (batch_independent, project_patches):
+        found = check.run(candidate.__name__, candidate)
+        assert found.passed, found.text
+    assert not any(same)
+
+
+def test_a_weight_is_not_what_an_answer_draws():
+    from vit_edu.check.cases import drawn, fill
+
+    layer = fill(nn.Linear(4, 3))
+    for seed in (*range(100), 1234):
+        own = torch.randn(4, generator=torch.Generator().manual_seed(seed))
+        assert not torch.equal(drawn(4), own)
+        assert not torch.equal(layer.weight[0], own / 2)

@@ -69,9 +69,19 @@ class Subject:
         return self.build(*args, **kwargs)
 
 
+# Added to the seed of every input. Answers draw with the global generator, which starts at 0, or set a small seed of their
+# own: their numbers must not be those of the inputs.
+INPUTS = 0x5EED_0000
+
+
+def generator(seed=0):
+    """A generator for inputs, with a start that no answer is likely to use."""
+    return torch.Generator().manual_seed(INPUTS + seed)
+
+
 def drawn(*shape, seed=0):
     """Normally distributed numbers of this shape, the same for the same seed."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=generator(seed))
 
 
 # ---------------------------------------------------------------- functions
@@ -185,9 +195,8 @@ def fill(module):
     """
     with torch.no_grad():
         for name, value in module.named_parameters():
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
             fan_in = value[0].numel() if value.ndim > 1 else 4
-            value.copy_(torch.randn(value.shape, generator=generator) / fan_in**0.5)
+            value.copy_(drawn(*value.shape, seed=zlib.crc32(name.encode())) / fan_in**0.5)
     return module
 
 

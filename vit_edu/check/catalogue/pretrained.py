@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from vit_edu import pretrained, transfer
-from vit_edu.check.cases import Case, call, drawn, in_double, not_contiguous
+from vit_edu.check.cases import Case, call, drawn, generator, in_double, not_contiguous
 from vit_edu.check.engine import Exercise
 
 # ---------------------------------------------------------------- names
@@ -311,8 +311,7 @@ def _scaled(rows, dim, seed):
 
 
 def _labels(rows, classes, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, classes, (rows,), generator=generator)
+    return torch.randint(0, classes, (rows,), generator=generator(seed))
 
 
 _corner = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0], [8.0, 1.0]])
