@@ -632,3 +632,87 @@ def test_a_weight_is_not_what_an_answer_draws():
         own = torch.randn(4, generator=torch.Generator().manual_seed(seed))
         assert not torch.equal(drawn(4), own)
         assert not torch.equal(layer.weight[0], own / 2)
+
+
+# ---------------------------------------------------------------- the course's own answer
+
+BORROWED = {
+    "another name for it": "check.exercise(vit.patchify)",
+    "a call": "@check.exercise\ndef patchify(images, patch_size):\n    return vit.patchify(images, patch_size)",
+    "a call from a helper": """
+def cut(images, patch_size):
+    return vit.patchify(images, patch_size).clone()
+
+@check.exercise
+def patchify(images, patch_size):
+    return cut(images, patch_size)
+""",
+    "wrapped": "check.exercise(functools.wraps(vit.patchify)(lambda *args: vit.patchify(*args)))",
+    "an earlier name for it": """
+borrowed = check.get("accuracy").reference
+
+@check.exercise
+def accuracy(logits, labels):
+    return borrowed(logits, labels)
+""",
+    "an empty subclass": "@check.exercise\nclass Attention(vit.Attention):\n    pass",
+    "a subclass that calls it": """
+@check.exercise
+class Mlp(vit.Mlp):
+    def forward(self, x):
+        return super().forward(x)
+""",
+    "a module around it": """
+@check.exercise
+class Mlp(nn.Module):
+    def __init__(self, in_features, hidden_features):
+        super().__init__()
+        self.inner = vit.Mlp(in_features, hidden_features)
+
+    def forward(self, x):
+        return self.inner(x)
+""",
+}
+
+
+@pytest.mark.parametrize("code", BORROWED.values(), ids=BORROWED)
+def test_the_reference_is_said_to_be_the_reference_and_is_not_solved(code, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_PROGRESS", str(tmp_path / "progress.json"))
+    cell(f"from vit_edu.models import vit\n{code}", {})
+    out = " ".join(capsys.readouterr().out.split())
+    assert ": right." in out
+    assert "This is the reference" in out
+    progress = check.progress()
+    assert progress.headline.startswith("0 of")
+    states = [kept for exercises in progress.lessons.values() for kept in exercises.values()]
+    assert ("tried", 1) in states
+
+
+def test_from_a_program_the_reference_passes_and_its_note_says_so():
+    for name in ("count_patches", "pool", "ViT", "RepairedViT", "random_crop", "train_step", "knn_predict"):
+        found = check.run(name, check.get(name).reference)
+        assert found.passed, found.text
+        assert found.is_reference
+        assert found.note.startswith("This is the reference")
+
+
+def test_using_other_parts_of_the_course_is_the_learners_own_answer():
+    from vit_edu.models import vit
+
+    class Attention(nn.Module):
+        def __init__(self, dim, num_heads):
+            super().__init__()
+            self.num_heads, self.qkv, self.proj = num_heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+        def forward(self, x):
+            q, k, v = (vit.split_heads(t, self.num_heads) for t in self.qkv(x).chunk(3, dim=-1))
+            return self.proj(vit.merge_heads(vit.scaled_dot_product_attention(q, k, v)[0]))
+
+    def batch_independent(model, images):
+        return torch.allclose(model(images), torch.cat([model(i[None]) for i in images]), atol=1e-5)
+
+    for candidate in (Attention, batch_independent):
+        found = check.run(candidate.__name__, candidate)
+        assert found.passed, found.text
+        assert not found.is_reference
+        assert found.note == ""

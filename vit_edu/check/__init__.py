@@ -67,7 +67,8 @@ def of_lesson(lesson):
 def run(name, candidate):
     """Check `candidate` (a function or a class) against the exercise `name` and return a `Report`.
 
-    Whatever the candidate does, nothing is raised. KeyError if there is no such exercise.
+    Whatever the candidate does, nothing is raised. The reference itself passes, and `.note` and `.is_reference` say that it
+    is the reference. KeyError if there is no such exercise.
     """
     return get(name).check(candidate)
 

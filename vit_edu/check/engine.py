@@ -13,6 +13,7 @@ Reference, mistakes and candidate go through the same cases with the same inputs
 candidate raises, prints or changes, the session is not affected.
 """
 
+import contextlib
 import threading
 import traceback
 from dataclasses import dataclass
@@ -33,10 +34,16 @@ from vit_edu.check.compare import (
 )
 from vit_edu.check.language import N_, Sentence, _
 from vit_edu.check.layouts import Layout
+from vit_edu.check.origin import Watch
 from vit_edu.check.report import CRASHED, EMPTY, RIGHT, SLOW, STOPPED_BY_HAND, UNCHECKED, WRONG, Check, Report
 from vit_edu.check.rows import UNSEEN, accept_parameters, allow_layout, compare_all, leave_uncompared
 
 TIME_LIMIT = 10.0  # seconds for all cases of one candidate; right answers take a fraction of a second
+
+THE_REFERENCE = N_(
+    "This is the reference: your answer is the course's own, inherits it or calls it. It passes, but it does not count as "
+    "solved. To solve the exercise, write the code yourself."
+)
 
 BY_HAND = Failure(TOO_SLOW, Sentence("stopped by hand"))
 
@@ -111,13 +118,20 @@ class Exercise:
         expected = self.observations(self.reference)
         if broken := [e for e in expected if isinstance(e, Failure)]:
             return Report(self.name, UNCHECKED, [_reference_fails(broken[0])])
-        seen = self._observe(candidate)
+        seen = self._observe(candidate, watch=True)
         if all(isinstance(g, Failure) and g.kind == UNWRITTEN for g in seen.got):
             return Report(self.name, EMPTY, has_hints=True)
         rows = compare_all(self.cases, expected, seen.got)
         note = allow_layout(rows, seen.layout) if seen.layout else ""
         if all(row.passed for row in rows):
-            return Report(self.name, RIGHT, [r.as_check for r in rows], note=note, printed=seen.printed)
+            return Report(
+                self.name,
+                RIGHT,
+                [r.as_check for r in rows],
+                note=_(THE_REFERENCE) if seen.is_reference else note,
+                printed=seen.printed,
+                is_reference=seen.is_reference,
+            )
         status = _status(rows)
         diagnosis = self._diagnose(rows)
         if seen.layout and (seen.layout_confirmed or diagnosis):
@@ -146,22 +160,27 @@ class Exercise:
             self._observed[build] = got
         return self._observed[build]
 
-    def _observe(self, build):
-        """Run every case on `build`, until all are done or TIME_LIMIT is used up."""
+    def _observe(self, build, watch=False):
+        """Run every case on `build`, until all are done or TIME_LIMIT is used up.
+
+        watch: whether to find out if it uses the reference, which takes a little time.
+        """
         subject, got, over = Subject(build, self.reference, self.views), [], threading.Event()
+        origin = Watch(build, self.reference)
 
         def work():
             for case in self.cases:
                 if over.is_set():  # a candidate that was left behind has come to its end after all
                     return
-                got.append(_run_case(case, subject))
+                with origin if watch else contextlib.nullcontext():
+                    got.append(_run_case(case, subject))
 
         with guard.own_name(build), guard.preserved() as printed:
             outcome = guard.limited(work, TIME_LIMIT)
         over.set()
         layout = next(iter(subject.layouts.values()), None)
         got = _complete(list(got), outcome, len(self.cases))
-        return Observed(got, printed.text, layout, subject.layout_confirmed)
+        return Observed(got, printed.text, layout, subject.layout_confirmed, origin.used)
 
     def _diagnose(self, rows):
         """The diagnosis of the first mistake that gives the same results on every case.
@@ -193,13 +212,15 @@ class Observed:
 
     got: for each case a value, or a `Failure` if there was nothing to see. printed: what the candidate printed, perhaps
     shortened. layout: that of its parameters, if their names or shapes differ from the reference's, else None.
-    layout_confirmed: whether the candidate, with this layout, computes what the reference does.
+    layout_confirmed: whether the candidate, with this layout, computes what the reference does. is_reference: whether it is the
+    reference, or leaves its work to it.
     """
 
     got: list
     printed: str
     layout: Layout | None
     layout_confirmed: bool
+    is_reference: bool
 
 
 def _reference_fails(failure):

@@ -62,7 +62,8 @@ def unwritable():
 
 
 def add(report):
-    """Record one answer of `@check.exercise`. Never raises, because an exercise must not fail for lack of a file."""
+    """Record one answer of `@check.exercise`; the reference itself is a try that is not solved. Never raises, because an
+    exercise must not fail for lack of a file."""
     if report.status in (EMPTY, UNCHECKED):
         return
     with contextlib.suppress(OSError):
@@ -71,7 +72,7 @@ def add(report):
         entries, _ = load()
         entry = entries.setdefault(report.name, {"right": None, "tries": 0})
         entry["tries"] += 1
-        if report.passed and not entry["right"]:
+        if report.passed and not report.is_reference and not entry["right"]:
             entry["right"] = datetime.date.today().isoformat()
         atomic.write(settings.progress_file(), json.dumps({"version": 1, "exercises": entries}, indent=1))
 
