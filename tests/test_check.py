@@ -1,9 +1,13 @@
 """The exercise engine: what it says about right, wrong and hostile answers, and that nothing escapes from it."""
 
 import contextlib
+import gc
+import logging
 import random
 import threading
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -235,8 +239,6 @@ def test_a_whole_number_that_is_nearly_right_is_wrong():
 
 
 def test_what_numpy_gives_is_as_good_as_python():
-    import numpy as np
-
     assert check.run("count_patches", lambda h, w, p: np.int64(h // p) * np.int64(w // p)).passed
 
 
@@ -716,3 +718,98 @@ def test_using_other_parts_of_the_course_is_the_learners_own_answer():
         assert found.passed, found.text
         assert not found.is_reference
         assert found.note == ""
+
+
+# ---------------------------------------------------------------- settings of the whole process
+
+MODULE = torch.nn.modules.module
+# What an answer may set, and how to see it.
+LEFT_BEHIND = {
+    "deterministic algorithms": (
+        lambda: torch.use_deterministic_algorithms(True),
+        torch.are_deterministic_algorithms_enabled,
+    ),
+    "deterministic, with warnings": (
+        lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+        torch.get_deterministic_debug_mode,
+    ),
+    "threads": (lambda: torch.set_num_threads(3), torch.get_num_threads),
+    "matmul precision": (
+        lambda: torch.set_float32_matmul_precision("medium"),
+        torch.get_float32_matmul_precision,
+    ),
+    "printing of tensors": (
+        lambda: torch.set_printoptions(precision=1, sci_mode=True),
+        lambda: repr(torch.ones(1) / 3),
+    ),
+    "printing of arrays": (lambda: np.set_printoptions(precision=1), lambda: repr(np.array([1 / 3]))),
+    "errors of arrays": (lambda: np.seterr(all="ignore"), np.geterr),
+    "anomaly mode": (lambda: torch.autograd.set_detect_anomaly(True), torch.is_anomaly_enabled),
+    "hooks before all modules": (
+        lambda: MODULE.register_module_forward_pre_hook(lambda *_: None),
+        lambda: len(MODULE._global_forward_pre_hooks),
+    ),
+    "hooks behind all modules": (
+        lambda: MODULE.register_module_forward_hook(lambda *_: None, always_call=True),
+        lambda: (len(MODULE._global_forward_hooks), len(MODULE._global_forward_hooks_always_called)),
+    ),
+    "backward hooks of all modules": (
+        lambda: MODULE.register_module_full_backward_hook(lambda *_: None),
+        lambda: (len(MODULE._global_backward_hooks), MODULE._global_is_full_backward_hook),
+    ),
+    "gradients": (lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
+    "default dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
+    "default device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
+    "attention's fast path": (
+        lambda: torch.backends.cuda.enable_math_sdp(False),
+        torch.backends.cuda.math_sdp_enabled,
+    ),
+    "cudnn": (
+        lambda: setattr(torch.backends.cudnn, "benchmark", True),
+        lambda: torch.backends.cudnn.benchmark,
+    ),
+    "filters of warnings": (lambda: warnings.simplefilter("error"), lambda: list(warnings.filters)),
+    "warnings always": (lambda: torch.set_warn_always(True), torch.is_warn_always_enabled),
+    "logging": (lambda: logging.disable(), lambda: logging.root.manager.disable),
+    "the collector of garbage": (gc.disable, gc.isenabled),
+    "numpy's draws": (lambda: np.random.seed(9), lambda: np.random.get_state()[1].tolist()),
+    "python's draws": (lambda: random.seed(9), random.getstate),
+}
+
+
+@pytest.mark.parametrize(("change", "look"), LEFT_BEHIND.values(), ids=LEFT_BEHIND)
+def test_no_setting_is_left_behind(change, look):
+    seen = []
+
+    def count_patches(height, width, patch_size):
+        before = look()
+        change()
+        seen.append(before != look())
+        return 1
+
+    before = look()
+    check.run("count_patches", count_patches)
+    assert seen[0], "the change cannot be seen"
+    assert look() == before
+
+
+def test_no_mode_is_left_behind():
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Function(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            return "caught"
+
+    class Dispatch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            raise RuntimeError("caught")
+
+    for mode in (Function, Dispatch):
+
+        def patchify(images, patch_size, mode=mode):
+            mode().__enter__()
+            return images
+
+        assert not check.run("patchify", patchify).passed
+        assert torch.ones(2).add(1).tolist() == [2.0, 2.0]

@@ -7,7 +7,9 @@ import builtins
 import contextlib
 import ctypes
 import functools
+import gc
 import io
+import logging
 import math
 import os
 import random
@@ -219,7 +221,7 @@ def preserved():
     """
     prints = Prints()
     with contextlib.ExitStack() as stack:
-        for keep in (_random_states, _settings, _namespaces, _no_exits, _memory, _modules):
+        for keep in (_random_states, _settings, _switches, _namespaces, _no_exits, _memory, _modules):
             stack.enter_context(keep())
         stack.enter_context(contextlib.redirect_stdout(prints))
         yield prints
@@ -228,9 +230,12 @@ def preserved():
 @contextlib.contextmanager
 def _random_states():
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
@@ -253,14 +258,14 @@ def _settings():
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     folder, environment = os.getcwd(), dict(os.environ)
     streams = {name: getattr(sys, name) for name in _STREAMS}
-    filters, paths = warnings.filters[:], sys.path[:]
+    filters, shown, paths = warnings.filters[:], warnings.showwarning, sys.path[:]
     torch.set_num_threads(1)  # the tensors are tiny, and on a busy machine threads would wait for each other
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
-        warnings.filters[:] = filters
+        warnings.filters[:], warnings.showwarning = filters, shown
         sys.path[:] = paths
         for name, value in streams.items():
             setattr(sys, name, value)
@@ -269,6 +274,73 @@ def _settings():
             os.environ.update(environment)
         with contextlib.suppress(OSError):
             os.chdir(folder)
+
+
+_BACKENDS = torch.backends
+
+# Settings that hold for the whole process: how to read one, and how to set it to what was read. Modes that belong to a thread
+# (gradients, inference, autocast, dispatch) end with the thread of the candidate.
+_SWITCHES = [
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (
+        torch.is_anomaly_enabled,
+        lambda on: torch.set_anomaly_enabled(on, torch.is_anomaly_check_nan_enabled()),
+    ),
+    (
+        torch.is_anomaly_check_nan_enabled,
+        lambda on: torch.set_anomaly_enabled(torch.is_anomaly_enabled(), on),
+    ),
+    (torch.is_warn_always_enabled, torch.set_warn_always),
+    (_BACKENDS.cuda.flash_sdp_enabled, _BACKENDS.cuda.enable_flash_sdp),
+    (_BACKENDS.cuda.mem_efficient_sdp_enabled, _BACKENDS.cuda.enable_mem_efficient_sdp),
+    (_BACKENDS.cuda.math_sdp_enabled, _BACKENDS.cuda.enable_math_sdp),
+    (np.get_printoptions, lambda options: np.set_printoptions(**options)),
+    (np.geterr, lambda handling: np.seterr(**handling)),
+    (lambda: logging.root.manager.disable, logging.disable),
+    (lambda: logging.root.level, logging.root.setLevel),
+    (sys.getswitchinterval, sys.setswitchinterval),
+    (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+    (gc.get_threshold, lambda threshold: gc.set_threshold(*threshold)),
+]
+# Where a setting is an attribute
+_ATTRIBUTES = [
+    (torch.utils.deterministic, "fill_uninitialized_memory"),
+    (_BACKENDS.cudnn, "enabled"),
+    (_BACKENDS.cudnn, "benchmark"),
+    (_BACKENDS.cudnn, "deterministic"),
+    *((torch._tensor_str.PRINT_OPTS, name) for name in vars(torch._tensor_str.PRINT_OPTS)),
+]
+
+
+def _global_hooks():
+    """The dictionaries of hooks that torch calls for every module and every optimiser."""
+    for module in map(sys.modules.get, ("torch.nn.modules.module", "torch.optim.optimizer")):
+        for name, value in list(vars(module).items()):
+            if name.startswith("_global_") and isinstance(value, dict):
+                yield value
+
+
+@contextlib.contextmanager
+def _switches():
+    """Restores what the process has only once: torch's switches, printing, logging and the hooks of all modules."""
+    before = [(read(), write, read) for read, write in _SWITCHES]
+    attributes = [(where, name, getattr(where, name)) for where, name in _ATTRIBUTES]
+    hooks = [(each, dict(each)) for each in _global_hooks()]
+    full = torch.nn.modules.module._global_is_full_backward_hook
+    try:
+        yield
+    finally:
+        for value, write, read in before:
+            if read() != value:
+                write(value)
+        for where, name, value in attributes:
+            if getattr(where, name) != value:
+                setattr(where, name, value)
+        for each, values in hooks:
+            each.clear()
+            each.update(values)
+        torch.nn.modules.module._global_is_full_backward_hook = full
 
 
 _STREAMS = ("stdin", "stderr", "excepthook", "displayhook")
