@@ -195,7 +195,7 @@ HOSTILE = {
     presses_stop: "stopped by hand",
     half_done: "this part still raises NotImplementedError",
     unspeakable: "Unspeakable: (its text cannot be shown)",
-    catches_everything: "goes on running in the background",
+    catches_everything: "It goes on running in the background",
     lambda images, patch_size: images.to("meta"): "expected shape",
     lambda images, patch_size: (
         check.get("patchify").reference(images, patch_size).to("meta")
@@ -813,3 +813,42 @@ def test_no_mode_is_left_behind():
 
         assert not check.run("patchify", patchify).passed
         assert torch.ones(2).add(1).tolist() == [2.0, 2.0]
+
+
+# ---------------------------------------------------------------- what is said is true
+
+
+@pytest.mark.parametrize("name", ["project_patches", "accuracy"])
+def test_numbers_that_differ_look_different(name):
+    reference = check.get(name).reference
+    found = check.run(name, lambda *args: reference(*args) * (1 + 3e-5) + 1.5e-5)
+    lines = [line for c in found.failed for line in c.message.splitlines() if "expected " in line]
+    assert lines
+    for line in lines:
+        expected, got = line.split("expected ")[1].split(", got ")
+        assert expected != got, line
+
+
+def test_a_worked_case_shows_all_inputs():
+    text = check.run("scaled_dot_product_attention", lambda q, k, v: (q, q @ k.mT)).text
+    given = next(line for line in text.splitlines() if line.strip().startswith("given"))
+    assert given.count("(3, 4): ") == 3
+
+
+@pytest.mark.parametrize("threshold", [0.455, 0.46, 0.54, 0.545])
+def test_nearly_half_is_told_from_half(threshold):
+    def random_flip(images):
+        return torch.where(torch.rand(len(images), 1, 1, 1) < threshold, images.flip(-1), images)
+
+    message = check.run("random_flip", random_flip).checks[1].message
+    assert "than half" in message
+    assert "%" not in message
+
+
+def test_a_copy_of_the_class_token_cannot_learn():
+    def prepend_class_token(tokens, cls_token):
+        own = nn.Parameter(cls_token.detach().clone())
+        return torch.cat([own.expand(len(tokens), -1, -1), tokens], dim=1)
+
+    checks = {c.name: c for c in check.run("prepend_class_token", prepend_class_token).checks}
+    assert "only a copy" in checks["the class token can learn"].message

@@ -83,12 +83,21 @@ def _number_difference(expected, got, tolerance):
         )
     if isinstance(expected, float):
         same = abs(got - expected) <= tolerance * max(1, abs(expected))
-        return "" if same else _expected(f"{expected:.6g}", f"{got:.6g}")
+        return "" if same else _expected(*_told_apart(expected, got, 6))
     if not isinstance(got, int):
         return _("expected the whole number {expected}, got {got} of type {type}").format(
             expected=f"{expected:,}", got=_short(got), type=type(got).__name__
         )
     return "" if got == expected else _expected(f"{expected:,}", f"{got:,}")
+
+
+def _told_apart(expected, got, digits=4):
+    """Two numbers as text, with more significant digits where it takes more to tell them apart."""
+    for count in range(digits, 18):
+        both = f"{expected:.{count}g}", f"{got:.{count}g}"
+        if both[0] != both[1]:
+            break
+    return both
 
 
 def _list_difference(expected, got, tolerance):
@@ -139,8 +148,9 @@ def _tensor_difference(expected, got, tolerance):
     )
     at = tuple(differs.nonzero()[0].tolist())
     if at:
+        wanted, came = _told_apart(expected[at].item(), got[at].item())
         text += "\n" + _("the first, at {place}: expected {expected}, got {got}").format(
-            place=list(at), expected=f"{expected[at].item():.4g}", got=f"{got[at].item():.4g}"
+            place=list(at), expected=wanted, got=came
         )
     return text
 
@@ -286,14 +296,15 @@ def _tensors(expected, got):
 
 
 def _given(values):
-    """The first input if it has at most 32 numbers, else its shape; "" if there is no tensor."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            if value.numel() <= 32:
-                numbers = " ".join(_matrix(value.detach().reshape(1, -1), None))
-                return f"{tuple(value.shape)}: {' '.join(numbers.split())}"
-            return _("a tensor of shape {shape}").format(shape=tuple(value.shape))
-    return ""
+    """Every tensor among the inputs: its numbers if it has at most 32, else its shape; "" if there is no tensor."""
+    return "; ".join(_one_given(value) for value in values if isinstance(value, torch.Tensor))
+
+
+def _one_given(value):
+    if value.numel() > 32:
+        return _("a tensor of shape {shape}").format(shape=tuple(value.shape))
+    numbers = " ".join(_matrix(value.detach().reshape(1, -1), None))
+    return f"{tuple(value.shape)}: {' '.join(numbers.split())}"
 
 
 def format_number(value):

@@ -253,7 +253,8 @@ def _complete(got, outcome, count):
 
 def _too_slow(outcome):
     left_behind = Sentence(
-        " Your code catches every error and goes on running in the background: restart the kernel to stop it."
+        " Your code could not be stopped: it catches every error, or it waits for something, as time.sleep does. It goes on "
+        "running in the background. Restart the kernel to stop it."
     )
     return Failure(
         TOO_SLOW,

@@ -78,16 +78,26 @@ def _prepend_class_token(tokens, cls_token):
     return torch.cat([cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
 
 
+def _learned_class_token(candidate):
+    """The tokens. CaseFailed if they can be differentiated, but not by the class token that was passed."""
+    cls_token = drawn(1, 1, 8, seed=1).requires_grad_()
+    out = candidate(drawn(2, 4, 8), cls_token)
+    if not (isinstance(out, torch.Tensor) and out.requires_grad):
+        return out
+    if torch.autograd.grad(out.sum(), cls_token, retain_graph=True, allow_unused=True)[0] is None:
+        raise CaseFailed("no gradient reaches the class token that was passed, only a copy of it")
+    return out
+
+
 prepend_class_token = Exercise(
     _prepend_class_token,
     call("one image, 2 tokens of width 3", drawn(1, 2, 3), drawn(1, 1, 3, seed=1)),
     call("a batch of 3: every image gets the class token", drawn(3, 4, 8), drawn(1, 1, 8, seed=1)),
     call("one token: no patch gets lost", drawn(2, 1, 4), drawn(1, 1, 4, seed=1)),
-    call(
+    Case(
         "the class token can learn",
-        drawn(2, 4, 8),
-        drawn(1, 1, 8, seed=1).requires_grad_(),
-        hint="Do not use .data, .detach() or torch.tensor(...) on the class token.",
+        _learned_class_token,
+        "Do not use .data, .detach() or torch.tensor(...) on the class token.",
     ),
     in_double(drawn(2, 4, 8), drawn(1, 1, 8, seed=1)),
     not_contiguous(drawn(2, 4, 8), drawn(1, 1, 8, seed=1)),

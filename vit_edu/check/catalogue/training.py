@@ -108,7 +108,11 @@ def _how_many(candidate):
     share = flipped.double().mean().item()
     if (flipped == flipped[:, :1]).all():
         return f"{'all' if share else 'none'} of them, always" if share in (0, 1) else "all or none"
-    return "about half" if abs(share - 0.5) < 0.03 else f"about {round(share * 10) * 10} %"
+    if abs(share - 0.5) < 0.03:
+        return "about half"
+    if abs(share - 0.5) < 0.05:
+        return "fewer than half" if share < 0.5 else "more than half"
+    return f"about {round(share * 10) * 10} %"
 
 
 def _which_next_time(candidate):
