@@ -733,9 +733,9 @@ def test_the_average_is_a_running_mean(images):
     [
         ({"minutes": 1.0}, "either epochs or minutes"),
         ({"epochs": None}, "either epochs or minutes"),
-        ({"epochs": 0}, "epochs should be above zero, got 0"),
-        ({"epochs": None, "minutes": -1.0}, "minutes should be above zero, got -1"),
-        ({"batch_size": 0}, "batch_size should be above zero, got 0"),
+        ({"epochs": 0}, "epochs is a whole number, at least 1, got 0"),
+        ({"epochs": None, "minutes": -1.0}, "minutes is a finite number above 0, got -1"),
+        ({"batch_size": 0}, "batch_size is a whole number, at least 1, got 0"),
         ({"optimizer": "sgd"}, '"adamw" or "muon"'),
         ({"schedule": "step"}, '"cosine" or "linear"'),
         ({"mix_prob": 1.5}, "share of the batches"),
