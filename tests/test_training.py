@@ -570,6 +570,20 @@ def test_an_unknown_task_or_kind_is_refused(images):
         training.build_model(dataclasses.replace(TINY, model={"kind": "rnn"}), images)
 
 
+def test_a_checkpoint_that_used_what_is_gone_is_evaluated_but_not_continued(images, tmp_path, capsys):
+    run(images, tmp_path)
+    state = training.read_checkpoint(tmp_path / "checkpoint.pt")
+    del state["recipe"]["task"], state["outputs"]  # as a file from before there were tasks
+    torch.save(state | {"recipe": state["recipe"] | {"clip": 1.0}}, tmp_path / "checkpoint.pt")
+    assert cli.main(["evaluate", str(tmp_path), "--data", "shapes"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    with pytest.raises(training.CheckpointError, match=r"cannot be continued: .* got clip=1\.0"):
+        run(images, tmp_path)
+    with pytest.raises(training.CheckpointError, match=r"cannot be shipped: .* got clip=1\.0"):
+        shipping.ship(tmp_path, "clipped", images, folder=tmp_path)
+    assert not list(tmp_path.glob("clipped*"))
+
+
 def test_old_recipes_keep_their_meaning():
     old = dataclasses.asdict(training.RECIPES["laptop-hybrid"])
     del old["task"], old["model"]["kind"]
@@ -761,6 +775,16 @@ def test_train_and_evaluate_from_the_command_line(tmp_path, capsys, monkeypatch)
     assert cli.main(["train", "--recipe", "slow"]) == 1
     assert "there is no recipe 'slow'" in capsys.readouterr().err
     assert cli.main(["evaluate", str(tmp_path)]) == 1
+
+
+def test_the_stop_key_ends_the_command_of_several_ranks_with_a_sentence(tmp_path, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", stopped)
+    out = str(tmp_path)
+    assert cli.main(["train", "--recipe", "fast", "--data", "shapes", "--out", out]) == 130
+    assert f"goes on from the last checkpoint in {out}" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")

@@ -240,6 +240,12 @@ def train(args):
                 print(f"Recipe {name}: {recipe}\nOn {where}, into {args.out}.", flush=True)
             model = training.build_model(recipe, images).to(device)
             history = training.fit(model, images, recipe, out=args.out)
+    except KeyboardInterrupt:  # of several ranks; where there is one, `fit` ends with the weights so far
+        if parallel.is_first():
+            print(
+                f"\nStopped. The same command goes on from the last checkpoint in {args.out}, where there is one."
+            )
+        return 130
     except parallel.ParallelError as error:
         raise CommandError(str(error)) from error
     except (data.DataError, training.CheckpointError, training.Diverged, ValueError) as error:

@@ -42,6 +42,10 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
         raise CheckpointError(
             f"{checkpoint} learned {state['recipe']['task']}; only classifiers can be shipped."
         )
+    try:
+        recipe = training.Recipe.from_dict(state["recipe"])
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint} cannot be shipped: {error}") from error
     full = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
@@ -54,11 +58,7 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
     atomic.write(path, save(kept, {"vit_edu": json.dumps(meta)}))
     files.write_digest(path)
 
-    truth, recipe, last = (
-        images.test.labels.cpu(),
-        training.Recipe.from_dict(state["recipe"]),
-        state["history"][-1],
-    )
+    truth, last = images.test.labels.cpu(), state["history"][-1]
     parameters = sum(value.numel() for value in model.parameters())
     error = (accuracy * (1 - accuracy) / len(truth)) ** 0.5
     card = CARD.format(

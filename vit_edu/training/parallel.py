@@ -4,10 +4,10 @@
 
 All ranks go through the same shuffled epoch with the same random numbers. So each knows the whole batch after augmentation,
 and takes its share of the images. The gradients are averaged before the optimiser, which then does the same on every rank, so
-that the weights stay equal. The recipe's batch size counts the images of all ranks together. So a run in
-epochs ends with the same weights, within rounding, whatever the number of ranks. It may be resumed with another number. What a model draws inside a
-step (stochastic depth, fewer tokens) is drawn by each rank for itself, and the batch norm of a hybrid sees only a rank's own
-images, so that such runs are similar but not equal.
+that the weights stay equal. The recipe's batch size counts the images of all ranks together. So a run in epochs ends with the
+same weights, within rounding, whatever the number of ranks, and any run may be resumed with another number. What a model draws
+inside a step (stochastic depth, fewer tokens) is drawn by each rank for itself, and the batch norm of a hybrid sees only a
+rank's own images, so that such runs are similar but not equal.
 """
 
 import contextlib
