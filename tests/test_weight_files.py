@@ -359,6 +359,22 @@ def test_an_enlarged_patch_gives_the_same_token():
     torch.testing.assert_close(before, after)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_resizing_keeps_the_dtype(dtype):
+    """Half precision is resized in float32 and rounded once, at the end."""
+    state = {k: v.to(dtype) for k, v in small_vit().state_dict().items()}
+    positions, patches = state["pos_embed"], state["patch_embed.proj.weight"]
+    for resize, given, new in (
+        (pretrained.resize_pos_embed, positions, (3, 7)),
+        (pretrained.resize_patch_embed, patches, 12),
+    ):
+        found, exact = resize(given, new), resize(given.double(), new)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
+    model = pretrained.convert(state, dtype=None).model(img_size=(24, 40), num_classes=7)
+    assert {p.dtype for p in model.parameters()} == {dtype}  # the new head as well
+
+
 # ---------------------------------------------------------------- preprocessing
 
 

@@ -126,7 +126,7 @@ class Converted:
                 for kind, *shape in (("weight", arguments["embed_dim"]), ("bias",)):
                     weights.pop(f"{head}.{kind}", None)
                     if num_classes:
-                        weights[f"{head}.{kind}"] = torch.zeros(num_classes, *shape)
+                        weights[f"{head}.{kind}"] = weights["pos_embed"].new_zeros(num_classes, *shape)
             arguments["num_classes"] = num_classes
             before = f"The weights know {there:,} classes" if there else "The weights have no head"
             notes.append(

@@ -9,8 +9,8 @@ def resize_pos_embed(pos_embed, new_grid, num_prefix_tokens=1, old_grid=None):
 
     pos_embed: (1, prefix + N, D). new_grid: (rows, cols). The prefix tokens (the class token) have no place on the grid
     and stay the same. old_grid: the (rows, cols) that the others were learned on, a square by default.
-    Returns (1, prefix + rows*cols, D). Raises ValueError when the old grid does not have N places. Same as timm's
-    `resample_abs_pos_embed`.
+    Returns (1, prefix + rows*cols, D), in the dtype of `pos_embed`. Raises ValueError when the old grid does not have N
+    places. Same as timm's `resample_abs_pos_embed`.
     """
     prefix, grid = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
     n = int(grid.shape[1] ** 0.5 + 0.5)
@@ -21,7 +21,7 @@ def resize_pos_embed(pos_embed, new_grid, num_prefix_tokens=1, old_grid=None):
             f"with {num_prefix_tokens} prefix tokens of {pos_embed.shape[1]}. Is num_prefix_tokens right?"
         )
     grid = grid.reshape(1, rows, cols, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
-    grid = F.interpolate(grid, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)
+    grid = _resized(grid, new_grid)  # (1, D, *new_grid)
     return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)  # (1, prefix + rows*cols, D)
 
 
@@ -29,12 +29,28 @@ def resize_patch_embed(weight, patch_size):
     """The patch projection for another patch size, by the pseudo-inverse of resizing.
 
     weight: (D, C, P, P), of `patch_embed.proj`. patch_size: Q. Returns (D, C, Q, Q), chosen so that a patch that was
-    enlarged from P to Q pixels gives the same token as before (least squares where Q < P). Resizing the weight like an
-    image would not do that, because the sum over more pixels grows.
+    enlarged from P to Q pixels gives the same token as before (least squares where Q < P), in the dtype of `weight`.
+    Resizing the weight like an image would not do that, because the sum over more pixels grows.
     Source: FlexiViT, Beyer et al. 2022, arXiv:2212.08013, section 3.4. Same as timm's `resample_patch_embed`.
     """
-    old = weight.shape[-1]
-    eye = torch.eye(old * old, dtype=weight.dtype).reshape(-1, 1, old, old)  # one pixel of a patch at a time
-    resized = F.interpolate(eye, size=(patch_size, patch_size), mode="bicubic", antialias=True)
+    old, exact = weight.shape[-1], _computable(weight)
+    eye = torch.eye(old * old, dtype=exact.dtype, device=weight.device)
+    resized = _resized(
+        eye.reshape(-1, 1, old, old), (patch_size, patch_size)
+    )  # one pixel of a patch at a time
     matrix = resized.flatten(1)  # (P*P, Q*Q): flat patch @ matrix = flat resized patch
-    return (weight.flatten(2) @ torch.linalg.pinv(matrix).mT).unflatten(2, (patch_size, patch_size))
+    made = (exact.flatten(2) @ torch.linalg.pinv(matrix).mT).unflatten(2, (patch_size, patch_size))
+    return made.to(weight.dtype)
+
+
+def _computable(tensor):
+    """The tensor in a dtype in which torch can resize: float16 and bfloat16 become float32, which holds them exactly."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _resized(images, size):
+    """(B, C, H, W) -> (B, C, *size), bicubic and with antialiasing, in the dtype of `images`."""
+    made = F.interpolate(
+        _computable(images), size=tuple(size), mode="bicubic", antialias=True, align_corners=False
+    )
+    return made.to(images.dtype)
