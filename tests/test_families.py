@@ -261,6 +261,88 @@ def test_another_architecture_is_refused(name, reason):
             pretrained.from_model(theirs)
 
 
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
+
+
+def altered(alter, **arguments):
+    theirs = timm.models.VisionTransformer(**SMALL | arguments).eval()
+    alter(theirs)
+    return theirs
+
+
+def set_in(path, value):
+    """A function that sets an attribute of a model, such as "blocks.1.attn.scale"."""
+
+    def alter(model):
+        owner, _, name = path.rpartition(".")
+        setattr(model.get_submodule(owner), name, value)
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [
+        (lambda: altered(set_in("global_pool", "max")), "pooling is 'max'"),
+        (lambda: altered(set_in("global_pool", "avgmax")), "pooling is 'avgmax'"),
+        (lambda: altered(set_in("global_pool", "")), "pooling is ''"),
+        (lambda: altered(set_in("global_pool", True)), "pooling is True"),  # without MAE's norm behind it
+        (lambda: altered(set_in("blocks.1.mlp.act", nn.ReLU())), "activation is ReLU"),
+        (lambda: altered(set_in("blocks.1.mlp.act", nn.GELU("tanh"))), "different kinds of GELU"),
+        (lambda: altered(set_in("blocks.1.attn.num_heads", 4)), r"different numbers of heads \(\[2, 4\]\)"),
+        (lambda: altered(set_in("blocks.0.attn.scale", 1.0)), "multiplies its scores by 1, and ours by 0.17"),
+        (lambda: altered(set_in("blocks.0.norm2", nn.RMSNorm(64))), "blocks have RMSNorm"),
+        (lambda: altered(set_in("blocks.0.attn.q_norm", nn.LayerNorm(32, 1e-6, False))), "inside \\(q_norm"),
+        (lambda: altered(set_in("patch_embed.proj.stride", (4, 4))), "side by side"),
+        (lambda: altered(set_in("blocks.0.mlp", nn.Linear(64, 64))), "no ViT that we know .*'act'"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_ours_does_not_have_is_refused(theirs, reason):
+    with pytest.raises(pretrained.WeightsError, match=reason):
+        pretrained.from_model(theirs())
+
+
+@pytest.mark.parametrize(("said", "pool"), [(True, "avg"), (False, "token")])
+def test_pooling_in_the_words_of_mae(said, pool):
+    theirs = altered(set_in("global_pool", said), global_pool=pool)
+    ours = pretrained.from_model(theirs)
+    assert ours.global_pool == pool
+    theirs.global_pool = pool
+    assert pretrained.parity(ours, theirs, images(ours, 2)).equal
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"global_pool": "max"}, "pooling is 'max'"),
+        ({"global_pool": "mean"}, "pooling is 'mean'"),
+        ({"gelu": "quick"}, "gelu is \"none\" .* got 'quick'"),
+        ({"num_heads": 0}, "at least 1, got 0"),
+        ({"num_heads": 5}, "5 heads cannot share a width of 64"),
+        ({"norm_eps": -1e-6}, "got -1e-06"),
+        ({"dtype": torch.int8}, "got torch.int8"),
+    ],
+)
+def test_an_argument_that_convert_does_not_know(wrong, reason):
+    state = altered(lambda model: None).state_dict()
+    with pytest.raises(pretrained.WeightsError, match=reason):
+        pretrained.convert(state, **wrong)
+    without = altered(lambda model: None, class_token=False, global_pool="avg").state_dict()
+    with pytest.raises(pretrained.WeightsError, match="have no class token"):
+        pretrained.convert(without, global_pool="token")
+
+
+def test_a_variant_that_reads_what_is_not_there():
+    for wrong in (
+        {"global_pool": "max"},
+        {"global_pool": "token", "class_token": False},
+        {"dist_head": True},
+        {"dist_head": True, "dist_token": True, "global_pool": "avg"},
+    ):
+        with pytest.raises(ValueError, match=r"global_pool|dist_head"):
+            PublishedViT(**wrong)
+
+
 # ---------------------------------------------------------------- what is in files
 
 

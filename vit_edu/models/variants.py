@@ -23,7 +23,8 @@ class PublishedViT(ViT):
     dist_head: the distillation token has its own head, and the logits are the mean of both heads, as in DeiT's inference.
     fc_norm: the norm comes after the pooling instead of before it.
     global_pool: "token" reads the class token; "avg" the mean over the *patches* only.
-    The other arguments are those of `ViT`. Positions are learned.
+    The other arguments are those of `ViT`. Positions are learned. Raises ValueError for a pooling that is neither, and for
+    a token or head that reads what is not there.
     """
 
     def __init__(
@@ -39,6 +40,14 @@ class PublishedViT(ViT):
         **arguments,
     ):
         super().__init__(num_classes=num_classes, embed_dim=embed_dim, **arguments)
+        if self.global_pool not in ("token", "avg"):
+            raise ValueError(f'global_pool is "token" or "avg", got {self.global_pool!r}.')
+        if self.global_pool == "token" and not class_token:
+            raise ValueError('global_pool="token" reads the class token, and there is none: use "avg".')
+        if dist_head and not dist_token:
+            raise ValueError("dist_head reads the distillation token, and there is none.")
+        if dist_head and self.global_pool != "token":
+            raise ValueError('dist_head belongs to global_pool="token": the mean of patches has one head.')
 
         def tokens(count):
             return nn.Parameter(torch.randn(1, count, embed_dim) * 0.02) if count else None

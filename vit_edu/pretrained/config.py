@@ -1,8 +1,12 @@
 """What no state dict says (heads, epsilon, kind of GELU, pooling), taken from a model or a config of its library."""
 
+import math
+
 from torch import nn
 
 from vit_edu.pretrained.names import WeightsError
+
+POOLINGS = ("token", "avg")  # what our models can do
 
 
 def settings_of(theirs):
@@ -17,30 +21,106 @@ def settings_of(theirs):
         settings = config_settings(theirs.config.to_dict())
         del settings["classes"]
         return settings | found
-    if hasattr(theirs, "hidden_dim"):  # torchvision
-        block = theirs.encoder.layers[0]
-        heads, act, size, pool = block.num_heads, block.mlp[1], theirs.image_size, None
-    elif hasattr(theirs, "blocks"):
-        kinds = {type(b).__name__ for b in theirs.blocks}
-        if not kinds <= {"Block", "NestedTensorBlock"}:
-            raise WeightsError(
-                f"their blocks are {', '.join(sorted(kinds))}, a different architecture from our pre-norm Block."
-            )
-        block = theirs.blocks[0]
-        heads, act, size = block.attn.num_heads, block.mlp.act, theirs.patch_embed.img_size
-        pool = getattr(theirs, "global_pool", None)
-        if getattr(theirs, "pool_include_prefix", False):
-            raise WeightsError("they pool over all tokens, and ours pools over the patches only.")
-    else:
+    try:
+        if hasattr(theirs, "hidden_dim"):  # torchvision
+            blocks, size, pool = theirs.encoder.layers, theirs.image_size, "token"
+            heads, acts = {b.num_heads for b in blocks}, [b.mlp[1] for b in blocks]
+        elif hasattr(theirs, "blocks"):
+            blocks, size, pool = theirs.blocks, theirs.patch_embed.img_size, _pooling(theirs)
+            _require_plain_blocks(blocks)
+            heads, acts = {b.attn.num_heads for b in blocks}, [b.mlp.act for b in blocks]
+            _require_plain_patches(theirs.patch_embed.proj)
+        else:
+            raise _unknown(theirs)
+    except AttributeError as error:
+        raise _unknown(theirs, f" ({error})") from error
+    if len(heads) != 1:
         raise WeightsError(
-            f"{type(theirs).__module__}.{type(theirs).__name__} is no ViT that we know. Expected one of torchvision, timm or "
-            "transformers. convert(theirs.state_dict()) goes by the names alone."
+            f"their blocks have different numbers of heads ({sorted(heads)}), and ours have one number."
         )
+    gelus = {_gelu(act) for act in acts}
+    if len(gelus) != 1:
+        raise WeightsError("their blocks use different kinds of GELU, and ours use one.")
+    return found | {"num_heads": heads.pop(), "img_size": size, "gelu": gelus.pop(), "global_pool": pool}
+
+
+def _unknown(theirs, why=""):
+    return WeightsError(
+        f"{type(theirs).__module__}.{type(theirs).__name__} is no ViT that we know{why}. Expected one of torchvision, timm or "
+        "transformers. convert(theirs.state_dict()) goes by the names alone."
+    )
+
+
+def _gelu(act):
+    """ "none" or "tanh", as for `torch.nn.GELU`."""
     kind = type(act).__name__
     gelu = {"GELU": getattr(act, "approximate", "none"), "GELUTanh": "tanh"}.get(kind)
     if gelu is None:
         raise WeightsError(f"their activation is {kind}, and ours is GELU.")
-    return found | {"num_heads": heads, "img_size": size, "gelu": gelu, "global_pool": pool or None}
+    return gelu
+
+
+def _pooling(theirs):
+    """Our `global_pool` for a model with timm's names, or None if it does not say (DINO's own do not).
+
+    The models of MAE's authors say True for the mean over patches, which they normalise afterwards, and False for the class
+    token.
+    """
+    if getattr(theirs, "pool_include_prefix", False):
+        raise WeightsError("they pool over all tokens, and ours pools over the patches only.")
+    if not hasattr(theirs, "global_pool"):
+        return None
+    pool = theirs.global_pool
+    if isinstance(pool, bool):
+        normed_afterwards = isinstance(getattr(theirs, "fc_norm", None), nn.LayerNorm)
+        pool = {(True, True): "avg", (False, False): "token"}.get((pool, normed_afterwards), pool)
+    if pool == "map" and getattr(theirs, "attn_pool", None) is not None:
+        return None  # `convert` names the tensors that ours does not have
+    return require_pooling(pool)
+
+
+def require_pooling(pool):
+    """The same pooling, or WeightsError if ours has none of this kind."""
+    if pool not in POOLINGS or not isinstance(pool, str):
+        raise WeightsError(
+            f'their pooling is {pool!r}; ours is "token" (the class token) or "avg" (the mean over the patches). Anything else '
+            "would be another function."
+        )
+    return pool
+
+
+def _require_plain_blocks(blocks):
+    """Raise WeightsError for blocks with timm's names that compute something else than ours."""
+    kinds = {type(b).__name__ for b in blocks}
+    if not kinds <= {"Block", "NestedTensorBlock"}:
+        raise WeightsError(
+            f"their blocks are {', '.join(sorted(kinds))}, a different architecture from our pre-norm Block."
+        )
+    for block in blocks:
+        for norm in (block.norm1, block.norm2):
+            if not isinstance(norm, nn.LayerNorm):
+                raise WeightsError(f"their blocks have {type(norm).__name__}, and ours have layer norms.")
+        for name in ("q_norm", "k_norm", "norm"):
+            inside = getattr(block.attn, name, None)
+            if inside is not None and not isinstance(inside, nn.Identity):
+                raise WeightsError(
+                    f"their attention has a {type(inside).__name__} inside ({name}), and ours has none."
+                )
+        scale, width = getattr(block.attn, "scale", None), block.norm1.normalized_shape[0]
+        usual = (width // block.attn.num_heads) ** -0.5
+        if isinstance(scale, float) and not math.isclose(scale, usual, rel_tol=1e-6):
+            raise WeightsError(
+                f"their attention multiplies its scores by {scale:g}, and ours by {usual:g}, one over the root of a head's width."
+            )
+
+
+def _require_plain_patches(proj):
+    """Raise WeightsError for a patch projection that does not cut the image into patches side by side."""
+    if proj.stride != proj.kernel_size or set(proj.padding) != {0} or set(proj.dilation) != {1}:
+        raise WeightsError(
+            f"their patches are {proj.kernel_size} pixels large and {proj.stride} apart, with padding {proj.padding}; ours lie "
+            "side by side, without padding."
+        )
 
 
 def config_settings(config):
@@ -60,5 +140,6 @@ def config_settings(config):
         "img_size": config["image_size"],
         "norm_eps": config["layer_norm_eps"],
         "gelu": gelu,
+        "global_pool": "token",  # all of these read it, and have no other way
         "classes": tuple(labels[i] for i in sorted(labels)),
     }

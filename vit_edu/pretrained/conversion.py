@@ -11,7 +11,7 @@ from torch import nn
 from vit_edu.models.variants import PublishedViT
 from vit_edu.models.vit import ViT
 from vit_edu.pretrained import preprocessing
-from vit_edu.pretrained.config import settings_of
+from vit_edu.pretrained.config import require_pooling, settings_of
 from vit_edu.pretrained.names import FAMILIES, PRE_LOGITS, WeightsError, jax_to_torch, recognise
 from vit_edu.pretrained.resolution import resize_pos_embed
 
@@ -192,13 +192,15 @@ def convert(
     defaults: num_heads (D / 64, or 16 for the widths in HEADS), img_size (a square), global_pool ("token" if there is a class
     token and no fc_norm, else "avg"), norm_eps and gelu (those of the family).
     dtype: that of our tensors; None keeps theirs. copy=False lets ours share memory with theirs where nothing had to be done.
-    Raises WeightsError for unknown, missing or misshapen tensors, listed with both names, and for tensors that are not floats.
+    Raises WeightsError for unknown, missing or misshapen tensors, listed with both names, for tensors that are not floats, and
+    for arguments that our models do not know.
     """
     _require_tensors(state_dict)
     family = family or recognise(state_dict)
     if family not in FAMILIES:
         raise WeightsError(f"no family is called {family!r}; there are: {', '.join(FAMILIES)}.")
     _require_floats(state_dict)
+    _require_settings(num_heads, global_pool, norm_eps, gelu, dtype)
     names, problems = FAMILIES[family], []
     mapped, ignored, parts = {}, {}, {}
     for key, value in state_dict.items():
@@ -225,6 +227,10 @@ def convert(
     _require_no(problems)
     arguments = _arguments(pieces, names, filled, img_size, global_pool)
     arguments["num_heads"] = num_heads or _guess_heads(state_dict, family, arguments["embed_dim"])
+    if arguments["embed_dim"] % arguments["num_heads"]:
+        raise WeightsError(
+            f"{arguments['num_heads']} heads cannot share a width of {arguments['embed_dim']} evenly. Give another num_heads=."
+        )
     expected = _shapes(arguments)
     for key in sorted(expected.keys() | pieces.keys()):
         if key not in pieces:
@@ -317,6 +323,20 @@ def _require_tensors(state_dict):
             )
 
 
+def _require_settings(num_heads, global_pool, norm_eps, gelu, dtype):
+    """Raise WeightsError for arguments of `convert` that would silently mean something else."""
+    if global_pool is not None:
+        require_pooling(global_pool)
+    if gelu not in (None, "none", "tanh"):
+        raise WeightsError(f'gelu is "none" (exact) or "tanh" (approximate), got {gelu!r}.')
+    if num_heads is not None and (type(num_heads) is not int or num_heads < 1):
+        raise WeightsError(f"num_heads is a whole number of at least 1, got {num_heads!r}.")
+    if norm_eps is not None and not 0 <= norm_eps < 1:
+        raise WeightsError(f"norm_eps is a small positive number such as 1e-6, got {norm_eps!r}.")
+    if dtype is not None and dtype not in FLOATS:
+        raise WeightsError(f"dtype is None or one of {', '.join(map(str, FLOATS))}, got {dtype!r}.")
+
+
 def _require_floats(state_dict):
     for key, value in state_dict.items():
         if value.dtype not in FLOATS:
@@ -386,6 +406,10 @@ def _arguments(pieces, names, filled, img_size, global_pool):
     }
     token, registers = "cls_token" in pieces, pieces.get("reg_token")
     pool = global_pool or ("token" if token and "fc_norm.weight" not in pieces else "avg")
+    if pool == "token" and not token:
+        raise WeightsError(
+            'their pooling is "token", but the weights have no class token. Give global_pool="avg".'
+        )
     arguments["global_pool"] = pool
     extras = {
         "class_token": None if token == (pool == "token") else token,

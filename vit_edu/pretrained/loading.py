@@ -9,7 +9,7 @@ import torch
 from vit_edu import data, settings
 from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import files, preprocessing
-from vit_edu.pretrained.config import config_settings, settings_of
+from vit_edu.pretrained.config import config_settings, require_pooling, settings_of
 from vit_edu.pretrained.conversion import convert, from_model
 from vit_edu.pretrained.names import WeightsError
 from vit_edu.pretrained.shipped import SHIPPED, about_data, read_weights
@@ -218,7 +218,8 @@ def timm_settings(config):
         import timm
     except ImportError:
         if re.fullmatch(TIMM_PLAIN, name):
-            return {"global_pool": config.get("global_pool") or None}
+            pool = config.get("global_pool")
+            return {"global_pool": None if pool is None else require_pooling(pool)}
         raise WeightsError(
             f"only timm knows how {name} computes: pip install timm, and load again."
         ) from None
