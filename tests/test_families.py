@@ -289,7 +289,7 @@ def set_in(path, value):
         (lambda: altered(set_in("global_pool", True)), "pooling is True"),  # without MAE's norm behind it
         (lambda: altered(set_in("blocks.1.mlp.act", nn.ReLU())), "activation is ReLU"),
         (lambda: altered(set_in("blocks.1.mlp.act", nn.GELU("tanh"))), "different kinds of GELU"),
-        (lambda: altered(set_in("blocks.1.attn.num_heads", 4)), r"different numbers of heads \(\[2, 4\]\)"),
+        (lambda: altered(lambda m: vars(m.blocks[1].attn).update(num_heads=4, scale=0.25)), r"different numbers of heads \(\[2, 4\]\)"),
         (lambda: altered(set_in("blocks.0.attn.scale", 1.0)), "multiplies its scores by 1, and ours by 0.17"),
         (lambda: altered(set_in("blocks.0.norm2", nn.RMSNorm(64))), "blocks have RMSNorm"),
         (lambda: altered(set_in("blocks.0.attn.q_norm", nn.LayerNorm(32, 1e-6, False))), "inside \\(q_norm"),

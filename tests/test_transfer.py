@@ -71,6 +71,14 @@ def test_another_size_is_what_loading_at_that_size_gives():
     assert transfer.in_batches(trained, SHAPES.test.images[:1]).shape == (1, 10)
 
 
+def test_another_size_from_a_grid_that_is_no_square():
+    wide = pretrained.load("vit-cifar10", img_size=(16, 64))  # 64 patches, as in 8 x 8
+    ours = transfer.at_size(wide, (32, 48))
+    same = pretrained.from_model(wide, img_size=(32, 48))
+    torch.testing.assert_close(ours.pos_embed, same.pos_embed)
+    assert ours(torch.zeros(1, 3, 32, 48)).shape == (1, 10)
+
+
 def test_few_takes_equally_many_of_each_class():
     some = transfer.few(SHAPES.train, 3)
     assert some.labels.bincount().tolist() == [3] * 10

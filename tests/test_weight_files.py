@@ -236,6 +236,42 @@ def test_what_a_state_dict_does_not_tell_is_asked_for():
     torch.testing.assert_close(ours(x), wide(x), atol=1e-5, rtol=1e-5)
 
 
+def test_what_a_state_dict_does_not_tell_is_said(tmp_path):
+    state = small_vit().state_dict()
+    converted = pretrained.convert(state)
+    assert set(converted.guesses) == {"num_heads", "img_size", "global_pool", "norm_eps", "gelu"}
+    notes = converted.model().pretrained_cfg["notes"]
+    for words in ("1 were taken", "32 x 32 pixels", "the class token was taken", "epsilon", "exact GELU"):
+        assert any(words in note for note in notes)
+        assert f"guessed: {next(note for note in notes if words in note)}" in str(converted)
+    some = pretrained.convert(state, num_heads=2, gelu="tanh")
+    assert set(some.guesses) == {"img_size", "global_pool", "norm_eps"}
+    assert pretrained.from_model(small_vit()).pretrained_cfg["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("size", "token"),
+    [
+        ((72, 128), True),  # 144 and 1: also 12 x 12
+        ((128, 72), True),
+        ((56, 72), True),  # 63 and 1: also 8 x 8 without a position for the token
+        ((16, 64), False),  # 16: also 4 x 4
+    ],
+)
+def test_positions_of_a_grid_that_is_no_square_but_could_be(size, token, tmp_path, capsys):
+    theirs = small_vit(
+        img_size=size, class_token=token, global_pool="token" if token else "avg", fc_norm=False
+    )
+    path = write(theirs.state_dict(), tmp_path / "weights.pt")
+    ours, x = pretrained.load(path, img_size=size), torch.randn(2, 3, *size)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    assert "taken as they are" in capsys.readouterr().out
+    assert not any("square" in note for note in ours.pretrained_cfg["notes"])
+    assert any("form a square" in note for note in pretrained.load(path).pretrained_cfg["notes"])
+    pretrained.load(path, img_size=(64, 112))
+    assert "a square is a guess" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floats_become_float32(dtype, tmp_path):
     state = {k: v.to(dtype) for k, v in small_vit().state_dict().items()}
@@ -266,7 +302,7 @@ def test_another_number_of_classes_replaces_the_head_and_says_so(tmp_path, capsy
         "The weights know 5 classes, and 7 classes were asked for. The new head is all zeros: train it"
         in said
     )
-    assert model.pretrained_cfg["notes"] == [said.strip()]
+    assert model.pretrained_cfg["notes"][-1] == said.strip()
     assert model.head.weight.requires_grad
     assert pretrained.load(path, num_classes=0)(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
     assert "The head is left out." in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -74,6 +74,7 @@ class Converted:
     arguments: those of our `ViT` (or `PublishedViT`). pieces: {ours: what it is made of}; `weights` makes the tensors.
     mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, for tensors that they do not
     have, with values that make no difference. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
+    guesses: {argument of `convert`: a sentence}, for what nobody said. They are in the printed form, and in the model's notes.
     """
 
     family: str
@@ -86,6 +87,7 @@ class Converted:
     gelu: str
     dtype: torch.dtype | None
     copy: bool
+    guesses: dict = field(default_factory=dict)
 
     @cached_property
     def weights(self):
@@ -96,6 +98,7 @@ class Converted:
         lines = [f"{self.family}: {len(self.mapped)} tensors -> {len(self.pieces)} of ours"]
         lines += [f"  ignored {key}: {why}" for key, why in self.ignored.items()]
         lines += [f"  filled {key}: {what}" for key, what in self.filled.items()]
+        lines += [f"  guessed: {guess}" for guess in self.guesses.values()]
         return "\n".join(lines)
 
     def model(self, img_size=None, num_classes=None):
@@ -103,22 +106,28 @@ class Converted:
 
         img_size: pixels, an int or (H, W). If the weights were trained for another size, the positions are resized.
         num_classes: if it is another number, the head is replaced by zeros (paper, section 3.2); 0 leaves it out.
-        What was changed is printed, and listed in `model.pretrained_cfg["notes"]`. Raises WeightsError, or ValueError for
-        sizes that do not fit.
+        What was changed is printed, and listed in `model.pretrained_cfg["notes"]` after what was guessed. Raises WeightsError
+        for sizes that do not fit.
         """
         arguments, weights, notes = dict(self.arguments), dict(self.weights), []
+        guesses, filled = dict(self.guesses), dict(self.filled)
         if img_size is not None and _pair(img_size) != arguments["img_size"]:
-            patch = arguments["patch_size"]
-            old, new = arguments["img_size"], _pair(img_size)
-            in_front = weights["pos_embed"].shape[1] - old[0] // patch * (old[1] // patch)
+            new, patch = _pair(img_size), arguments["patch_size"]
+            _require_whole_patches(new, patch)
+            positions = self._positions_on(new) if "img_size" in guesses else None
+            if positions is not None:
+                weights["pos_embed"], notes = positions
+                filled.pop("pos_embed", None)
+                del guesses["img_size"]
+            else:
+                weights["pos_embed"], notes = _resized(
+                    weights["pos_embed"], arguments["img_size"], new, patch
+                )
+                if "img_size" in guesses:
+                    notes[0] += (
+                        " That the old ones form a square is a guess: if they do not, give convert(..., img_size=(H, W))."
+                    )
             arguments["img_size"] = new
-            grids = [(height // patch, width // patch) for height, width in (old, new)]
-            weights["pos_embed"] = resize_pos_embed(
-                weights["pos_embed"], grids[1], in_front, old_grid=grids[0]
-            )
-            notes.append(
-                f"Positions were resized from {grids[0][0]} x {grids[0][1]} to {grids[1][0]} x {grids[1][1]} patches."
-            )
         there = arguments["num_classes"]
         if num_classes is not None and num_classes != there:
             heads = ["head", "head_dist"] if arguments.get("dist_head") else ["head"]
@@ -145,12 +154,30 @@ class Converted:
             "family": self.family,
             "mapped": self.mapped,
             "ignored": self.ignored,
-            "filled": self.filled,
-            "notes": notes,
+            "filled": filled,
+            "notes": [*guesses.values(), *notes],
         }
         for note in notes:
             print(note)
         return model.eval()
+
+    def _positions_on(self, img_size):
+        """Their positions, if they are exactly those of `img_size`, and a list with a note about it. Otherwise None.
+
+        Only for weights of which nobody said the size: 144 positions are 12 x 12 patches as well as 9 x 16, and 64 are 8 x 8,
+        or 7 x 9 and a class token.
+        """
+        theirs, patch = self.pieces["pos_embed"].tensors[-1], self.arguments["patch_size"]
+        rows, cols = img_size[0] // patch, img_size[1] // patch
+        in_front = self.pieces["pos_embed"].shape[1] - _patches(self.arguments["img_size"], patch)
+        if theirs.shape[1] not in (rows * cols, rows * cols + in_front):
+            return None
+        note = f"The positions were taken as they are, for {rows} x {cols} patches: as many as the size that was asked for has."
+        missing = rows * cols + in_front - theirs.shape[1]
+        pieces = Pieces(
+            (theirs,) if not missing else (theirs.new_zeros(1, missing, theirs.shape[2]), theirs), dim=1
+        )
+        return pieces.make(self.dtype, self.copy), [note]
 
     def load_into(self, model):
         """Copy their weights into a model of ours that exists, such as one that you wrote. Returns it.
@@ -242,6 +269,14 @@ def convert(
                 f"{_both(key, names)}: ours has shape {tuple(expected[key])}, theirs {tuple(pieces[key].shape)}"
             )
     _require_no(problems)
+    said = {
+        "num_heads": num_heads,
+        "img_size": img_size,
+        "global_pool": global_pool,
+        "norm_eps": norm_eps,
+        "gelu": gelu,
+    }
+    guesses = _guesses(arguments, names, family)
     return Converted(
         family,
         arguments,
@@ -253,6 +288,7 @@ def convert(
         gelu or names.gelu,
         dtype,
         copy,
+        {name: guesses[name] for name, given in said.items() if given is None and name in guesses},
     )
 
 
@@ -382,6 +418,27 @@ def _pair(size):
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+def _patches(size, patch):
+    return (size[0] // patch) * (size[1] // patch)
+
+
+def _require_whole_patches(size, patch):
+    if len(size) != 2 or any(type(side) is not int or side < 1 or side % patch for side in size):
+        raise WeightsError(
+            f"images of {' x '.join(map(str, size))} pixels cannot be cut into patches of {patch} x {patch}: expected two sides that are "
+            f"multiples of {patch}."
+        )
+
+
+def _resized(positions, old, new, patch):
+    """Positions for other images, and a list with a note that says so. old, new: (H, W) in pixels."""
+    grids = [(height // patch, width // patch) for height, width in (old, new)]
+    in_front = positions.shape[1] - _patches(old, patch)
+    made = resize_pos_embed(positions, grids[1], in_front, old_grid=grids[0])
+    (rows, cols), (new_rows, new_cols) = grids
+    return made, [f"Positions were resized from {rows} x {cols} to {new_rows} x {new_cols} patches."]
+
+
 def _arguments(pieces, names, filled, img_size, global_pool):
     """The constructor's arguments that the shapes tell. Completes `pos_embed` if it has rows for patches only."""
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
@@ -425,7 +482,8 @@ def _arguments(pieces, names, filled, img_size, global_pool):
     positions = pieces["pos_embed"].shape[1]
     if img_size is not None:
         height, width = _pair(img_size)
-        patches = (height // P) * (width // P)
+        _require_whole_patches((height, width), P)
+        patches = _patches((height, width), P)
     else:
         patches = next((n for n in (positions - in_front, positions) if math.isqrt(n) ** 2 == n), 0)
         height = width = math.isqrt(patches) * P
@@ -441,6 +499,26 @@ def _arguments(pieces, names, filled, img_size, global_pool):
             "the size in pixels that these weights were trained for."
         )
     return arguments
+
+
+def _guesses(arguments, names, family):
+    """{argument of `convert`: what is taken where nobody says it, in a sentence}."""
+    (height, width), P = arguments["img_size"], arguments["patch_size"]
+    reads = "the class token" if arguments["global_pool"] == "token" else "the mean over the patches"
+    guesses = {
+        "num_heads": f"The weights do not say how many attention heads there are; {arguments['num_heads']} were taken, as is usual "
+        f"for a width of {arguments['embed_dim']}. Another number gives other answers: num_heads= of `convert` sets it.",
+        "img_size": f"The weights do not say for which pictures they are; {height} x {width} pixels were taken, so that the positions "
+        f"form a square of {height // P} x {width // P} patches: img_size=(H, W) sets it.",
+        "global_pool": f"The weights do not say what the head reads; {reads} was taken: global_pool= sets it.",
+        "norm_eps": f"The weights do not say the epsilon of their layer norms; {names.norm_eps:g} was taken, as is usual for {family}: "
+        "norm_eps= sets it.",
+        "gelu": f"The weights do not say their activation; {'an exact' if names.gelu == 'none' else 'an approximate (tanh)'} GELU was "
+        f"taken, as is usual for {family}: gelu= sets it.",
+    }
+    if family == "jax":
+        del guesses["num_heads"]  # its kernels have an axis for them
+    return guesses
 
 
 def _guess_heads(state_dict, family, width):
