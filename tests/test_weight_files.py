@@ -459,6 +459,123 @@ def test_preprocessing_of_transformers(kind, tmp_path):
     assert (ours - expected).abs().max() * cfg["std"].max() * 255 < 2.5
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do_normalize": False},
+        {"do_rescale": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5},
+        {"rescale_factor": 0.5, "do_normalize": False},
+        {"do_center_crop": True, "crop_size": {"height": 24, "width": 16}},
+        {"do_resize": False, "do_center_crop": True, "crop_size": 24},
+        {"size": 40},
+        {"image_mean": None, "do_normalize": None},
+    ],
+)
+def test_switches_of_a_preprocessor(change, tmp_path):
+    """Against the Bit processor, which has the step that ViT's has not."""
+    about = {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"height": 32, "width": 32},
+        "do_center_crop": False,
+    }
+    about |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2], "resample": 3} | change
+    kind = "BitImageProcessor" if about["do_center_crop"] else "ViTImageProcessor"
+    about["image_processor_type"] = kind
+    about = {k: v for k, v in about.items() if v is not None}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+    theirs = getattr(transformers, kind + "Pil", None) or getattr(transformers, kind)
+    image = picture(32, 32)
+    want = theirs.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]
+    cfg = preprocessing.from_transformers(about)
+    ours = pretrained.preprocess(image, cfg)
+    assert ours.shape == want.shape
+    assert (ours - want).abs().max() < 1e-3 * max(1, want.abs().max()) + 2.5 / 255 / cfg["std"].min() * (
+        about["size"] == 40
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"do_pad": True}, "does not know: do_pad"),
+        ({"do_flip_channel_order": True}, "does not know: do_flip_channel_order"),
+        ({"rescale_offset": True}, "does not know: rescale_offset"),
+        ({"crop_pct": 0.9}, "does not know: crop_pct"),
+        ({"resample": 5}, "resample = 5; known are 0 .nearest"),
+        ({"size": {"longest_edge": 64}}, "has a size"),
+        ({"size": {"shortest_edge": 64}}, "images of different sizes"),
+        ({"do_resize": False}, "images of different sizes"),
+        ({"image_processor_type": "FooImageProcessor"}, "of Foo does not say size, resample, image_mean"),
+    ],
+)
+def test_a_preprocessor_that_does_something_else(change, reason):
+    with pytest.raises(pretrained.WeightsError, match=reason):
+        preprocessing.from_transformers(change)
+
+
+@pytest.mark.parametrize("change", [{"crop_mode": "border"}, {"interpolation": "random"}])
+def test_preprocessing_of_timm_that_ours_does_not_have(change):
+    cfg = {"input_size": (3, 32, 32), "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": None}
+    assert preprocessing.from_timm(cfg)["resize"] == 36
+    with pytest.raises(pretrained.WeightsError, match="known are center and squash"):
+        preprocessing.from_timm(cfg | change)
+
+
+def saved(folder, **changes):
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 256,
+        "num_hidden_layers": 2,
+        "intermediate_size": 128,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    config = transformers.ViTConfig(**sizes | {"num_attention_heads": 8, "num_labels": 5} | changes)
+    theirs = transformers.ViTForImageClassification(config).eval()
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def test_a_config_beside_the_file_is_read(tmp_path):
+    theirs = saved(tmp_path, image_size=[16, 64], hidden_act="gelu_new", layer_norm_eps=1e-3)
+    x = torch.randn(2, 3, 16, 64)
+    transformers.ViTImageProcessor(size={"height": 16, "width": 64}).save_pretrained(tmp_path)
+    for path in (tmp_path / "model.safetensors", tmp_path):  # the file, or its folder
+        ours = pretrained.load(path)
+        torch.testing.assert_close(ours(x), theirs(x).logits, atol=1e-5, rtol=1e-5)
+        assert ours.pretrained_cfg["classes"][2] == "LABEL_2"
+        assert pretrained.preprocess(picture(70, 60), ours).shape == (1, 3, 16, 64)
+        (note,) = ours.pretrained_cfg["notes"]
+        assert "config.json and preprocessor_config.json" in note
+
+
+def test_a_config_beside_the_file_that_is_not_of_it(tmp_path):
+    theirs = saved(tmp_path)
+    config, file = tmp_path / "config.json", tmp_path / "model.safetensors"
+    said = json.loads(config.read_text(encoding="utf-8"))
+    for content, reason in (
+        (json.dumps(said | {"model_type": "bert"}), "calls this model 'bert'"),
+        (json.dumps(said | {"hidden_size": 192}), "says hidden_size = 192, and the weights have 256"),
+        (json.dumps(said | {"id2label": {"one": "cat"}}), '"id2label" in config.json'),
+        ("<html>log in</html>", "cannot be read as JSON"),
+        ("[]", "holds list in JSON"),
+    ):
+        config.write_text(content, encoding="utf-8")
+        with pytest.raises(pretrained.WeightsError, match=reason):
+            pretrained.load(file)
+    other = write(theirs.state_dict(), tmp_path / "mine.pt")  # a name that says nothing about transformers
+    config.write_text('{"learning_rate": 1}', encoding="utf-8")
+    notes = pretrained.load(other).pretrained_cfg["notes"]
+    assert "says nothing about a model" in notes[0]
+    assert any("4 were taken" in note for note in notes)
+    del said["num_attention_heads"]  # then transformers takes 12, which 256 is no multiple of
+    config.write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(pretrained.WeightsError, match="12 heads cannot share a width of 256"):
+        pretrained.load(other)
+
+
 def test_preprocessing_of_our_own():
     model = pretrained.load("vit-cifar10")
     cfg = model.pretrained_cfg

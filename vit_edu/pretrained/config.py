@@ -123,18 +123,33 @@ def _require_plain_patches(proj):
         )
 
 
+# What transformers takes where a config.json says nothing, by its "model_type"
+DEFAULTS = {
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+}
+EPSILON = {"vit": 1e-12, "deit": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
+
+
 def config_settings(config):
     """Arguments of `convert`, and "classes", from the config of a transformers model."""
-    kinds = ("vit", "deit", "dinov2", "dinov2_with_registers")
-    if config.get("model_type") not in kinds:
-        raise WeightsError(
-            f"transformers calls this model {config.get('model_type')!r}; expected one of {', '.join(kinds)}."
-        )
+    kind = config.get("model_type")
+    if kind not in EPSILON:
+        raise WeightsError(f"transformers calls this model {kind!r}; expected one of {', '.join(EPSILON)}.")
+    config = DEFAULTS | {"layer_norm_eps": EPSILON[kind]} | config
     act = config.get("hidden_act", "gelu")
     gelu = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}.get(act)
     if gelu is None or config.get("use_swiglu_ffn"):
         raise WeightsError(f"their MLP uses {'SwiGLU' if gelu else act}, and ours uses GELU.")
-    labels = {int(k): v for k, v in (config.get("id2label") or {}).items()}
+    try:
+        labels = {int(k): v for k, v in (config.get("id2label") or {}).items()}
+    except (AttributeError, ValueError):
+        raise WeightsError(
+            f'"id2label" in config.json should be {{"0": name, ...}}, got {config["id2label"]!r}.'
+        ) from None
     return {
         "num_heads": config["num_attention_heads"],
         "img_size": config["image_size"],
@@ -143,3 +158,14 @@ def config_settings(config):
         "global_pool": "token",  # all of these read it, and have no other way
         "classes": tuple(labels[i] for i in sorted(labels)),
     }
+
+
+def require_same_sizes(arguments, config):
+    """Raise WeightsError if the weights have other sizes than the config of transformers that came with them."""
+    said = {"embed_dim": "hidden_size", "depth": "num_hidden_layers", "patch_size": "patch_size"}
+    for ours, theirs in said.items():
+        if config.get(theirs) not in (None, arguments[ours]):
+            raise WeightsError(
+                f"config.json says {theirs} = {config[theirs]}, and the weights have {arguments[ours]}: the two do not belong together. "
+                "Put the config.json of these weights beside them, or none."
+            )

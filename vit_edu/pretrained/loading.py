@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -9,12 +10,13 @@ import torch
 from vit_edu import data, settings
 from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import files, preprocessing
-from vit_edu.pretrained.config import config_settings, require_pooling, settings_of
+from vit_edu.pretrained.config import config_settings, require_pooling, require_same_sizes, settings_of
 from vit_edu.pretrained.conversion import convert, from_model
 from vit_edu.pretrained.names import WeightsError
 from vit_edu.pretrained.shipped import SHIPPED, about_data, read_weights
 
 HUB = "https://huggingface.co"
+REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order
 
 
@@ -26,7 +28,8 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         "torchvision/vit_b_16"                  torchvision's enum, its default; or "torchvision/vit_b_16/NAME"
         "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "facebook/deit-tiny-patch16-224"     a repository of the
                                                 Hugging Face Hub with a ViT of timm or transformers
-        "folder/weights.npz"                    a file (.safetensors, .pt, .pth, .bin, .npz) of any family
+        "folder/weights.npz"                    a file (.safetensors, .pt, .pth, .bin, .npz) of any family. A config.json and a
+                                                preprocessor_config.json beside it are read. Also their folder
         "runs/first"                            a run of `training.fit`
     img_size, num_classes: as for `Converted.model`.
 
@@ -37,34 +40,58 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
     Raises WeightsError for an unknown name, and lists the known ones; for a damaged file; and for weights that are not here
     and cannot be downloaded, and says what to download and where to put it.
     """
-    path, cfg, arguments = Path(name).expanduser(), {}, {}
+    if not isinstance(name, (str, Path)) or not str(name):
+        raise WeightsError(f"expected a name or a path of weights, got {name!r}.")
+    path, about = Path(name).expanduser(), About()
     if (SHIPPED / f"{name}.safetensors").exists():
         return _changed(read_weights(SHIPPED / f"{name}.safetensors"), img_size, num_classes)
+    if (
+        path.is_dir() and not (path / "checkpoint.pt").exists()
+    ):  # of `save_pretrained`, or a copy of a repository
+        path = next((path / n for n in HUB_WEIGHTS if (path / n).exists()), path)
     if path.is_dir() or path.name == "checkpoint.pt":
         return _changed(_run(path), img_size, num_classes)
     if path.suffix in files.SUFFIXES:
         if files.is_ours(path):
             return _changed(read_weights(path), img_size, num_classes)
         weights = files.read(path)
+        about = _beside(path)
     elif str(name).startswith("torchvision/"):
-        path, cfg = _torchvision(name)
+        path, about = _torchvision(name)
         weights = files.read(path)
-    elif str(name).count("/") == 1:
-        path, cfg, arguments = _hub(name)
+    elif re.fullmatch(REPOSITORY, str(name)):
+        path, about = _hub(name)
         weights = files.read(path)
     else:
         known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
         raise WeightsError(
-            f"no weights called {name!r} come with the course; there are: {known}. Others are named like "
-            "torchvision/vit_b_16, timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k or folder/weights.safetensors."
+            f"no weights called {str(name)!r} come with the course, and there is no such folder; there are: {known}. Others are named "
+            "like torchvision/vit_b_16, timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k or folder/weights.safetensors."
         )
     # Tensors from a .safetensors file are in the file itself until they are copied
-    converted = convert(weights, copy=path.suffix == ".safetensors", **arguments)
+    converted = convert(weights, copy=path.suffix == ".safetensors", **about.arguments)
     del weights
+    require_same_sizes(converted.arguments, about.config)
+    if about.published:
+        converted = replace(converted, guesses={})
+    cfg = about.cfg
     if converted.family == "jax":
         cfg = preprocessing.of_jax(*converted.arguments["img_size"])
     model = converted.model(img_size, num_classes)
+    model.pretrained_cfg["notes"][:0] = about.notes
     return _with(model, cfg | {"source": str(path)}, img_size, num_classes)
+
+
+@dataclass(frozen=True)
+class About:
+    """What came with weights. arguments: of `convert`. cfg: entries of `pretrained_cfg`. notes: sentences about it.
+    config: the config.json of transformers, if there was one. published: whether the family alone tells everything."""
+
+    arguments: dict = field(default_factory=dict)
+    cfg: dict = field(default_factory=dict)
+    notes: tuple = ()
+    config: dict = field(default_factory=dict)
+    published: bool = False
 
 
 def _with(model, cfg, img_size, num_classes):
@@ -105,7 +132,7 @@ def _run(path):
 
 
 def _torchvision(name):
-    """torchvision/MODEL or torchvision/MODEL/WEIGHTS -> (file, entries of `pretrained_cfg`)."""
+    """torchvision/MODEL or torchvision/MODEL/WEIGHTS -> (file, `About`)."""
     from torchvision import models
 
     _, which, *member = name.split("/")
@@ -119,7 +146,8 @@ def _torchvision(name):
         )
     weights = weights[member[0]] if member else weights.DEFAULT
     cfg = preprocessing.from_torchvision_weights(weights)
-    return torchvision_file(weights), cfg | {"classes": tuple(weights.meta["categories"])}
+    cfg |= {"classes": tuple(weights.meta["categories"])}
+    return torchvision_file(weights), About(cfg=cfg, published=True)
 
 
 def torchvision_file(weights):
@@ -180,21 +208,63 @@ def torchvision_vit(name="vit_b_16"):
 
 
 def _hub(repo):
-    """A repository, owner/name -> (file of weights, entries of `pretrained_cfg`, arguments of `convert`)."""
-    config = json.loads(_hub_file(repo, "config.json").read_text(encoding="utf-8"))
-    if "architecture" in config:  # timm
-        about = config.get("pretrained_cfg", config)
-        arguments = {"family": "timm", "img_size": about["input_size"][1:]} | timm_settings(config)
-        cfg = preprocessing.from_timm(about)
-        classes = about.get("label_names") or ()
-    else:
-        arguments = config_settings(config)
-        classes = arguments.pop("classes")
-        said = _preprocessor(repo)
-        cfg = preprocessing.from_transformers(json.loads(said.read_text(encoding="utf-8"))) if said else {}
+    """A repository, owner/name -> (file of weights, `About`)."""
+    config = read_config(_hub_file(repo, "config.json"))
+    said = None if "architecture" in config else _preprocessor(repo)
+    about = _described(config, said and read_config(said))
     weights = next((p for name in HUB_WEIGHTS if (p := _cached(repo, name))), None)
     weights = weights or _hub_file(repo, HUB_WEIGHTS[0], optional=True)
-    return weights or _hub_file(repo, HUB_WEIGHTS[1]), cfg | {"classes": tuple(classes)}, arguments
+    return weights or _hub_file(repo, HUB_WEIGHTS[1]), about
+
+
+def _described(config, processor, notes=()):
+    """The contents of config.json and of preprocessor_config.json, None if there is none -> `About`."""
+    if "architecture" in config:  # timm
+        about = config.get("pretrained_cfg", config)
+        if not isinstance(about, dict) or len(about.get("input_size") or ()) != 3:
+            raise WeightsError('config.json of timm does not say "input_size": [C, H, W].')
+        arguments = {"family": "timm", "img_size": tuple(about["input_size"][1:])} | timm_settings(config)
+        cfg = preprocessing.from_timm(about)
+        return About(arguments, cfg | {"classes": tuple(about.get("label_names") or ())}, notes)
+    arguments = config_settings(config)
+    cfg = {"classes": arguments.pop("classes")}
+    if processor is not None:
+        cfg |= preprocessing.from_transformers(processor)
+    return About(arguments, cfg, notes, config)
+
+
+def _beside(path):
+    """What config.json and preprocessor_config.json beside a file of weights say about it."""
+    config, processor = path.with_name("config.json"), path.with_name("preprocessor_config.json")
+    said = read_config(processor) if processor.is_file() else None
+    if not config.is_file():
+        cfg = {} if said is None else preprocessing.from_transformers(said)
+        return About({}, cfg, () if said is None else (f"The preprocessing is that of {processor}.",))
+    try:
+        found = read_config(config)
+    except WeightsError as error:
+        if path.name in HUB_WEIGHTS:
+            raise
+        return About(notes=(f"{error} It was left out.",))
+    if not {"architecture", "model_type"} & found.keys() and path.name not in HUB_WEIGHTS:
+        return About(
+            notes=(f"{config} says nothing about a model of timm or transformers. It was left out.",)
+        )
+    beside = f"{config} and {processor.name}" if said is not None else str(config)
+    return _described(found, said, (f"What the weights do not say themselves was read from {beside}.",))
+
+
+def read_config(path):
+    """A JSON file of settings -> dict. Raises WeightsError for anything else, such as the page of a network's login."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as JSON ({error}). Remove it, and get it again from where the weights come from."
+        ) from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} holds {type(found).__name__} in JSON; expected an object with settings.")
+    return found
 
 
 def _preprocessor(repo):

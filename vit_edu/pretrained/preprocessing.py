@@ -1,6 +1,7 @@
 """Preprocessing belongs to the weights: size, crop, interpolation, mean and standard deviation, as their source says."""
 
 import math
+import re
 
 import torch
 
@@ -9,7 +10,7 @@ from vit_edu.pretrained.names import WeightsError
 
 # What `model.pretrained_cfg` holds for `preprocess`:
 #   input_size     (C, H, W), pixels
-#   resize         the size before the middle, H x W, is cut out: an int, for the short side, or (rows, cols)
+#   resize         the size before the middle, H x W, is cut out: an int, for the short side, (rows, cols), or None: as it comes
 #   interpolation  "bilinear", "bicubic", ...; with antialiasing
 #   mean, std      (C, 1, 1), of pixels in 0..1
 
@@ -50,7 +51,8 @@ def _prepare(image, cfg):
     size = list(cfg["input_size"][1:])
     how = T.InterpolationMode(cfg.get("interpolation", "bicubic"))
     resize = cfg["resize"]
-    image = T.resize(image, [resize] if isinstance(resize, int) else list(resize), how, antialias=True)
+    if resize is not None:
+        image = T.resize(image, [resize] if isinstance(resize, int) else list(resize), how, antialias=True)
     image = T.center_crop(image, size)
     return image if isinstance(image, torch.Tensor) else T.pil_to_tensor(image)
 
@@ -76,20 +78,87 @@ def from_torchvision_weights(weights):
 def from_timm(config):
     """The preprocessing in timm's `pretrained_cfg`, a dict, which is in a model or in config.json on the Hub."""
     size = tuple(config["input_size"])
-    short = math.floor(min(size[1:]) / config.get("crop_pct", 0.875))
-    resize = (short, short) if config.get("crop_mode") == "squash" else short
-    how = config.get("interpolation", "bicubic")
+    mode, how = config.get("crop_mode") or "center", config.get("interpolation") or "bicubic"
+    if mode not in ("center", "squash") or how not in RESAMPLE.values():
+        raise WeightsError(
+            f'the preprocessing has crop_mode "{mode}" and interpolation "{how}"; known are center and squash, and '
+            f"{', '.join(RESAMPLE.values())}."
+        )
+    short = math.floor(min(size[1:]) / (config.get("crop_pct") or 0.875))
+    resize = (short, short) if mode == "squash" else short
     return _cfg(*size, resize, how, config["mean"], config["std"])
 
 
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+# What an image processor of transformers takes where its preprocessor_config.json says nothing
+SQUARE = {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": 0.5, "image_std": 0.5}
+CROPPED = {"resample": 3, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
+BIT = CROPPED | {"size": {"shortest_edge": 224}, "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+PROCESSORS = {
+    "ViT": SQUARE,
+    "DeiT": SQUARE | CROPPED | {"size": {"height": 256, "width": 256}},
+    "Bit": BIT,
+    "CLIP": BIT,
+}
+# Steps that `preprocess` does or that change nothing for it. Any other "do_..." that is switched on is refused.
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+NEEDED = ("size", "resample", "image_mean", "image_std")
+
+
 def from_transformers(config):
-    """The preprocessing in a preprocessor_config.json."""
-    how = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}[config.get("resample", 2)]
-    size, crop = (config.get(key, 224) for key in ("size", "crop_size"))
-    size, crop = (s if isinstance(s, dict) else {"height": s, "width": s} for s in (size, crop))
-    resize = size.get("shortest_edge") or (size["height"], size["width"])
-    height, width = resize if not config.get("do_center_crop") else (crop["height"], crop["width"])
-    return _cfg(3, height, width, resize, how, config["image_mean"], config["image_std"])
+    """The preprocessing in a preprocessor_config.json. What it leaves out is as in its class; steps may be switched off.
+
+    Raises WeightsError for steps and sizes that `preprocess` cannot do.
+    """
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor"
+    kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", kind)
+    config = PROCESSORS.get(kind, {}) | {k: v for k, v in config.items() if v is not None}
+    on = {step: config.get(step, step != "do_center_crop") for step in STEPS}
+    unknown = [k for k, v in config.items() if k.startswith("do_") and v and k not in STEPS]
+    unknown += [k for k in ("rescale_offset", "crop_pct") if config.get(k)]
+    if unknown:
+        raise WeightsError(
+            f"the preprocessing has steps that `preprocess` does not know: {', '.join(unknown)}."
+        )
+    needed = [k for k in NEEDED if on["do_normalize"] or not k.startswith("image_")]
+    if lost := [k for k in needed if k not in config]:
+        raise WeightsError(f"preprocessor_config.json of {kind} does not say {', '.join(lost)}.")
+    if config["resample"] not in RESAMPLE:
+        raise WeightsError(
+            f"the preprocessing has resample = {config['resample']!r}; known are {', '.join(f'{k} ({v})' for k, v in RESAMPLE.items())}."
+        )
+    resize = _size(config["size"], kind in ("Bit", "CLIP")) if on["do_resize"] else None
+    crop = _size(config.get("crop_size", 224), False) if on["do_center_crop"] else resize
+    if not isinstance(crop, tuple):
+        raise WeightsError(
+            "the preprocessing gives images of different sizes, because it neither cuts out a fixed size nor resizes to one; "
+            "a ViT needs one size."
+        )
+    mean, std = (
+        config[k] if on["do_normalize"] else default for k, default in (("image_mean", 0), ("image_std", 1))
+    )
+    mean, std = (v if isinstance(v, (list, tuple)) else [v] * 3 for v in (mean, std))
+    # They compute (pixel * factor - mean) / std with pixels in 0..255, and `preprocess` divides by 255
+    factor = 255 * (config.get("rescale_factor", 1 / 255) if on["do_rescale"] else 1)
+    mean, std = ([x / factor for x in v] for v in (mean, std))
+    return _cfg(len(mean), *crop, resize, RESAMPLE[config["resample"]], mean, std)
+
+
+def _size(size, short_side):
+    """A size in the words of transformers -> (H, W), or an int for the short side. short_side: what a single number means."""
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        return tuple(size)
+    if isinstance(size, int):
+        return size if short_side else (size, size)
+    if isinstance(size, dict) and {"height", "width"} <= size.keys():
+        return size["height"], size["width"]
+    if isinstance(size, dict) and size.keys() == {"shortest_edge"}:
+        return size["shortest_edge"]
+    raise WeightsError(
+        f'the preprocessing has a size {size!r}; expected a number, "height" and "width", or "shortest_edge".'
+    )
 
 
 def of_jax(height, width):
@@ -104,6 +173,8 @@ def at_size(cfg, img_size):
         return cfg
     old_height, old_width = cfg["input_size"][1:]
     resize = cfg["resize"]
+    if resize is None:
+        return cfg | {"input_size": (cfg["input_size"][0], height, width)}
     if isinstance(resize, int):
         resize = max(round(resize * max(height / old_height, width / old_width)), height, width)
     else:
