@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from vit_edu import data, pretrained, training, transfer
 from vit_edu.models import ViT
+from vit_edu.models.variants import PublishedViT
 
 SHAPES = data.shapes(train=200, test=40)
 
@@ -159,3 +160,49 @@ def test_fine_tuning_learns():
     tuned = transfer.fine_tune(model, batch, 30, 3e-3)
     with torch.no_grad():
         assert F.cross_entropy(tuned(x), batch.labels) < F.cross_entropy(model(x), batch.labels) - 0.5
+
+
+@pytest.fixture(params=["fc_norm", "head_dist"])
+def published(request):
+    """A model with a top layer that a plain `ViT` has not, and the name of that layer."""
+    torch.manual_seed(0)
+    more = {
+        "fc_norm": {"fc_norm": True, "global_pool": "avg"},
+        "head_dist": {"dist_token": True, "dist_head": True},
+    }[request.param]
+    made = PublishedViT(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, **more).eval()
+    made.pretrained_cfg = {"mean": SHAPES.mean, "std": SHAPES.std, "input_size": (3, 32, 32), "resize": 32}
+    return made, request.param
+
+
+def test_every_top_layer_learns_at_the_peak(published):
+    model, layer = published
+    tops = {"norm", "fc_norm", "head", "head_dist"}
+    for name, _ in model.named_parameters():
+        top = name.partition(".")[0] in tops
+        assert (transfer.layer_rate(name, 2, 1.0, 0.5) == 1.0) == top, name
+    tuned = transfer.fine_tune(model, SHAPES.train, 3, 1e-2, 0.0)
+    assert not torch.equal(getattr(tuned, layer).weight, getattr(model, layer).weight)
+    assert torch.equal(tuned.pos_embed, model.pos_embed)
+
+
+def test_all_heads_are_new(published):
+    new = transfer.new_head(published[0], 7)
+    logits = transfer.in_batches(new, SHAPES.test.images[:3])
+    assert torch.equal(logits, torch.zeros(3, 7))
+
+
+def test_a_model_without_a_head(model):
+    bare = pretrained.from_model(model, num_classes=0)
+    bare.pretrained_cfg |= model.pretrained_cfg
+    assert transfer.features(bare, SHAPES.test.images[:3]).shape == (3, 16)
+    for wrong in (
+        lambda: transfer.share_right(bare, SHAPES.test),
+        lambda: transfer.fine_tune(bare, SHAPES.train, 1, 1e-3),
+    ):
+        with pytest.raises(ValueError, match=r"has no head.*new_head\(model, num_classes\) adds one"):
+            wrong()
+    assert transfer.in_batches(transfer.new_head(bare, 7), SHAPES.test.images[:3]).shape == (3, 7)
+    del bare.pretrained_cfg["model"]
+    with pytest.raises(ValueError, match="only models of this course"):
+        transfer.from_scratch(bare, 7)

@@ -593,6 +593,55 @@ def test_preprocessing_of_our_own():
         pretrained.preprocess(batch, ViT())
 
 
+def test_arrays_and_tensors_in_either_layout():
+    model = pretrained.load("vit-cifar10")
+    first = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
+    last, want = first.movedim(1, -1), pretrained.preprocess(first, model)
+    many = (
+        first,
+        last,
+        first.numpy(),
+        last.numpy(),
+        list(last.numpy()),
+        tuple(first),
+        [last[0], last[1].numpy()],
+    )
+    for given in many:
+        torch.testing.assert_close(pretrained.preprocess(given, model), want)
+    flipped = last.numpy()[:, ::-1]  # negative strides
+    torch.testing.assert_close(pretrained.preprocess(flipped, model), want.flip(2))
+    grey = first[0, 0]
+    want = pretrained.preprocess(grey.expand(3, 32, 32), model)
+    for given in (grey, grey.numpy(), grey[None], grey[..., None].numpy(), Image.fromarray(grey.numpy())):
+        torch.testing.assert_close(pretrained.preprocess(given, model), want)
+    narrow = np.random.default_rng(0).integers(
+        0, 255, (3, 40, 3), dtype=np.uint8
+    )  # in an array, channels are last
+    want = pretrained.preprocess(torch.from_numpy(narrow).permute(2, 0, 1), model)
+    torch.testing.assert_close(pretrained.preprocess(narrow, model), want)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (np.zeros((8, 8, 4), np.uint8), r"3 channels.*got shape \(8, 8, 4\)"),
+        (torch.zeros(2, 4, 8, 8, dtype=torch.uint8), r"got shape \(2, 4, 8, 8\)"),
+        (np.zeros((8, 8, 3)), "expected images in uint8, 0 to 255, got float64"),
+        ([np.zeros((8, 8, 3), np.int64)], "got int64"),
+        (np.array([None, "a"]), "got object"),
+        ([], "at least one image"),
+        ("cat.png", r"got str. Open a file with PIL.Image.open"),
+        ([[[0, 1], [2, 3]]], r"got list"),
+        (None, "got NoneType"),
+        (np.zeros((8, 0, 3), np.uint8), r"got shape \(8, 0, 3\)"),
+        ([torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8)], "or a batch of them, got shape"),
+    ],
+)
+def test_what_is_no_image(given, reason):
+    with pytest.raises(pretrained.WeightsError, match=reason):
+        pretrained.preprocess(given, pretrained.load("vit-cifar10"))
+
+
 # ---------------------------------------------------------------- the network
 
 

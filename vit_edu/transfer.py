@@ -35,12 +35,17 @@ def in_batches(model, images, batch_size=256):
 
 
 def share_right(model, split):
-    """The share of a `Split` for which the model names the right class, 0..1."""
+    """The share of a `Split` for which the model names the right class, 0..1. Raises ValueError for a model without a head."""
+    _require_head(model)
     return training.accuracy(in_batches(model, split.images), split.labels)
 
 
 def features(model, images):
-    """What the head reads for each image, (N, D)."""
+    """What the head reads for each image, (N, D). With two heads, as in DeiT, what the first one reads."""
+    if not isinstance(getattr(model, "head", None), nn.Module):
+        raise ValueError(
+            f"{type(model).__name__} has no part called head, so it is not known what its head reads."
+        )
     found = []
     hook = model.head.register_forward_pre_hook(lambda head, inputs: found.append(inputs[0]))
     try:
@@ -148,11 +153,24 @@ def _zero(layer):
 
 
 def new_head(model, num_classes):
-    """A copy of the model whose head is new and all zeros, as in the paper, section 3.2."""
+    """A copy of the model whose head is new and all zeros, as in the paper, section 3.2.
+
+    A model that was loaded without a head gets one, and a second head (DeiT's, for the distillation token) is new as well.
+    """
     model = copy.deepcopy(model)
-    model.head = nn.Linear(model.head.in_features, num_classes)
-    _zero(model.head)
+    for name in ("head", "head_dist"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, nn.Linear(model.blocks[-1].norm2.normalized_shape[0], num_classes))
+            _zero(getattr(model, name))
     return model
+
+
+def _require_head(model):
+    if not isinstance(getattr(model, "head", None), nn.Linear):
+        raise ValueError(
+            "this model has no head: it gives features, and no classes. transfer.new_head(model, num_classes) adds one, which has "
+            "to be trained."
+        )
 
 
 def from_scratch(model, num_classes, seed=0):
@@ -160,13 +178,17 @@ def from_scratch(model, num_classes, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         cfg = model.pretrained_cfg
+        if "model" not in cfg:
+            raise ValueError(
+                'only models of this course say how they are built (pretrained_cfg has no "model"). Build one with ViT(...).'
+            )
         fresh = make_model(cfg["model"], cfg["input_size"], num_classes)
     fresh.pretrained_cfg = cfg
     return fresh
 
 
 def layer_rate(name, depth, peak, decay):
-    """The learning rate of a parameter by its name: `peak` for head and last norm, times `decay` for each layer further down.
+    """The learning rate of a parameter by its name: `peak` for heads and last norm, times `decay` for each layer further down.
 
     depth: the number of blocks. The last block has peak * decay, the first peak * decay**depth, and what comes before the
     blocks peak * decay**(depth + 1). Same as in BEiT and MAE.
@@ -174,7 +196,7 @@ def layer_rate(name, depth, peak, decay):
     if name.startswith("blocks."):
         block = int(name.split(".")[1])
         return peak * decay ** (depth - block)
-    if name.startswith(("norm.", "head.")):
+    if name.startswith(("norm.", "head.", "fc_norm.", "head_dist.")):  # the last two: see `models.variants`
         return peak
     return peak * decay ** (depth + 1)
 
@@ -184,7 +206,9 @@ def fine_tune(model, split, steps, peak, decay=1.0, rate_of=layer_rate, batch_si
 
     steps: how many AdamW takes, with a warm-up over a tenth of them and then half a cosine. peak, decay: see `layer_rate`,
     which `rate_of` may replace. Whatever has the rate 0 is frozen. The global random state is left as it was.
+    Raises ValueError for a model without a head.
     """
+    _require_head(model)
     model, groups = copy.deepcopy(model).train(), {}
     for name, value in model.named_parameters():
         rate = rate_of(name, len(model.blocks), peak, decay)

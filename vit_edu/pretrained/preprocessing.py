@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import torch
 
 from vit_edu.data.pictures import as_shown
@@ -18,9 +19,10 @@ from vit_edu.pretrained.names import WeightsError
 def preprocess(images, model):
     """Pictures -> what the model was trained to see, float32 (B, C, H, W), on the model's device.
 
-    images: uint8 (B, C, H, W) or (C, H, W), a PIL image, or a list of either, of any sizes. model: as `load` returns it, or
-    a dict such as its `pretrained_cfg`. Raises WeightsError for weights that came without a word about their preprocessing,
-    and for images that are not uint8, because their scale cannot be known.
+    images: uint8 (B, C, H, W) or (C, H, W), a tensor or an array, also with the channels last; a PIL image; or a list of
+    images, of any sizes. model: as `load` returns it, or a dict such as its `pretrained_cfg`. Raises WeightsError for weights
+    that came without a word about their preprocessing, for images that are not uint8, because their scale cannot be known,
+    and for another number of channels.
     """
     cfg = model if isinstance(model, dict) else getattr(model, "pretrained_cfg", {})
     if cfg.get("mean") is None:
@@ -28,24 +30,62 @@ def preprocess(images, model):
             "these weights came without a word about their preprocessing. Put what their source says into "
             'model.pretrained_cfg: "mean" and "std" (C, 1, 1), "input_size" (C, H, W), "resize", "interpolation".'
         )
-    if isinstance(images, torch.Tensor) and images.ndim == 4:
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
         batch = _prepare(images, cfg)
     else:
-        single = not isinstance(images, (list, tuple))
-        batch = torch.stack([_prepare(image, cfg) for image in ([images] if single else images)])
-    batch = (batch.float() / 255 - cfg["mean"]) / cfg["std"]
+        several = images if isinstance(images, (list, tuple)) else [images]
+        if not several:
+            raise WeightsError("expected at least one image, got none.")
+        batch = torch.stack([_prepare(image, cfg) for image in several])
+    batch = (batch.float() / 255 - cfg["mean"].to(batch.device)) / cfg["std"].to(batch.device)
     return batch if isinstance(model, dict) else batch.to(next(model.parameters()).device)
+
+
+def _tensor(image, channels):
+    """An array or tensor of one image, or a batch of them -> uint8, (C, H, W) or (B, C, H, W), with `channels` channels.
+
+    Channels may come first or last. Where both could be, they are first in a tensor and last in an array, as is usual.
+    Raises WeightsError for another dtype, and for another number of channels unless it is one, which is repeated.
+    """
+    if image.dtype not in (torch.uint8, np.uint8):
+        raise WeightsError(
+            f"expected images in uint8, 0 to 255, got {image.dtype}. They are scaled and normalised here, so pass them raw."
+        )
+    last = isinstance(image, np.ndarray)
+    image = torch.from_numpy(np.ascontiguousarray(image)) if last else image
+    shape = tuple(image.shape)
+    if image.ndim == 2:  # grey, without an axis for it
+        image = image[None]
+        last = False
+    if image.ndim not in (3, 4) or 0 in shape:
+        raise WeightsError(
+            f"expected an image (C, H, W) or (H, W, C), or a batch of them, got shape {shape}."
+        )
+    places = {False: image.shape[-3], True: image.shape[-1]}
+    for wanted in (channels, 1):
+        for at_end in (last, not last):
+            if places[at_end] == wanted:
+                image = image.movedim(-1, -3) if at_end else image
+                return image.expand(*image.shape[:-3], channels, -1, -1)
+    raise WeightsError(
+        f"expected images with {channels} channels, (C, H, W) or (H, W, C), got shape {shape}. Transparency and other colours are not "
+        "guessed: open the file with PIL.Image.open and pass that, or keep the channels that the model reads, such as "
+        "image[:3] or image[..., :3]."
+    )
 
 
 def _prepare(image, cfg):
     """One image, or a batch of images of one size, as uint8 of the right size."""
+    from PIL import Image
     from torchvision.transforms import functional as T
 
-    if isinstance(image, torch.Tensor):
-        if image.dtype != torch.uint8:
-            raise WeightsError(
-                f"expected images in uint8, 0 to 255, got {image.dtype}. They are scaled and normalised here, so pass them raw."
-            )
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        image = _tensor(image, cfg["input_size"][0])
+    elif not isinstance(image, Image.Image):
+        raise WeightsError(
+            f"expected a PIL image, an array or a tensor in uint8, or a list of them, got {type(image).__name__}. Open a file with "
+            "PIL.Image.open(path), and turn lists of numbers into an array: numpy.array(numbers, dtype=numpy.uint8)."
+        )
     else:
         image = as_shown(image).convert("RGB" if cfg["input_size"][0] == 3 else "L")
     size = list(cfg["input_size"][1:])
