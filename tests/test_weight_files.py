@@ -166,6 +166,41 @@ def test_files_that_are_no_weights(tmp_path):
         pretrained.convert(small_vit().state_dict(), "jex")
 
 
+@pytest.mark.parametrize("wrapper", files.WRAPPERS)
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "model.backbone.", "encoder."])
+def test_wrappers_and_prefixes(wrapper, prefix, tmp_path):
+    for state in (small_vit().state_dict(), torchvision_state()):  # torchvision has an "encoder." of its own
+        path = tmp_path / "weights.pt"
+        torch.save({wrapper: {prefix + k: v for k, v in state.items()}, "epoch": 3}, path)
+        ours, plain = pretrained.load(path), pretrained.convert(state).model()
+        assert all(torch.equal(v, plain.state_dict()[k]) for k, v in ours.state_dict().items())
+        assert f'"{prefix}" was taken away' in ours.pretrained_cfg["notes"][-1]
+        assert not any("taken away" in note for note in plain.pretrained_cfg["notes"])
+
+
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
+def test_text_in_the_place_of_weights(suffix, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    for content, reason in (
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a pointer of Git LFS"),
+        ("\n<!DOCTYPE html><html>log in</html>", "is a web page"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(pretrained.WeightsError, match=reason):
+            pretrained.load(path)
+
+
+def test_causes_that_are_named():
+    counter = {"bn.num_batches_tracked": torch.tensor(3)}
+    with pytest.raises(pretrained.WeightsError, match="another architecture"):
+        pretrained.convert(small_vit().state_dict() | counter)
+    with pytest.raises(pretrained.WeightsError, match="multiples of 8"):
+        pretrained.convert(small_vit().state_dict(), img_size=36)
+    for name in ("o/", "./first", "", None):
+        with pytest.raises(pretrained.WeightsError, match=r"no such folder|expected a name"):
+            pretrained.load(name)
+
+
 # ---------------------------------------------------------------- weights that do not fit
 
 

@@ -12,7 +12,14 @@ from vit_edu.models.variants import PublishedViT
 from vit_edu.models.vit import ViT
 from vit_edu.pretrained import preprocessing
 from vit_edu.pretrained.config import require_pooling, settings_of
-from vit_edu.pretrained.names import FAMILIES, PRE_LOGITS, WeightsError, jax_to_torch, recognise
+from vit_edu.pretrained.names import (
+    FAMILIES,
+    PRE_LOGITS,
+    WeightsError,
+    jax_to_torch,
+    recognise,
+    without_prefix,
+)
 from vit_edu.pretrained.resolution import resize_pos_embed
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -223,6 +230,7 @@ def convert(
     for arguments that our models do not know.
     """
     _require_tensors(state_dict)
+    state_dict, prefix = without_prefix(state_dict)
     family = family or recognise(state_dict)
     if family not in FAMILIES:
         raise WeightsError(f"no family is called {family!r}; there are: {', '.join(FAMILIES)}.")
@@ -277,6 +285,8 @@ def convert(
         "gelu": gelu,
     }
     guesses = _guesses(arguments, names, family)
+    if prefix:
+        guesses["prefix"], said["prefix"] = f'"{prefix}" was taken away from the front of their names.', None
     return Converted(
         family,
         arguments,
@@ -375,10 +385,14 @@ def _require_settings(num_heads, global_pool, norm_eps, gelu, dtype):
 
 def _require_floats(state_dict):
     for key, value in state_dict.items():
+        if key.endswith("num_batches_tracked"):
+            raise WeightsError(
+                f"{key!r} counts the batches of a batch norm; our ViT has layer norms only, so this is another architecture."
+            )
         if value.dtype not in FLOATS:
             raise WeightsError(
-                f"{key!r} is {value.dtype}; expected {', '.join(map(str, FLOATS))}. Quantised weights must be turned back "
-                "into floats by the library that made them."
+                f"{key!r} is {value.dtype}; expected {', '.join(map(str, FLOATS))}. If the weights are quantised, the library that "
+                "made them must turn them back into floats."
             )
 
 

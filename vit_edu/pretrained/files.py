@@ -20,6 +20,7 @@ from vit_edu.data import network
 from vit_edu.pretrained.names import WeightsError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "teacher", "ema")  # entries that hold tensors
 CHUNK = 2**20  # bytes
 
 
@@ -30,7 +31,7 @@ def read(path):
     """The tensors in a file of any family, unchanged: {name: tensor}, on the CPU. No code in the file is run.
 
     path: ends in one of SUFFIXES. A .pt, .pth or .bin is read with weights_only=True, an .npz with allow_pickle=False. If
-    the tensors are inside an entry "model" or "state_dict", they are taken from there. If there is a FILE.sha256 beside the
+    the tensors are inside an entry of WRAPPERS, the first that is there, they are taken from there. If there is a FILE.sha256 beside the
     file, it is compared with the file. Raises WeightsError for a file that is missing, cut off, altered, or holds code.
     """
     path = Path(path)
@@ -40,6 +41,7 @@ def read(path):
         )
     if not path.is_file():
         raise WeightsError(f"there is no file {path}.")
+    _require_no_text(path)
     require_digest(path)
     try:
         if path.suffix == ".safetensors":
@@ -56,10 +58,26 @@ def read(path):
             f"{path} holds more than plain numbers ({error}). It may hold code, which was not run. Get the weights from "
             "their publisher, as .safetensors if possible."
         ) from error
-    for name in ("model", "state_dict"):
+    for name in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(name), dict):
             found = found[name]
     return found
+
+
+def _require_no_text(path):
+    """Raise WeightsError for a pointer of Git LFS and for a web page, which often arrive in the place of weights."""
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(
+            f"{path} is a pointer of Git LFS, a few lines of text in the place of the weights. Get the weights with git lfs pull, or "
+            "download the file itself."
+        )
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(
+            f"{path} is a web page, not a file of weights: perhaps the page of a login, or the one around the download. Remove it and "
+            "get the file itself."
+        )
 
 
 def _read_torch(path):

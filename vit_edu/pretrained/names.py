@@ -233,6 +233,31 @@ FAMILIES = {
 }
 
 
+PREFIX = re.compile(r"((module|_orig_mod|model|backbone|encoder)\.)+")
+
+
+def without_prefix(state_dict):
+    """(the state dict without what wrappers put before its names, what was taken away or "").
+
+    A prefix goes only if a family then knows more of the names, and if no two names become the same.
+    """
+
+    def known(keys):
+        patterns = [numbered(key)[0] for key in keys]
+        return max(sum(p in f.known for p in patterns) for f in FAMILIES.values())
+
+    best, taken, most = state_dict, "", known(state_dict)
+    whole = {m.group() for key in state_dict if (m := PREFIX.match(key))}
+    prefixes = {
+        "".join(part + "." for part in p.split(".")[:n]) for p in whole for n in range(1, p.count(".") + 1)
+    }
+    for prefix in sorted(prefixes, key=len):
+        stripped = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+        if len(stripped) == len(state_dict) and known(stripped) > most:
+            best, taken, most = stripped, prefix, known(stripped)
+    return best, taken
+
+
 def recognise(keys):
     """The name of the family that knows most of the keys. Raises WeightsError if none knows any."""
     patterns = [numbered(key)[0] for key in keys]
