@@ -190,6 +190,17 @@ def test_text_in_the_place_of_weights(suffix, tmp_path):
             pretrained.load(path)
 
 
+def test_a_thousand_classes_without_names_are_those_of_imagenet(tmp_path):
+    path = write(small_vit(num_classes=1000).state_dict(), tmp_path / "weights.pt")
+    model = pretrained.load(path)
+    assert len(model.pretrained_cfg["classes"]) == 1000
+    assert model.pretrained_cfg["classes"][:2] == ("tench", "goldfish")
+    assert "ImageNet" in model.pretrained_cfg["notes"][-1]
+    assert pretrained.load(path, num_classes=7).pretrained_cfg["classes"] == ()
+    path = write(small_vit(num_classes=999).state_dict(), tmp_path / "other.pt")
+    assert pretrained.load(path).pretrained_cfg["classes"] == ()
+
+
 def test_causes_that_are_named():
     counter = {"bn.num_batches_tracked": torch.tensor(3)}
     with pytest.raises(pretrained.WeightsError, match="another architecture"):

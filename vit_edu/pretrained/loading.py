@@ -79,6 +79,13 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         cfg = preprocessing.of_jax(*converted.arguments["img_size"])
     model = converted.model(img_size, num_classes)
     model.pretrained_cfg["notes"][:0] = about.notes
+    if not cfg.get("classes") and converted.arguments["num_classes"] == 1000:
+        from torchvision.models import ViT_B_16_Weights
+
+        cfg = cfg | {"classes": tuple(ViT_B_16_Weights.DEFAULT.meta["categories"])}
+        model.pretrained_cfg["notes"].append(
+            "The weights have 1,000 classes without names; those of ImageNet, in their usual order, were taken."
+        )
     return _with(model, cfg | {"source": str(path)}, img_size, num_classes)
 
 
