@@ -149,7 +149,14 @@ def main(argv=None):
     parser.add_argument("--recipe", default="laptop")
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pieces", nargs="+", default=list(PIECES), help="some of them by name")
+    parser.add_argument(
+        "--pieces",
+        nargs="+",
+        default=list(PIECES),
+        choices=PIECES,
+        metavar="PIECE",
+        help="some of them by name",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--data", help="folder of the images (what data.load() finds)")
     parser.add_argument("--copy", default="", help="which copy of the data, for the table")
