@@ -55,8 +55,6 @@ EXPLAINED = {
     "resize_pos_embed": {
         "grid.shape[1] ** 0.5 + 0.5 -> grid.shape[1] ** 0.5": "the root of a square number is exact in float64",
         "0.5 -> 0.0 in: n = int(grid.shape[1] ** 0.5 + 0.5)": "the root of a square number is exact in float64",
-        "F.interpolate(grid, size=tuple(new_grid), mode='bicubic', antialias=True, align_corners=False) -> without align_corners": "False is the default",
-        "tuple(new_grid) -> new_grid": "F.interpolate takes a tuple or a list as it is",
         "grid.reshape(1, rows, cols, -1) -> grid.reshape(1, cols, rows, -1)": "the exercise starts from square grids only",
         "grid.flatten(2).transpose(1, 2) -> grid.flatten(2).transpose(2, 1)": "the same exchange of two axes",
     },
