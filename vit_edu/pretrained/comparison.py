@@ -124,7 +124,6 @@ def steps(model, images, dtype=None):
         model.train(training)
         for hook in hooks:
             hook.remove()
-    found["output"] = found.pop("output")  # moved to the end
     return found
 
 

@@ -34,10 +34,8 @@ def resize_patch_embed(weight, patch_size):
     Source: FlexiViT, Beyer et al. 2022, arXiv:2212.08013, section 3.4. Same as timm's `resample_patch_embed`.
     """
     old, exact = weight.shape[-1], _computable(weight)
-    eye = torch.eye(old * old, dtype=exact.dtype, device=weight.device)
-    resized = _resized(
-        eye.reshape(-1, 1, old, old), (patch_size, patch_size)
-    )  # one pixel of a patch at a time
+    eye = torch.eye(old * old, dtype=exact.dtype, device=weight.device)  # one pixel of a patch at a time
+    resized = _resized(eye.reshape(-1, 1, old, old), (patch_size, patch_size))  # (P*P, 1, Q, Q)
     matrix = resized.flatten(1)  # (P*P, Q*Q): flat patch @ matrix = flat resized patch
     made = (exact.flatten(2) @ torch.linalg.pinv(matrix).mT).unflatten(2, (patch_size, patch_size))
     return made.to(weight.dtype)
