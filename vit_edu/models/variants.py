@@ -4,6 +4,7 @@
 |---|---|
 | a distillation token with a head of its own | DeiT: Touvron et al. 2021, arXiv:2012.12877 |
 | register tokens, which have no position | DINOv2: Darcet et al. 2023, arXiv:2309.16588 |
+| the class token and the mean over the patches, side by side | DINOv2: Oquab et al. 2023, arXiv:2304.07193 |
 | the mean over the patches, then a norm | MAE: He et al. 2021, arXiv:2111.06377; timm's `fc_norm` |
 
 Names are timm's. Letters in shapes are those of `vit`, and R is the number of registers.
@@ -22,7 +23,8 @@ class PublishedViT(ViT):
     registers: R tokens without a position, between those in front and the patches.
     dist_head: the distillation token has its own head, and the logits are the mean of both heads, as in DeiT's inference.
     fc_norm: the norm comes after the pooling instead of before it.
-    global_pool: "token" reads the class token; "avg" the mean over the *patches* only.
+    global_pool: "token" reads the class token; "avg" the mean over the *patches* only; "token+avg" both, side by side, and the
+    head is twice as wide.
     The other arguments are those of `ViT`. Positions are learned. Raises ValueError for a pooling that is neither, and for
     a token or head that reads what is not there.
     """
@@ -40,10 +42,14 @@ class PublishedViT(ViT):
         **arguments,
     ):
         super().__init__(num_classes=num_classes, embed_dim=embed_dim, **arguments)
-        if self.global_pool not in ("token", "avg"):
-            raise ValueError(f'global_pool is "token" or "avg", got {self.global_pool!r}.')
-        if self.global_pool == "token" and not class_token:
-            raise ValueError('global_pool="token" reads the class token, and there is none: use "avg".')
+        if self.global_pool not in ("token", "avg", "token+avg"):
+            raise ValueError(f'global_pool is "token", "avg" or "token+avg", got {self.global_pool!r}.')
+        if self.global_pool != "avg" and not class_token:
+            raise ValueError(
+                f'global_pool="{self.global_pool}" reads the class token, and there is none: use "avg".'
+            )
+        if self.global_pool == "token+avg" and fc_norm:
+            raise ValueError('fc_norm belongs to global_pool="token" or "avg".')
         if dist_head and not dist_token:
             raise ValueError("dist_head reads the distillation token, and there is none.")
         if dist_head and self.global_pool != "token":
@@ -58,6 +64,10 @@ class PublishedViT(ViT):
         self.in_front = class_token + dist_token
         self.num_prefix_tokens = self.in_front + registers
         self.pos_embed = tokens(self.in_front + self.patch_embed.num_patches)
+        if self.global_pool == "token+avg" and num_classes:
+            self.head = nn.Linear(2 * embed_dim, num_classes)
+            nn.init.normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
         if fc_norm:
             self.norm, self.fc_norm = nn.Identity(), nn.LayerNorm(embed_dim, eps=1e-6)
         else:
@@ -78,8 +88,10 @@ class PublishedViT(ViT):
 
     def forward(self, images):
         x = self.norm(self.blocks(self.embed(images)))  # (B, T, D)
-        if self.global_pool == "avg":
-            return self.head(self.fc_norm(x[:, self.num_prefix_tokens :].mean(dim=1)))
+        if self.global_pool != "token":
+            mean = x[:, self.num_prefix_tokens :].mean(dim=1)  # (B, D)
+            both = self.global_pool == "token+avg"
+            return self.head(torch.cat([x[:, 0], mean], dim=1) if both else self.fc_norm(mean))
         logits = self.head(self.fc_norm(x[:, 0]))
         if self.head_dist is not None:
             logits = (logits + self.head_dist(self.fc_norm(x[:, 1]))) / 2

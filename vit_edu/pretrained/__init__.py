@@ -22,7 +22,7 @@ from vit_edu.pretrained.files import cache_dir, fetch, read
 from vit_edu.pretrained.loading import load, torchvision_vit
 from vit_edu.pretrained.names import FAMILIES, TORCHVISION, Family, WeightsError, rename_key
 from vit_edu.pretrained.preprocessing import preprocess
-from vit_edu.pretrained.resolution import resize_patch_embed, resize_pos_embed
+from vit_edu.pretrained.resolution import Resizing, resize_patch_embed, resize_pos_embed
 from vit_edu.pretrained.shipped import SHIPPED, read_weights
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Converted",
     "Family",
     "Parity",
+    "Resizing",
     "Step",
     "WeightsError",
     "cache_dir",

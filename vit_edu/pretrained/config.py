@@ -5,8 +5,9 @@ import math
 from torch import nn
 
 from vit_edu.pretrained.names import WeightsError
+from vit_edu.pretrained.resolution import Resizing
 
-POOLINGS = ("token", "avg")  # what our models can do
+POOLINGS = ("token", "avg", "token+avg")  # what our models can do
 
 
 def settings_of(theirs):
@@ -30,6 +31,10 @@ def settings_of(theirs):
             _require_plain_blocks(blocks)
             heads, acts = {b.attn.num_heads for b in blocks}, [b.mlp.act for b in blocks]
             _require_plain_patches(theirs.patch_embed.proj)
+            if hasattr(theirs, "interpolate_offset"):  # DINOv2's own
+                found["resizing"] = Resizing(
+                    antialias=theirs.interpolate_antialias, offset=theirs.interpolate_offset
+                )
         else:
             raise _unknown(theirs)
     except AttributeError as error:
@@ -83,7 +88,7 @@ def require_pooling(pool):
     """The same pooling, or WeightsError if ours has none of this kind."""
     if pool not in POOLINGS or not isinstance(pool, str):
         raise WeightsError(
-            f'their pooling is {pool!r}; ours is "token" (the class token) or "avg" (the mean over the patches). Anything else '
+            f'their pooling is {pool!r}; ours is "token" (the class token), "avg" (the mean over the patches) or "token+avg" (both, side by side). Anything else '
             "would be another function."
         )
     return pool

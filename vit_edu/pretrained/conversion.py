@@ -20,7 +20,7 @@ from vit_edu.pretrained.names import (
     recognise,
     without_prefix,
 )
-from vit_edu.pretrained.resolution import resize_pos_embed
+from vit_edu.pretrained.resolution import AS_TIMM, Resizing, resize_pos_embed
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}  # widths whose heads are not 64 wide: So, H, g, G
@@ -82,6 +82,7 @@ class Converted:
     mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, for tensors that they do not
     have, with values that make no difference. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
     guesses: {argument of `convert`: a sentence}, for what nobody said. They are in the printed form, and in the model's notes.
+    resizing: how `model` resizes positions.
     """
 
     family: str
@@ -95,6 +96,7 @@ class Converted:
     dtype: torch.dtype | None
     copy: bool
     guesses: dict = field(default_factory=dict)
+    resizing: Resizing = AS_TIMM
 
     @cached_property
     def weights(self):
@@ -111,7 +113,8 @@ class Converted:
     def model(self, img_size=None, num_classes=None):
         """Our model with these weights, in eval mode. It takes over the tensors, so call this only once.
 
-        img_size: pixels, an int or (H, W). If the weights were trained for another size, the positions are resized.
+        img_size: pixels, an int or (H, W). If the weights were trained for another size, the positions are resized as their
+        authors do.
         num_classes: if it is another number, the head is replaced by zeros (paper, section 3.2); 0 leaves it out.
         What was changed is printed, and listed in `model.pretrained_cfg["notes"]` after what was guessed. Raises WeightsError
         for sizes that do not fit.
@@ -127,9 +130,7 @@ class Converted:
                 filled.pop("pos_embed", None)
                 del guesses["img_size"]
             else:
-                weights["pos_embed"], notes = _resized(
-                    weights["pos_embed"], arguments["img_size"], new, patch
-                )
+                weights["pos_embed"], notes = self._resized_to(new, weights["pos_embed"])
                 if "img_size" in guesses:
                     notes[0] += (
                         " That the old ones form a square is a guess: if they do not, give convert(..., img_size=(H, W))."
@@ -139,7 +140,7 @@ class Converted:
         if num_classes is not None and num_classes != there:
             heads = ["head", "head_dist"] if arguments.get("dist_head") else ["head"]
             for head in heads:
-                for kind, *shape in (("weight", arguments["embed_dim"]), ("bias",)):
+                for kind, *shape in (("weight", _head_width(arguments)), ("bias",)):
                     weights.pop(f"{head}.{kind}", None)
                     if num_classes:
                         weights[f"{head}.{kind}"] = weights["pos_embed"].new_zeros(num_classes, *shape)
@@ -167,6 +168,18 @@ class Converted:
         for note in notes:
             print(note)
         return model.eval()
+
+    def _resized_to(self, new, positions):
+        """Positions for images of `new` pixels, (H, W), and a list with a note that says so."""
+        patch = self.arguments["patch_size"]
+        old, grid = (tuple(side // patch for side in size) for size in (self.arguments["img_size"], new))
+        in_front = positions.shape[1] - old[0] * old[1]
+        made = resize_pos_embed(positions, grid, in_front, old_grid=old, resizing=self.resizing)
+        note = f"Positions were resized from {old[0]} x {old[1]} to {grid[0]} x {grid[1]} patches ({self.resizing})."
+        if self.family == "timm" and self.guesses and self.resizing == AS_TIMM:
+            note += " timm does it like this; the authors of DeiT, DINO and MAE, whose files have the same names, use no antialiasing: "
+            note += "convert(..., resizing=pretrained.Resizing(antialias=False)) does that."
+        return made, [note]
 
     def _positions_on(self, img_size):
         """Their positions, if they are exactly those of `img_size`, and a list with a note about it. Otherwise None.
@@ -217,6 +230,7 @@ def convert(
     global_pool=None,
     norm_eps=None,
     gelu=None,
+    resizing=None,
     dtype=torch.float32,
     copy=True,
 ):
@@ -224,7 +238,8 @@ def convert(
 
     family: a key of `FAMILIES`, by default recognised from the names. No state dict says the following, which therefore have
     defaults: num_heads (D / 64, or 16 for the widths in HEADS), img_size (a square), global_pool ("token" if there is a class
-    token and no fc_norm, else "avg"), norm_eps and gelu (those of the family).
+    token and no fc_norm, else "avg"; "token+avg" if the head is wide enough for both), norm_eps and gelu (those of the family).
+    resizing: how positions are resized, a `Resizing`, by default as the authors of the family do.
     dtype: that of our tensors; None keeps theirs. copy=False lets ours share memory with theirs where nothing had to be done.
     Raises WeightsError for unknown, missing or misshapen tensors, listed with both names, for tensors that are not floats, and
     for arguments that our models do not know.
@@ -235,7 +250,7 @@ def convert(
     if family not in FAMILIES:
         raise WeightsError(f"no family is called {family!r}; there are: {', '.join(FAMILIES)}.")
     _require_floats(state_dict)
-    _require_settings(num_heads, global_pool, norm_eps, gelu, dtype)
+    _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype)
     names, problems = FAMILIES[family], []
     mapped, ignored, parts = {}, {}, {}
     for key, value in state_dict.items():
@@ -299,6 +314,7 @@ def convert(
         dtype,
         copy,
         {name: guesses[name] for name, given in said.items() if given is None and name in guesses},
+        resizing or (names.resizing(state_dict) if callable(names.resizing) else names.resizing),
     )
 
 
@@ -369,7 +385,7 @@ def _require_tensors(state_dict):
             )
 
 
-def _require_settings(num_heads, global_pool, norm_eps, gelu, dtype):
+def _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype):
     """Raise WeightsError for arguments of `convert` that would silently mean something else."""
     if global_pool is not None:
         require_pooling(global_pool)
@@ -379,6 +395,10 @@ def _require_settings(num_heads, global_pool, norm_eps, gelu, dtype):
         raise WeightsError(f"num_heads is a whole number of at least 1, got {num_heads!r}.")
     if norm_eps is not None and not 0 <= norm_eps < 1:
         raise WeightsError(f"norm_eps is a small positive number such as 1e-6, got {norm_eps!r}.")
+    if resizing is not None and not isinstance(resizing, Resizing):
+        raise WeightsError(
+            f"resizing is a Resizing, such as pretrained.Resizing(antialias=False), got {resizing!r}."
+        )
     if dtype is not None and dtype not in FLOATS:
         raise WeightsError(f"dtype is None or one of {', '.join(map(str, FLOATS))}, got {dtype!r}.")
 
@@ -444,13 +464,9 @@ def _require_whole_patches(size, patch):
         )
 
 
-def _resized(positions, old, new, patch):
-    """Positions for other images, and a list with a note that says so. old, new: (H, W) in pixels."""
-    grids = [(height // patch, width // patch) for height, width in (old, new)]
-    in_front = positions.shape[1] - _patches(old, patch)
-    made = resize_pos_embed(positions, grids[1], in_front, old_grid=grids[0])
-    (rows, cols), (new_rows, new_cols) = grids
-    return made, [f"Positions were resized from {rows} x {cols} to {new_rows} x {new_cols} patches."]
+def _head_width(arguments):
+    """How many numbers the head reads."""
+    return arguments["embed_dim"] * (2 if arguments["global_pool"] == "token+avg" else 1)
 
 
 def _arguments(pieces, names, filled, img_size, global_pool):
@@ -477,9 +493,11 @@ def _arguments(pieces, names, filled, img_size, global_pool):
     }
     token, registers = "cls_token" in pieces, pieces.get("reg_token")
     pool = global_pool or ("token" if token and "fc_norm.weight" not in pieces else "avg")
-    if pool == "token" and not token:
+    if pool == "token" and head is not None and head.shape[1:] == (2 * D,):
+        pool = "token+avg"  # the shape says it: DINOv2's classifiers in transformers
+    if pool != "avg" and not token:
         raise WeightsError(
-            'their pooling is "token", but the weights have no class token. Give global_pool="avg".'
+            'their pooling reads the class token, but the weights have no class token. Give global_pool="avg".'
         )
     arguments["global_pool"] = pool
     extras = {
@@ -518,7 +536,11 @@ def _arguments(pieces, names, filled, img_size, global_pool):
 def _guesses(arguments, names, family):
     """{argument of `convert`: what is taken where nobody says it, in a sentence}."""
     (height, width), P = arguments["img_size"], arguments["patch_size"]
-    reads = "the class token" if arguments["global_pool"] == "token" else "the mean over the patches"
+    reads = {
+        "token": "the class token",
+        "avg": "the mean over the patches",
+        "token+avg": "the class token beside the mean over the patches",
+    }[arguments["global_pool"]]
     guesses = {
         "num_heads": f"The weights do not say how many attention heads there are; {arguments['num_heads']} were taken, as is usual "
         f"for a width of {arguments['embed_dim']}. Another number gives other answers: num_heads= of `convert` sets it.",
@@ -530,6 +552,8 @@ def _guesses(arguments, names, family):
         "gelu": f"The weights do not say their activation; {'an exact' if names.gelu == 'none' else 'an approximate (tanh)'} GELU was "
         f"taken, as is usual for {family}: gelu= sets it.",
     }
+    if arguments["global_pool"] == "token+avg":
+        del guesses["global_pool"]  # the width of the head tells it
     if family == "jax":
         del guesses["num_heads"]  # its kernels have an axis for them
     return guesses

@@ -77,8 +77,16 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
     cfg = about.cfg
     if converted.family == "jax":
         cfg = preprocessing.of_jax(*converted.arguments["img_size"])
-    model = converted.model(img_size, num_classes)
+    size = img_size or _size_of_preprocessing(cfg, converted.arguments)
+    model = converted.model(size, num_classes)
     model.pretrained_cfg["notes"][:0] = about.notes
+    if not converted.arguments["num_classes"]:  # config.json of transformers may name classes all the same
+        cfg = cfg | {"classes": ()}
+        if num_classes is None:
+            model.pretrained_cfg["notes"].append(
+                f"The weights have no head, so there are no classes: the model returns {converted.arguments['embed_dim']} numbers for "
+                "each picture."
+            )
     if not cfg.get("classes") and converted.arguments["num_classes"] == 1000:
         from torchvision.models import ViT_B_16_Weights
 
@@ -87,6 +95,19 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
             "The weights have 1,000 classes without names; those of ImageNet, in their usual order, were taken."
         )
     return _with(model, cfg | {"source": str(path)}, img_size, num_classes)
+
+
+def _size_of_preprocessing(cfg, arguments):
+    """(H, W) of the pictures that `preprocess` makes, if the positions are for others, as in DINOv2, or else None."""
+    if cfg.get("mean") is None or tuple(cfg["input_size"][1:]) == arguments["img_size"]:
+        return None
+    size, patch = tuple(cfg["input_size"][1:]), arguments["patch_size"]
+    if any(side % patch for side in size):
+        raise WeightsError(
+            f"the preprocessing of these weights makes pictures of {size[0]} x {size[1]} pixels, which cannot be cut into patches of "
+            f"{patch} x {patch}. Give img_size=(H, W), two multiples of {patch}, to `load`."
+        )
+    return size
 
 
 @dataclass(frozen=True)

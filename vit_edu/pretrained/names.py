@@ -11,8 +11,11 @@ Ours are timm's names (see `models.vit`, and `models.variants` for tokens and he
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+
+from vit_edu.pretrained.resolution import AS_TIMM, Resizing
 
 NUMBER = re.compile(r"(blocks\.|encoder_layer_|layers?\.|encoderblock_)(\d+)")
 
@@ -48,6 +51,7 @@ class Family:
 
     prefixes: what may come before every name. norm_eps: the epsilon of its layer norms, which no state dict holds.
     gelu: its GELU, "none" (exact) or "tanh" (approximate), as for `torch.nn.GELU`.
+    resizing: how its authors resize positions; also a function of the names, where one family holds the weights of several.
     """
 
     names: dict
@@ -55,6 +59,7 @@ class Family:
     ignored: dict = field(default_factory=dict)
     norm_eps: float = 1e-6
     gelu: str = "none"
+    resizing: Resizing | Callable = AS_TIMM
 
     @cached_property
     def known(self):
@@ -162,6 +167,7 @@ encoder.layer.{i}.mlp.fc1.*                     blocks.{i}.mlp.fc1.*
 encoder.layer.{i}.mlp.fc2.*                     blocks.{i}.mlp.fc2.*
 encoder.layer.{i}.layer_scale2.lambda1          blocks.{i}.mlp.fc2[scale]
 layernorm.*                                     norm.*
+classifier.*                                    head.*
 """)
 
 # The authors' own files, .npz: github.com/google-research/vision_transformer, vit_jax/models_vit.py.
@@ -208,27 +214,50 @@ PRE_LOGITS = (
 )
 MASK_TOKEN = "replaces hidden patches during pretraining, and is not used afterwards"
 POOLER = "a layer after the class token for other tasks; classification does not use it"
-WIDE_HEAD = "reads the class token and the mean of the patches side by side; ours reads one of them"
+
+PLAIN = Resizing(antialias=False)  # transformers, in every model but the one with registers
+
+
+def resizing_by_timms_names(keys):
+    """timm's way, except for DINOv2 as its authors publish it, which has a mask token: dinov2/hub/backbones.py.
+
+    Their models with registers resize as timm does.
+    """
+    authors = {"mask_token", "blocks.0.ls1.gamma"} <= set(keys) and "register_tokens" not in keys
+    return Resizing(antialias=False, offset=0.1) if authors else AS_TIMM
+
 
 FAMILIES = {
-    "torchvision": Family(TORCHVISION, ignored={r"^heads\.pre_logits\.": PRE_LOGITS}),
-    "timm": Family(TIMM, ignored={r"^mask_token$": MASK_TOKEN, r"^pre_logits\.": PRE_LOGITS}),
+    "torchvision": Family(
+        TORCHVISION,
+        ignored={r"^heads\.pre_logits\.": PRE_LOGITS},
+        resizing=Resizing(antialias=False, align_corners=True),  # its `interpolate_embeddings`
+    ),
+    "timm": Family(
+        TIMM,
+        ignored={r"^mask_token$": MASK_TOKEN, r"^pre_logits\.": PRE_LOGITS},
+        resizing=resizing_by_timms_names,
+    ),
     "transformers": Family(
         TRANSFORMERS,
         prefixes=("vit.", "deit."),
         ignored={r"embeddings\.mask_token$": MASK_TOKEN, r"pooler\.dense\.": POOLER},
         norm_eps=1e-12,
+        resizing=PLAIN,
     ),
     "transformers-dinov2": Family(
         TRANSFORMERS_DINOV2,
         prefixes=("dinov2.", "dinov2_with_registers."),
-        ignored={r"embeddings\.mask_token$": MASK_TOKEN, r"^classifier\.": WIDE_HEAD},
+        ignored={r"embeddings\.mask_token$": MASK_TOKEN},
+        resizing=lambda keys: AS_TIMM if any("register_tokens" in key for key in keys) else PLAIN,
     ),
     "jax": Family(
         JAX,
         prefixes=("opt/target/", "params/"),
         ignored={r"^(opt/target/|params/)?pre_logits/": PRE_LOGITS},
         gelu="tanh",  # flax.linen.gelu; timm and transformers run the same weights with the exact one
+        # vit_jax/checkpoint.py: scipy.ndimage.zoom
+        resizing=Resizing("bilinear", antialias=False, align_corners=True),
     ),
 }
 
