@@ -110,6 +110,76 @@ def test_what_reads_both_has_both():
     torch.testing.assert_close(model(x), torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
 
 
+# ---------------------------------------------------------------- MAE, MSN, I-JEPA
+
+
+class InOrder(nn.Module):
+    """MAE with nothing hidden: theirs shuffles the patches by noise even then, so the noise is in order."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        count = self.model.embeddings.patch_embeddings.num_patches
+        return self.model(images, noise=torch.arange(float(count)).expand(len(images), -1))
+
+
+ENCODERS = {
+    "ViTMAEModel": ("ViTMAEConfig", 1e-12),
+    "ViTMAEForPreTraining": ("ViTMAEConfig", 1e-12),
+    "ViTMSNModel": ("ViTMSNConfig", 1e-6),
+    "ViTMSNForImageClassification": ("ViTMSNConfig", 1e-6),
+    "IJepaModel": ("IJepaConfig", 1e-12),
+    "IJepaForImageClassification": ("IJepaConfig", 1e-12),
+}
+DECODER = {
+    "mask_ratio": 0.0,
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 3,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 48,
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("from_folder", [True, False])
+def test_encoders_by_the_names_of_transformers(name, from_folder, tmp_path):
+    config, epsilon = ENCODERS[name]
+    theirs = build(name, config, num_labels=3, **DECODER if "MAE" in name else {})
+    if from_folder:
+        saved(theirs, tmp_path, size=70, processor="ViTImageProcessor")
+        ours = pretrained.load(tmp_path)
+        x = pretrained.preprocess(pictures(), ours)
+    else:
+        ours, x = pretrained.from_model(theirs), torch.randn(2, 3, 70, 70)
+    encoder = theirs.vit if "ForPreTraining" in name else theirs
+    result = pretrained.parity(ours, InOrder(encoder) if "MAE" in name else encoder, x)
+    assert result.equal, str(result)
+    assert len(result.steps) == 6
+    assert {m.eps for m in ours.modules() if isinstance(m, nn.LayerNorm)} == {epsilon}
+    assert (ours.cls_token is None) == ("IJepa" in name)
+    ignored = ours.pretrained_cfg["ignored"]
+    assert any(key.startswith("decoder.") for key in ignored) == ("ForPreTraining" in name)
+    assert all("MAE's decoder" in why for why in ignored.values())
+    assert ours(x).shape == (2, 3 if "Classification" in name else 64)
+
+
+def test_an_epsilon_that_no_file_says_is_a_guess(tmp_path):
+    theirs = build("ViTMSNModel", "ViTMSNConfig")
+    bare = pretrained.convert(theirs.state_dict(), num_heads=4)
+    assert "1e-12 was taken" in bare.guesses["norm_eps"]
+    said = pretrained.convert(theirs.state_dict(), num_heads=4, norm_eps=1e-6)
+    assert "norm_eps" not in said.guesses
+    assert pretrained.parity(said.model(), theirs, torch.randn(2, 3, 70, 70)).equal
+
+
+def test_patches_that_a_config_gives_as_two_sides(tmp_path):
+    theirs = build("ViTModel", "ViTConfig", image_size=[42, 70], patch_size=[14, 14])
+    ours = pretrained.load(saved(theirs, tmp_path, size=None))
+    assert pretrained.parity(ours, theirs, torch.randn(2, 3, 42, 70)).equal
+
+
 # ---------------------------------------------------------------- resized as each family does it
 
 

@@ -119,7 +119,7 @@ def steps(model, images, dtype=None):
                 hook = entering(f"block {i} attention")
                 hooks.append(norms[1].register_forward_pre_hook(hook, with_kwargs=True))
             hooks.append(block.register_forward_hook(leaving(f"block {i}")))
-        found["output"] = _output(model.eval()(images))
+        found["output"] = _output(model, model.eval()(images))
     finally:
         model.train(training)
         for hook in hooks:
@@ -145,11 +145,18 @@ def _blocks(model):
     return max(lists, key=len)
 
 
-def _output(result):
-    """The logits, or the class token if the model has no head: (B, ...)."""
+def _output(model, result):
+    """The logits, or where there is no head, the class token, or where there is none either, the mean of all tokens: (B, ...)."""
     if isinstance(result, torch.Tensor):
         return result
     logits = getattr(result, "logits", None)
     if logits is not None:
         return logits
-    return result.last_hidden_state[:, 0]
+    tokens = getattr(result, "last_hidden_state", None)
+    if tokens is None:
+        raise ValueError(
+            f"{type(model).__name__} returned {type(result).__name__}, and it is not known where the output is in it: expected a tensor "
+            "or an object with `logits` or `last_hidden_state`."
+        )
+    with_token = any(name.endswith("cls_token") for name, _ in model.named_parameters())
+    return tokens[:, 0] if with_token else tokens.mean(dim=1)

@@ -136,7 +136,15 @@ DEFAULTS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
 }
-EPSILON = {"vit": 1e-12, "deit": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
+EPSILON = {
+    "vit": 1e-12,
+    "deit": 1e-12,
+    "vit_mae": 1e-12,
+    "vit_msn": 1e-6,
+    "ijepa": 1e-12,
+    "dinov2": 1e-6,
+    "dinov2_with_registers": 1e-6,
+}
 
 
 def config_settings(config):
@@ -160,7 +168,7 @@ def config_settings(config):
         "img_size": config["image_size"],
         "norm_eps": config["layer_norm_eps"],
         "gelu": gelu,
-        "global_pool": "token",  # all of these read it, and have no other way
+        "global_pool": "avg" if kind == "ijepa" else "token",  # I-JEPA has no class token
         "classes": tuple(labels[i] for i in sorted(labels)),
     }
 
@@ -169,7 +177,7 @@ def require_same_sizes(arguments, config):
     """Raise WeightsError if the weights have other sizes than the config of transformers that came with them."""
     said = {"embed_dim": "hidden_size", "depth": "num_hidden_layers", "patch_size": "patch_size"}
     for ours, theirs in said.items():
-        if config.get(theirs) not in (None, arguments[ours]):
+        if config.get(theirs) not in (None, arguments[ours], [arguments[ours]] * 2):
             raise WeightsError(
                 f"config.json says {theirs} = {config[theirs]}, and the weights have {arguments[ours]}: the two do not belong together. "
                 "Put the config.json of these weights beside them, or none."

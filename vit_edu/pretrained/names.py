@@ -115,7 +115,7 @@ head.*                          head.*
 head_dist.*                     head_dist.*
 """)
 
-# transformers, ViT and DeiT. First the names outside the blocks, then those inside: as they are in files on the Hub and, up to
+# transformers: ViT, DeiT, MSN, and the encoders of MAE and I-JEPA. First the names outside the blocks, then those inside: as they are in files on the Hub and, up to
 # transformers 4, in memory; then as they are in memory from transformers 5 on.
 TRANSFORMERS = table("""
 embeddings.cls_token                            cls_token
@@ -213,6 +213,7 @@ PRE_LOGITS = (
     "the head reads this extra layer, which our model does not have, so both are left out, as for fine-tuning"
 )
 MASK_TOKEN = "replaces hidden patches during pretraining, and is not used afterwards"
+DECODER = "MAE's decoder paints hidden patches during pretraining, and is not used afterwards"
 POOLER = "a layer after the class token for other tasks; classification does not use it"
 
 PLAIN = Resizing(antialias=False)  # transformers, in every model but the one with registers
@@ -240,8 +241,12 @@ FAMILIES = {
     ),
     "transformers": Family(
         TRANSFORMERS,
-        prefixes=("vit.", "deit."),
-        ignored={r"embeddings\.mask_token$": MASK_TOKEN, r"pooler\.dense\.": POOLER},
+        prefixes=("vit.", "deit.", "ijepa."),
+        ignored={
+            r"^decoder\.": DECODER,
+            r"embeddings\.mask_token$": MASK_TOKEN,
+            r"pooler\.dense\.": POOLER,
+        },
         norm_eps=1e-12,
         resizing=PLAIN,
     ),
