@@ -22,7 +22,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from vit_edu import data, pretrained, training
 from vit_edu.models import ViT
-from vit_edu.pretrained import files, loading, preprocessing
+from vit_edu.pretrained import files, loading, names, preprocessing
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +166,7 @@ def test_files_that_are_no_weights(tmp_path):
         pretrained.convert(small_vit().state_dict(), "jex")
 
 
-@pytest.mark.parametrize("wrapper", files.WRAPPERS)
+@pytest.mark.parametrize("wrapper", names.ENTRIES)
 @pytest.mark.parametrize("prefix", ["module.", "module._orig_mod.", "model.backbone.", "encoder."])
 def test_wrappers_and_prefixes(wrapper, prefix, tmp_path):
     for state in (small_vit().state_dict(), torchvision_state()):  # torchvision has an "encoder." of its own

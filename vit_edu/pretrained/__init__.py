@@ -20,7 +20,7 @@ from vit_edu.pretrained.conversion import (
 )
 from vit_edu.pretrained.files import cache_dir, fetch, read
 from vit_edu.pretrained.loading import load, torchvision_vit
-from vit_edu.pretrained.names import FAMILIES, TORCHVISION, Family, WeightsError, rename_key
+from vit_edu.pretrained.names import FAMILIES, TORCHVISION, Family, WeightsError, rename_key, table
 from vit_edu.pretrained.preprocessing import preprocess
 from vit_edu.pretrained.resolution import Resizing, resize_patch_embed, resize_pos_embed
 from vit_edu.pretrained.shipped import SHIPPED, read_weights
@@ -50,5 +50,6 @@ __all__ = [
     "resize_patch_embed",
     "resize_pos_embed",
     "steps",
+    "table",
     "torchvision_vit",
 ]

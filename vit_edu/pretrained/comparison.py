@@ -59,20 +59,23 @@ class Parity:
     __repr__ = __str__
 
 
-def parity(ours, theirs, images, dtype=None, tolerance=None):
+def parity(ours, theirs, images, dtype=None, tolerance=None, blocks=None):
     """Run two ViTs on the same images and compare after the embedding, after both halves of every block, and at the end.
 
     ours, theirs: modules of any library whose blocks are in one nn.Sequential or nn.ModuleList, or what `steps` returned.
-    images: (B, C, H, W). dtype: torch.float64 computes in double, on copies. tolerance: relative, 1e-5 by default, 1e-10
+    blocks: the name of that list in theirs, such as "transformer.layers", if it is not found or another list is longer. images: (B, C, H, W). dtype: torch.float64 computes in double, on copies. tolerance: relative, 1e-5 by default, 1e-10
     in float64. Returns a `Parity`: print it for the table; `.first` names the first step at which the two differ.
     Raises ValueError if the two do not have equally many blocks, or no blocks are found.
     """
-    a, b = (m if isinstance(m, dict) else steps(m, images, dtype) for m in (ours, theirs))
+    a, b = (
+        m if isinstance(m, dict) else steps(m, images, dtype, path)
+        for m, path in ((ours, None), (theirs, blocks))
+    )
     common = [name for name in b if name in a]
-    blocks = [[n for n in x if n.startswith("block ") and "attention" not in n] for x in (a, b)]
-    if len(blocks[0]) != len(blocks[1]):
+    counts = [sum(n.startswith("block ") and "attention" not in n for n in x) for x in (a, b)]
+    if counts[0] != counts[1]:
         raise ValueError(
-            f"ours has {len(blocks[0])} blocks and theirs {len(blocks[1])}, so they are not of the same architecture."
+            f"ours has {counts[0]} blocks and theirs {counts[1]}, so they are not of the same architecture."
         )
     rows = []
     for name in common:
@@ -88,37 +91,53 @@ def parity(ours, theirs, images, dtype=None, tolerance=None):
 
 
 @torch.no_grad()
-def steps(model, images, dtype=None):
+def steps(model, images, dtype=None, blocks=None):
     """What a ViT computes on the way: {"embedding", "block 0 attention", "block 0", ..., "output": tensor}.
 
     "block i attention" is what enters the second layer norm of block i: the tokens after the attention was added to them.
-    model: see `parity`. It runs in eval mode and is left as it was. Raises ValueError if no blocks are found.
+    model, blocks: see `parity`. It runs in eval mode and is left as it was. A block may also be an nn.ModuleList of halves, which
+    its owner calls: what leaves it is what enters the next one. Raises ValueError if no blocks are found.
     """
     if dtype is not None:
         model, images = copy.deepcopy(model).to(dtype), images.to(dtype)
-    blocks, found, hooks = _blocks(model), {}, []
+    blocks, found, hooks = _blocks(model, blocks), {}, []
+    halves = isinstance(blocks[0], nn.ModuleList)
+    owner_adds = [halves]  # whether the skip around the last half is outside of it
 
     def entering(name):
         def keep(module, args, kwargs):
-            found[name] = (args[0] if args else kwargs["hidden_states"]).clone()
+            found[name] = _entering(args, kwargs).clone()
 
         return keep
 
     def leaving(name):
-        def keep(module, args, result):
-            found[name] = (result if isinstance(result, torch.Tensor) else result[0]).clone()
+        def keep(module, args, kwargs, result):
+            result = result if isinstance(result, torch.Tensor) else result[0]
+            found[name] = result + _entering(args, kwargs) if owner_adds[0] else result.clone()
+
+        return keep
+
+    def following(name):
+        def keep(module, args, kwargs):
+            there = _entering(args, kwargs).clone()
+            owner_adds[0] = owner_adds[0] and torch.equal(found[name], there)
+            found[name] = there
 
         return keep
 
     training = model.training
     try:
-        hooks.append(blocks[0].register_forward_pre_hook(entering("embedding"), with_kwargs=True))
         for i, block in enumerate(blocks):
             norms = [m for m in block.modules() if isinstance(m, nn.LayerNorm)]
             if len(norms) == 2:
                 hook = entering(f"block {i} attention")
                 hooks.append(norms[1].register_forward_pre_hook(hook, with_kwargs=True))
-            hooks.append(block.register_forward_hook(leaving(f"block {i}")))
+            first, last = (block[0], block[-1]) if halves else (block, block)
+            if i == 0:
+                hooks.append(first.register_forward_pre_hook(entering("embedding"), with_kwargs=True))
+            elif halves:
+                hooks.append(first.register_forward_pre_hook(following(f"block {i - 1}"), with_kwargs=True))
+            hooks.append(last.register_forward_hook(leaving(f"block {i}"), with_kwargs=True))
         found["output"] = _output(model, model.eval()(images))
     finally:
         model.train(training)
@@ -127,8 +146,21 @@ def steps(model, images, dtype=None):
     return found
 
 
-def _blocks(model):
-    """The longest list of modules of one kind that hold a layer norm."""
+def _entering(args, kwargs):
+    """The tokens among the arguments of a block: the first."""
+    return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+
+
+def _blocks(model, path=None):
+    """The list at `path`, or else the longest list of modules of one kind that hold a layer norm."""
+    if path is not None:
+        named = dict(model.named_modules())
+        if not isinstance(named.get(path), (nn.Sequential, nn.ModuleList)) or not len(named[path]):
+            lists = [n for n, m in named.items() if isinstance(m, (nn.Sequential, nn.ModuleList)) and n]
+            raise ValueError(
+                f"{type(model).__name__} has no list of blocks {path!r}; its lists are: {', '.join(lists[:8]) or 'none'}."
+            )
+        return list(named[path])
     lists = [
         list(m)
         for m in model.modules()

@@ -14,10 +14,13 @@ from vit_edu.pretrained import preprocessing
 from vit_edu.pretrained.config import require_pooling, settings_of
 from vit_edu.pretrained.names import (
     FAMILIES,
+    OWN_TABLE,
     PRE_LOGITS,
+    Family,
     WeightsError,
-    jax_to_torch,
+    differences,
     recognise,
+    without_entries,
     without_prefix,
 )
 from vit_edu.pretrained.resolution import AS_TIMM, Resizing, resize_pos_embed
@@ -231,12 +234,14 @@ def convert(
     norm_eps=None,
     gelu=None,
     resizing=None,
+    entry=None,
     dtype=torch.float32,
     copy=True,
 ):
     """A state dict of any family -> `Converted`.
 
-    family: a key of `FAMILIES`, by default recognised from the names. No state dict says the following, which therefore have
+    state_dict: {name: tensor}, or a checkpoint that holds one; entry says in which of its entries, if there are several.
+    family: a key of `FAMILIES`, by default recognised from the names, or a `Family` of your own. No state dict says the following, which therefore have
     defaults: num_heads (D / 64, or 16 for the widths in HEADS), img_size (a square), global_pool ("token" if there is a class
     token and no fc_norm, else "avg"; "token+avg" if the head is wide enough for both), norm_eps and gelu (those of the family).
     resizing: how positions are resized, a `Resizing`, by default as the authors of the family do.
@@ -244,14 +249,21 @@ def convert(
     Raises WeightsError for unknown, missing or misshapen tensors, listed with both names, for tensors that are not floats, and
     for arguments that our models do not know.
     """
+    state_dict, taken_away = without_entries(state_dict, entry)
     _require_tensors(state_dict)
-    state_dict, prefix = without_prefix(state_dict)
-    family = family or recognise(state_dict)
-    if family not in FAMILIES:
+    own = family if isinstance(family, Family) else None
+    if own is None and family not in (None, *FAMILIES):
         raise WeightsError(f"no family is called {family!r}; there are: {', '.join(FAMILIES)}.")
+    state_dict, prefixes = without_prefix(state_dict, own and [own])
+    taken_away += prefixes
+    family = "your family" if own else family or recognise(state_dict)
     _require_floats(state_dict)
     _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype)
-    names, problems = FAMILIES[family], []
+    names, problems = own or FAMILIES[family], []
+    if global_pool is not None and global_pool not in names.poolings:
+        raise WeightsError(
+            f"global_pool={global_pool!r} of {family} is another function than ours of this name; known is: {', '.join(names.poolings)}."
+        )
     mapped, ignored, parts = {}, {}, {}
     for key, value in state_dict.items():
         ours, reason = names.ours(key), names.reason_to_ignore(key)
@@ -268,20 +280,34 @@ def convert(
         for key in [k for k, ours in mapped.items() if ours.startswith("head")]:
             parts.pop(mapped.pop(key))
             ignored[key] = PRE_LOGITS
-    pieces, filled = _assemble(parts, family, problems), {}
+    unknown = [key for key in state_dict if key not in mapped and key not in ignored]
+    problems[:0] = differences(unknown)
+    closing = ""
+    if len(unknown) > len(mapped):
+        closing = (
+            f"{family} knows {len(mapped)} of their {len(state_dict)} names, no family more. {OWN_TABLE}"
+        )
+    pieces, filled = _assemble(parts, names, problems), {}
     if not any(key.endswith("attn.qkv.bias") for key in pieces):
         for key in [k for k in pieces if k.endswith("attn.qkv.weight")]:
             bias = key.replace("weight", "bias")
             pieces[bias] = Pieces((pieces[key].tensors[0].new_zeros(pieces[key].shape[0]),))
             filled[bias] = "zeros: theirs has no bias here"
-    _require_no(problems)
+    _require_no(problems, closing)
     arguments = _arguments(pieces, names, filled, img_size, global_pool)
-    arguments["num_heads"] = num_heads or _guess_heads(state_dict, family, arguments["embed_dim"])
+    arguments["num_heads"] = num_heads or _guess_heads(state_dict, names, arguments["embed_dim"])
     if arguments["embed_dim"] % arguments["num_heads"]:
         raise WeightsError(
             f"{arguments['num_heads']} heads cannot share a width of {arguments['embed_dim']} evenly. Give another num_heads=."
         )
     expected = _shapes(arguments)
+    inner = pieces["blocks.0.attn.qkv.weight"].shape[0] // 3 if "blocks.0.attn.qkv.weight" in pieces else 0
+    if inner not in (0, arguments["embed_dim"]):
+        problems.append(
+            f"Their heads have {inner} numbers together for a width of {arguments['embed_dim']}, and in ours the two are equal."
+        )
+    if not {"norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias"} & pieces.keys():
+        problems.append("Their blocks end without a last layer norm, and ours have one before the head.")
     for key in sorted(expected.keys() | pieces.keys()):
         if key not in pieces:
             problems.append(f"missing: {_both(key, names)}, shape {tuple(expected[key])}")
@@ -299,9 +325,17 @@ def convert(
         "norm_eps": norm_eps,
         "gelu": gelu,
     }
-    guesses = _guesses(arguments, names, family)
-    if prefix:
-        guesses["prefix"], said["prefix"] = f'"{prefix}" was taken away from the front of their names.', None
+    guesses = _guesses(arguments, names, "your family says" if own else f"is usual for {family}")
+    if any(ours == "patch_embed.proj.weight" and state_dict[key].ndim == 2 for key, ours in mapped.items()):
+        guesses["patches"], said["patches"] = (
+            (
+                f"The weights hold each patch as one row of numbers; {arguments['in_chans']} channels of {arguments['patch_size']} x "
+                f"{arguments['patch_size']} pixels were taken."
+            ),
+            None,
+        )
+    if taken_away:
+        guesses["names"], said["names"] = " ".join(taken_away), None
     return Converted(
         family,
         arguments,
@@ -354,10 +388,15 @@ def load_by_name(model, weights, assign=False):
 # ---------------------------------------------------------------- the steps of `convert`
 
 
-def _require_no(problems):
+def _require_no(problems, closing=""):
     if problems:
         more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise WeightsError("the weights do not fit the model:\n  " + "\n  ".join(problems[:8]) + more)
+        raise WeightsError(
+            "the weights do not fit the model:\n  "
+            + "\n  ".join(problems[:8])
+            + more
+            + ("\n" + closing if closing else "")
+        )
 
 
 def _require_fit(mine, weights):
@@ -425,14 +464,13 @@ def _both(ours, names):
     return f"{ours} (theirs: {shown or 'no such name'})"
 
 
-def _assemble(parts, family, problems):
+def _assemble(parts, names, problems):
     """{ours: {part: tensor}} -> {ours: Pieces}: queries, keys and values in this order, with LayerScale's factors."""
     pieces = {}
     for name, tensors in parts.items():
         if "scale]" in tensors:
             continue
-        if family == "jax":
-            tensors = {part: jax_to_torch(name, value) for part, value in tensors.items()}
+        tensors = {part: names.transpose(name, value) for part, value in tensors.items()}
         lost = [part for part in ("q]", "k]", "v]") if part not in tensors and "" not in tensors]
         problems += [f"missing: the part [{part} of ours: {name}" for part in lost]
         if lost:
@@ -533,7 +571,7 @@ def _arguments(pieces, names, filled, img_size, global_pool):
     return arguments
 
 
-def _guesses(arguments, names, family):
+def _guesses(arguments, names, usual):
     """{argument of `convert`: what is taken where nobody says it, in a sentence}."""
     (height, width), P = arguments["img_size"], arguments["patch_size"]
     reads = {
@@ -546,23 +584,32 @@ def _guesses(arguments, names, family):
         f"for a width of {arguments['embed_dim']}. Another number gives other answers: num_heads= of `convert` sets it.",
         "img_size": f"The weights do not say for which pictures they are; {height} x {width} pixels were taken, so that the positions "
         f"form a square of {height // P} x {width // P} patches: img_size=(H, W) sets it.",
-        "global_pool": f"The weights do not say what the head reads; {reads} was taken: global_pool= sets it.",
-        "norm_eps": f"The weights do not say the epsilon of their layer norms; {names.norm_eps:g} was taken, as is usual for {family}: "
+        "global_pool": f"The weights do not say what the head reads; {reads} was taken"
+        + (
+            ": global_pool= sets it."
+            if len(names.poolings) > 1
+            else ". If theirs reads anything else, it is another function than ours."
+        ),
+        "norm_eps": f"The weights do not say the epsilon of their layer norms; {names.norm_eps:g} was taken, as {usual}: "
         "norm_eps= sets it.",
         "gelu": f"The weights do not say their activation; {'an exact' if names.gelu == 'none' else 'an approximate (tanh)'} GELU was "
-        f"taken, as is usual for {family}: gelu= sets it.",
+        f"taken, as {usual}: gelu= sets it.",
     }
     if arguments["global_pool"] == "token+avg":
         del guesses["global_pool"]  # the width of the head tells it
-    if family == "jax":
-        del guesses["num_heads"]  # its kernels have an axis for them
+    if names.heads is not None:
+        del guesses["num_heads"]
     return guesses
 
 
-def _guess_heads(state_dict, family, width):
-    if family == "jax":  # (D, heads, d)
-        key = next(k for k in state_dict if k.endswith("query/kernel"))
-        return state_dict[key].shape[1]
+def _guess_heads(state_dict, names, width):
+    if names.heads is not None:
+        heads = names.heads(state_dict) if callable(names.heads) else names.heads
+        if type(heads) is not int or heads < 1:
+            raise WeightsError(
+                f"the family says {heads!r} for the number of heads; expected a whole number of at least 1."
+            )
+        return heads
     heads = HEADS.get(width, width // 64)
     if width not in HEADS and width % 64:
         raise WeightsError(

@@ -17,22 +17,28 @@ from safetensors.torch import load_file
 
 from vit_edu import atomic, settings
 from vit_edu.data import network
-from vit_edu.pretrained.names import WeightsError
+from vit_edu.pretrained.names import WeightsError, without_entries
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
-WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "teacher", "ema")  # entries that hold tensors
 CHUNK = 2**20  # bytes
 
 
 # ---------------------------------------------------------------- from a file
 
 
-def read(path):
+def read(path, entry=None):
     """The tensors in a file of any family, unchanged: {name: tensor}, on the CPU. No code in the file is run.
 
+    entry: see `convert`. The other arguments and errors are those of `read_whole`.
+    """
+    return without_entries(read_whole(path), entry)[0]
+
+
+def read_whole(path):
+    """What is in a file of weights: {name: tensor}, or a checkpoint in which they are. No code in the file is run.
+
     path: ends in one of SUFFIXES. A .pt, .pth or .bin is read with weights_only=True, an .npz with allow_pickle=False. If
-    the tensors are inside an entry of WRAPPERS, the first that is there, they are taken from there. If there is a FILE.sha256 beside the
-    file, it is compared with the file. Raises WeightsError for a file that is missing, cut off, altered, or holds code.
+    there is a FILE.sha256 beside the file, it is compared with the file. Raises WeightsError for a file that is missing, cut off, altered, or holds code.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -58,9 +64,6 @@ def read(path):
             f"{path} holds more than plain numbers ({error}). It may hold code, which was not run. Get the weights from "
             "their publisher, as .safetensors if possible."
         ) from error
-    for name in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
     return found
 
 

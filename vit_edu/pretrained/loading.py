@@ -54,14 +54,14 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
     if path.suffix in files.SUFFIXES:
         if files.is_ours(path):
             return _changed(read_weights(path), img_size, num_classes)
-        weights = files.read(path)
+        weights = files.read_whole(path)
         about = _beside(path)
     elif str(name).startswith("torchvision/"):
         path, about = _torchvision(name)
-        weights = files.read(path)
+        weights = files.read_whole(path)
     elif re.fullmatch(REPOSITORY, str(name)):
         path, about = _hub(name)
-        weights = files.read(path)
+        weights = files.read_whole(path)
     else:
         known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
         raise WeightsError(

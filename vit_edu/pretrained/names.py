@@ -10,14 +10,18 @@ How to read a table:
 Ours are timm's names (see `models.vit`, and `models.variants` for tokens and heads that a plain ViT does not have).
 """
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import torch
+
 from vit_edu.pretrained.resolution import AS_TIMM, Resizing
 
-NUMBER = re.compile(r"(blocks\.|encoder_layer_|layers?\.|encoderblock_)(\d+)")
+NUMBER = re.compile(r"(?<![^./_])\d+(?=[./])")  # in a name, possibly that of the block
 
 
 class WeightsError(Exception):
@@ -25,11 +29,14 @@ class WeightsError(Exception):
 
 
 def table(text):
-    """The rows of a text, each "theirs ours", with .* spelt out -> {theirs: ours}."""
+    """The rows of a text, each "theirs ours", with .* spelt out -> {theirs: ours}, for a `Family`.
+
+    The top of this file says how to read it. Raises WeightsError for a line that is not two names.
+    """
     rows = {}
-    for line in text.strip().splitlines():
-        if not line:
-            continue
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if len(line.split()) != 2:
+            raise WeightsError(f"a row of a table is two names, theirs and ours, got {line!r}.")
         theirs, ours = line.split()
         weight = "/kernel" if theirs.endswith("/*") else ".weight"
         for kind, name in ((weight, ".weight"), (weight[0] + "bias", ".bias")):
@@ -37,21 +44,17 @@ def table(text):
     return rows
 
 
-def numbered(key):
-    """A name -> (the name with {i} for the number of the block, that number as a text, "" where there is none)."""
-    found = NUMBER.search(key)
-    if not found:
-        return key, ""
-    return f"{key[: found.start(2)]}{{i}}{key[found.end(2) :]}", found.group(2)
-
-
 @dataclass(frozen=True)
 class Family:
     """Names of one source of weights. names: {theirs: ours}. ignored: {theirs, a regular expression: the reason}.
 
+    Give one of your own to `convert`; docs/own-weights.md shows how. `table` makes `names`. All else has defaults:
+
     prefixes: what may come before every name. norm_eps: the epsilon of its layer norms, which no state dict holds.
     gelu: its GELU, "none" (exact) or "tanh" (approximate), as for `torch.nn.GELU`.
     resizing: how its authors resize positions; also a function of the names, where one family holds the weights of several.
+    transpose: (our name, a tensor of theirs) -> the tensor in our layout. heads: how many attention heads, also a function of the
+    state dict. poolings: those that compute the same as ours of this name.
     """
 
     names: dict
@@ -60,6 +63,9 @@ class Family:
     norm_eps: float = 1e-6
     gelu: str = "none"
     resizing: Resizing | Callable = AS_TIMM
+    transpose: Callable = lambda ours, value: value
+    heads: int | Callable | None = None
+    poolings: tuple = ("token", "avg", "token+avg")
 
     @cached_property
     def known(self):
@@ -68,9 +74,13 @@ class Family:
 
     def ours(self, key):
         """Our name for one of theirs, [part] included, or None if the table has none."""
-        pattern, number = numbered(key)
-        ours = self.known.get(pattern)
-        return ours and ours.replace("{i}", number)
+        if key in self.known:
+            return self.known[key]
+        for number in NUMBER.finditer(key):
+            ours = self.known.get(f"{key[: number.start()]}{{i}}{key[number.end() :]}")
+            if ours:
+                return ours.replace("{i}", number.group())
+        return None
 
     def reason_to_ignore(self, key):
         """Why a tensor of theirs has no place in our model, or "" if it should have one."""
@@ -191,6 +201,52 @@ head/*                                                  head.*
 """)
 
 
+# vit-pytorch, github.com/lucidrains/vit-pytorch, vit_pytorch/vit.py: 0.10 to 0.40, and with a Residual around each half, 0.7 to 0.9.
+# From 1.0 on, it is another architecture.
+VIT_PYTORCH = table("""
+cls_token                                       cls_token
+pos_embedding                                   pos_embed
+to_patch_embedding.1.*                          patch_embed.proj.*
+transformer.layers.{i}.0.norm.*                 blocks.{i}.norm1.*
+transformer.layers.{i}.0.fn.to_qkv.weight       blocks.{i}.attn.qkv.weight
+transformer.layers.{i}.0.fn.to_out.0.*          blocks.{i}.attn.proj.*
+transformer.layers.{i}.1.norm.*                 blocks.{i}.norm2.*
+transformer.layers.{i}.1.fn.net.0.*             blocks.{i}.mlp.fc1.*
+transformer.layers.{i}.1.fn.net.3.*             blocks.{i}.mlp.fc2.*
+mlp_head.0.*                                    norm.*
+mlp_head.1.*                                    head.*
+
+transformer.layers.{i}.0.fn.norm.*              blocks.{i}.norm1.*
+transformer.layers.{i}.0.fn.fn.to_qkv.weight    blocks.{i}.attn.qkv.weight
+transformer.layers.{i}.0.fn.fn.to_out.0.*       blocks.{i}.attn.proj.*
+transformer.layers.{i}.1.fn.norm.*              blocks.{i}.norm2.*
+transformer.layers.{i}.1.fn.fn.net.0.*          blocks.{i}.mlp.fc1.*
+transformer.layers.{i}.1.fn.fn.net.3.*          blocks.{i}.mlp.fc2.*
+""")
+
+
+def patches_from_rows(ours, value):
+    """The patch projection as a matrix, as ours: (D, P*P*C) -> (D, C, P, P). Its rows are in the order of our `patchify`.
+
+    The pixels of a patch are a square in 3 channels or else in 1; anything else raises WeightsError.
+    """
+    if ours != "patch_embed.proj.weight" or value.ndim != 2:
+        return value
+    pixels = value.shape[1]
+    for channels in (3, 1):
+        side = math.isqrt(pixels // channels)
+        if side * side * channels == pixels:
+            return value.unflatten(1, (side, side, channels)).permute(0, 3, 1, 2)
+    raise WeightsError(
+        f"their patches have {pixels} numbers, and that is no square of pixels in 3 channels or in 1."
+    )
+
+
+def jax_heads(state_dict):
+    """The kernels of this family have an axis for the heads: (D, heads, d)."""
+    return next((v.shape[1] for k, v in state_dict.items() if k.endswith("query/kernel")), None)
+
+
 def jax_to_torch(ours, value):
     """A tensor of the JAX family in our layout. There, inputs come first and heads have an axis; here, outputs come first.
 
@@ -214,6 +270,7 @@ PRE_LOGITS = (
 )
 MASK_TOKEN = "replaces hidden patches during pretraining, and is not used afterwards"
 DECODER = "MAE's decoder paints hidden patches during pretraining, and is not used afterwards"
+PROJECTION = "DINO's projection head compares two views during pretraining, and is not used afterwards"
 POOLER = "a layer after the class token for other tasks; classification does not use it"
 
 PLAIN = Resizing(antialias=False)  # transformers, in every model but the one with registers
@@ -236,7 +293,11 @@ FAMILIES = {
     ),
     "timm": Family(
         TIMM,
-        ignored={r"^mask_token$": MASK_TOKEN, r"^pre_logits\.": PRE_LOGITS},
+        ignored={
+            r"^mask_token$": MASK_TOKEN,
+            r"^pre_logits\.": PRE_LOGITS,
+            r"^(head\.(mlp|last_layer)|(dino|ibot)_head)\.": PROJECTION,
+        },
         resizing=resizing_by_timms_names,
     ),
     "transformers": Family(
@@ -261,47 +322,143 @@ FAMILIES = {
         prefixes=("opt/target/", "params/"),
         ignored={r"^(opt/target/|params/)?pre_logits/": PRE_LOGITS},
         gelu="tanh",  # flax.linen.gelu; timm and transformers run the same weights with the exact one
+        transpose=jax_to_torch,
+        heads=jax_heads,
         # vit_jax/checkpoint.py: scipy.ndimage.zoom
         resizing=Resizing("bilinear", antialias=False, align_corners=True),
+    ),
+    "vit-pytorch": Family(
+        VIT_PYTORCH,
+        norm_eps=1e-5,
+        transpose=patches_from_rows,
+        poolings=("token",),  # its mean is over all tokens, and normalised afterwards
     ),
 }
 
 
-PREFIX = re.compile(r"((module|_orig_mod|model|backbone|encoder)\.)+")
+# Entries of a checkpoint that hold tensors, in the order in which they are taken
+ENTRIES = (
+    "model", "state_dict", "model_state_dict", "net", "teacher", "ema", "model_ema", "state_dict_ema", "student",
+)  # fmt: skip
+# What wrappers of torch write into the middle of names
+INSIDE = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
-def without_prefix(state_dict):
-    """(the state dict without what wrappers put before its names, what was taken away or "").
+def without_entries(found, entry=None):
+    """The tensors of a checkpoint -> (a state dict, sentences that say where they were).
 
-    A prefix goes only if a family then knows more of the names, and if no two names become the same.
+    They may be in an entry ({"teacher": {...}, "epoch": 3}), or be marked by a prefix where there are several of each
+    ("teacher.norm.weight", "student.norm.weight"). entry: which to take, by default the first of ENTRIES, or else the first
+    that holds tensors. Raises WeightsError for an entry that is not there.
     """
+    notes = []
+    while isinstance(found, dict) and not any(isinstance(v, torch.Tensor) for v in found.values()):
+        holding = [k for k, v in found.items() if isinstance(v, dict) and (k in ENTRIES or _is_state_dict(v))]
+        if not holding:
+            break
+        holding.sort(key=lambda k: ENTRIES.index(k) if k in ENTRIES else len(ENTRIES))
+        taken, notes, entry = _taken(holding, entry, notes)
+        found = found[taken]
+    marked = {e: {k[len(e) + 1 :] for k in found if str(k).startswith(f"{e}.")} for e in ENTRIES}
+    marked = {e: names for e, names in marked.items() if names}
+    twins = [
+        e for e in marked if any(len(marked[e] & marked[o]) > len(marked[e]) / 2 for o in marked if o != e)
+    ]
+    if twins:
+        taken, notes, entry = _taken(twins, entry, notes)
+        others = tuple(f"{e}." for e in twins if e != taken)
+        found = {k: v for k, v in found.items() if not k.startswith(others)}
+    if entry is not None:
+        raise WeightsError(
+            f"there is no entry {entry!r} with tensors; at the top are: {', '.join(map(str, found))[:300]}."
+        )
+    return found, notes
+
+
+def _is_state_dict(value):
+    return any(isinstance(v, torch.Tensor) for v in value.values()) and all(isinstance(k, str) for k in value)
+
+
+def _taken(holding, entry, notes):
+    """(the entry to take, the notes with one about it, the entry that is still to be looked for)."""
+    if entry is not None and entry not in holding:
+        return holding[0], notes, entry
+    taken = entry or holding[0]
+    note = f'The tensors are those of "{taken}".'
+    if others := [e for e in holding if e != taken]:
+        names = ", ".join(f'"{e}"' for e in others)
+        note += f" There are others in {names}: entry= of `convert` and of `read` chooses."
+    return taken, [*notes, note], None
+
+
+def without_prefix(state_dict, families=None):
+    """(the state dict without what wrappers put before and into its names, sentences that say what was taken away).
+
+    A prefix is any beginning that half of the names share. It goes only if a family then knows more of the names, and if no
+    two names become the same. families: by default all.
+    """
+    families = list(families or FAMILIES.values())
 
     def known(keys):
-        patterns = [numbered(key)[0] for key in keys]
-        return max(sum(p in f.known for p in patterns) for f in FAMILIES.values())
+        return max(sum(f.ours(key) is not None for key in keys) for f in families)
 
-    best, taken, most = state_dict, "", known(state_dict)
-    whole = {m.group() for key in state_dict if (m := PREFIX.match(key))}
-    prefixes = {
-        "".join(part + "." for part in p.split(".")[:n]) for p in whole for n in range(1, p.count(".") + 1)
-    }
-    for prefix in sorted(prefixes, key=len):
+    best, notes, most = state_dict, [], known(state_dict)
+    starts = Counter(key[: m.end()] for key in state_dict for m in re.finditer(r"\.", key))
+    shared = [start for start, count in starts.items() if count >= len(state_dict) / 2]
+    for prefix in sorted(shared, key=len):
         stripped = {key.removeprefix(prefix): value for key, value in state_dict.items()}
         if len(stripped) == len(state_dict) and known(stripped) > most:
-            best, taken, most = stripped, prefix, known(stripped)
-    return best, taken
+            best, most = stripped, known(stripped)
+            notes = [f'"{prefix}" was taken away from the front of their names.']
+    inside = sorted({m.group() for key in best for m in INSIDE.finditer(key)})
+    stripped = {INSIDE.sub("", key): value for key, value in best.items()}
+    if inside and len(stripped) == len(best):
+        again, more = without_prefix(stripped, families)
+        return again, [*notes, f'"{", ".join(inside)}" was taken out of the middle of their names.', *more]
+    return best, notes
+
+
+# Names by which another architecture shows, and in what it differs. Only names without a place in ours are looked up here.
+DIFFERENCES = {
+    r"to_patch_embedding\.3\.": "This is vit-pytorch from 1.0 on, which normalises the pixels of a patch and its token once more; ours "
+    "projects the pixels as they are.",
+    r"layers?\.\d+\.(self_attn\.(in|out)_proj|linear[12]\.)": "These are blocks of torch.nn.TransformerEncoderLayer. Unless they were "
+    'built with norm_first=True and activation="gelu", which no file says, they normalise after the skip (post-norm) and have a ReLU; '
+    "ours normalise before it and have a GELU. If yours were, it is our architecture under other names.",
+    r"output\.LayerNorm\.|\b(post_?norm|norm_?post)\d?\.": "Their blocks normalise after the branch (post-norm), and ours before it.",
+    r"\bheads?\.\d+\.(\w+\.)*(w_?|to_)?(q|k|v|quer\w+|keys?|values?|qkv)(_\w+)?\b|\b(q|k|v|quer\w+|keys?|values?)(_\w+)?\.\d+\.": "Their "
+    "attention has one tensor for each head, and ours one for all: joined along the first axis, they are the same. Join them, and "
+    "convert again.",
+    r"\b[qk]_?norm\b": "Their attention normalises queries and keys, and ours does not.",
+    r"relative_position|rel_pos|rope|rotary": "Their attention knows positions relative to each other, and ours adds one to each token.",
+    r"running_(mean|var)|num_batches_tracked": "They have batch norms, and ours layer norms only.",
+}
+
+
+def differences(keys):
+    """What the names say about another architecture: a list of sentences."""
+    return [why for name, why in DIFFERENCES.items() if any(re.search(name, key) for key in keys)]
+
+
+OWN_TABLE = (
+    "If the architecture is ours under other names, a table of your own maps them: docs/own-weights.md."
+)
 
 
 def recognise(keys):
     """The name of the family that knows most of the keys. Raises WeightsError if none knows any."""
-    patterns = [numbered(key)[0] for key in keys]
-    found = {name: sum(p in f.known for p in patterns) for name, f in FAMILIES.items()}
+    found = {name: sum(f.ours(key) is not None for key in keys) for name, f in FAMILIES.items()}
     best = max(found, key=found.get)
     if not found[best]:
         examples = "; ".join(f"{n}: {next(iter(f.names))}" for n, f in FAMILIES.items())
         raise WeightsError(
-            f"these are not the weights of a ViT: no family knows any of the {len(keys)} names ({', '.join(list(keys)[:3])}, ...). "
-            f"Expected names such as {examples}. Give the state dict of a Vision Transformer."
+            " ".join(
+                [
+                    f"no family knows any of the {len(keys)} names ({', '.join(list(keys)[:3])}, ...).",
+                    *differences(keys),
+                    f"Expected the state dict of a Vision Transformer, with names such as {examples}. {OWN_TABLE}",
+                ]
+            )
         )
     return best
 
