@@ -143,6 +143,10 @@ def steps(model, images, dtype=None, blocks=None):
         model.train(training)
         for hook in hooks:
             hook.remove()
+    if "embedding" not in found:
+        raise ValueError(
+            f"the {len(blocks)} modules that were taken for the blocks of {type(model).__name__} did not run: name the right list with blocks=."
+        )
     return found
 
 

@@ -353,7 +353,9 @@ def without_entries(found, entry=None):
     """
     notes = []
     while isinstance(found, dict) and not any(isinstance(v, torch.Tensor) for v in found.values()):
-        holding = [k for k, v in found.items() if isinstance(v, dict) and (k in ENTRIES or _is_state_dict(v))]
+        holding = [
+            k for k, v in found.items() if isinstance(v, dict) and (k in ENTRIES or _holds_tensors(k, v))
+        ]
         if not holding:
             break
         holding.sort(key=lambda k: ENTRIES.index(k) if k in ENTRIES else len(ENTRIES))
@@ -367,7 +369,7 @@ def without_entries(found, entry=None):
     if twins:
         taken, notes, entry = _taken(twins, entry, notes)
         others = tuple(f"{e}." for e in twins if e != taken)
-        found = {k: v for k, v in found.items() if not k.startswith(others)}
+        found = {k.removeprefix(f"{taken}."): v for k, v in found.items() if not k.startswith(others)}
     if entry is not None:
         raise WeightsError(
             f"there is no entry {entry!r} with tensors; at the top are: {', '.join(map(str, found))[:300]}."
@@ -375,8 +377,13 @@ def without_entries(found, entry=None):
     return found, notes
 
 
-def _is_state_dict(value):
-    return any(isinstance(v, torch.Tensor) for v in value.values()) and all(isinstance(k, str) for k in value)
+def _holds_tensors(name, value):
+    """Whether a dict is a state dict or holds one, and is not that of an optimiser."""
+    if not isinstance(value, dict) or not all(isinstance(n, str) for n in (name, *value)):
+        return False
+    if re.search("optim|sched", name):
+        return False
+    return any(isinstance(v, torch.Tensor) or _holds_tensors(n, v) for n, v in value.items())
 
 
 def _taken(holding, entry, notes):
@@ -406,7 +413,7 @@ def without_prefix(state_dict, families=None):
     starts = Counter(key[: m.end()] for key in state_dict for m in re.finditer(r"\.", key))
     shared = [start for start, count in starts.items() if count >= len(state_dict) / 2]
     for prefix in sorted(shared, key=len):
-        stripped = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+        stripped = {_stripped(key, prefix): value for key, value in state_dict.items()}
         if len(stripped) == len(state_dict) and known(stripped) > most:
             best, most = stripped, known(stripped)
             notes = [f'"{prefix}" was taken away from the front of their names.']
@@ -416,6 +423,13 @@ def without_prefix(state_dict, families=None):
         again, more = without_prefix(stripped, families)
         return again, [*notes, f'"{", ".join(inside)}" was taken out of the middle of their names.', *more]
     return best, notes
+
+
+def _stripped(key, prefix):
+    """A name without as much of a.b. as it begins with, so that a.head loses the a. that a.b.norm loses."""
+    parts = prefix.split(".")
+    starts = (".".join(parts[:n]) + "." for n in range(len(parts) - 1, 0, -1))
+    return key.removeprefix(next((start for start in starts if key.startswith(start)), ""))
 
 
 # Names by which another architecture shows, and in what it differs. Only names without a place in ours are looked up here.
