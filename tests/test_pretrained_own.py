@@ -201,6 +201,26 @@ def test_several_sets_of_weights_told_apart_by_prefixes():
     assert torch.equal(chosen.weights["norm.bias"], state["norm.bias"] + 1)
 
 
+def test_a_checkpoint_of_pretraining(tmp_path):
+    """Beside the encoders, in the file of MSN: a tensor at the top, and an optimiser whose state has names."""
+    state = {f"module.{k}": v for k, v in small(num_classes=0).state_dict().items()}
+    whole = {
+        "optimizer": {"state": {"norm.weight": {"exp_avg": torch.ones(2)}}},
+        "prototypes": torch.ones(4, 4),
+        "encoder": state,
+        "target_encoder": state | {"module.norm.bias": state["module.norm.bias"] + 1},
+    }
+    converted = pretrained.convert(whole)
+    assert 'those of "encoder". There are others in "target_encoder"' in converted.guesses["names"]
+    other = pretrained.convert(whole, entry="target_encoder").weights["norm.bias"]
+    assert torch.equal(other, converted.weights["norm.bias"] + 1)
+    mae = small(num_classes=0).state_dict() | {
+        "decoder_norm.bias": torch.ones(4),
+        "mask_token": torch.ones(1, 1, 4),
+    }
+    assert set(pretrained.convert(mae).ignored) == {"decoder_norm.bias", "mask_token"}
+
+
 @pytest.mark.parametrize(
     ("rename", "said"),
     [
@@ -263,6 +283,10 @@ STATES = {
     "no last norm": (lambda: without(small().state_dict(), "norm."), "end without a last layer norm"),
     "BERT": (lambda: {"encoder.layer.0.attention.output.LayerNorm.weight": torch.zeros(4)}, "post-norm"),
     "q_norm": (lambda: small(qk_norm=True).state_dict(), "normalises queries and keys"),
+    "relative": (
+        lambda: small().state_dict() | {"blocks.0.attn.relative_position_index": torch.zeros(4, 4, dtype=torch.long)},
+        "positions relative to each other",
+    ),
     "wide heads": (lambda: small().state_dict() | {"blocks.0.attn.qkv.weight": torch.zeros(384, 64)}, "Their heads have 128 numbers"),
 }  # fmt: skip
 

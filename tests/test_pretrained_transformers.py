@@ -84,6 +84,8 @@ def test_a_classifier_of_dinov2_keeps_its_head(kind, tmp_path):
     bare = pretrained.convert(theirs.state_dict(), num_heads=4)
     assert "global_pool" not in bare.guesses
     assert pretrained.parity(bare.model(), theirs, torch.randn(2, 3, 70, 70)).equal
+    again = pretrained.from_model(ours)
+    assert pretrained.parity(again, ours, torch.randn(2, 3, 42, 42)).equal
     other = pretrained.load(tmp_path, num_classes=7)
     assert other.head.weight.shape == (7, 128)
     assert pretrained.load(tmp_path, num_classes=0)(torch.zeros(1, 3, 42, 42)).shape == (1, 128)

@@ -257,9 +257,9 @@ def convert(
     state_dict, prefixes = without_prefix(state_dict, own and [own])
     taken_away += prefixes
     family = "your family" if own else family or recognise(state_dict)
-    _require_floats(state_dict)
-    _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype)
     names, problems = own or FAMILIES[family], []
+    _require_floats(state_dict, names)
+    _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype)
     if global_pool is not None and global_pool not in names.poolings:
         raise WeightsError(
             f"global_pool={global_pool!r} of {family} is another function than ours of this name; known is: {', '.join(names.poolings)}."
@@ -442,13 +442,13 @@ def _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype):
         raise WeightsError(f"dtype is None or one of {', '.join(map(str, FLOATS))}, got {dtype!r}.")
 
 
-def _require_floats(state_dict):
+def _require_floats(state_dict, names):
     for key, value in state_dict.items():
         if key.endswith("num_batches_tracked"):
             raise WeightsError(
                 f"{key!r} counts the batches of a batch norm; our ViT has layer norms only, so this is another architecture."
             )
-        if value.dtype not in FLOATS:
+        if value.dtype not in FLOATS and names.ours(key):
             raise WeightsError(
                 f"{key!r} is {value.dtype}; expected {', '.join(map(str, FLOATS))}. If the weights are quantised, the library that "
                 "made them must turn them back into floats."

@@ -296,6 +296,7 @@ FAMILIES = {
         ignored={
             r"^mask_token$": MASK_TOKEN,
             r"^pre_logits\.": PRE_LOGITS,
+            r"^decoder_": DECODER,
             r"^(head\.(mlp|last_layer)|(dino|ibot)_head)\.": PROJECTION,
         },
         resizing=resizing_by_timms_names,
@@ -338,7 +339,7 @@ FAMILIES = {
 
 # Entries of a checkpoint that hold tensors, in the order in which they are taken
 ENTRIES = (
-    "model", "state_dict", "model_state_dict", "net", "teacher", "ema", "model_ema", "state_dict_ema", "student",
+    "model", "state_dict", "model_state_dict", "net", "teacher", "ema", "ema_model", "model_ema", "state_dict_ema", "student",
 )  # fmt: skip
 # What wrappers of torch write into the middle of names
 INSIDE = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -352,7 +353,7 @@ def without_entries(found, entry=None):
     that holds tensors. Raises WeightsError for an entry that is not there.
     """
     notes = []
-    while isinstance(found, dict) and not any(isinstance(v, torch.Tensor) for v in found.values()):
+    while isinstance(found, dict) and any(isinstance(v, dict) for v in found.values()):
         holding = [
             k for k, v in found.items() if isinstance(v, dict) and (k in ENTRIES or _holds_tensors(k, v))
         ]
@@ -444,7 +445,7 @@ DIFFERENCES = {
     "attention has one tensor for each head, and ours one for all: joined along the first axis, they are the same. Join them, and "
     "convert again.",
     r"\b[qk]_?norm\b": "Their attention normalises queries and keys, and ours does not.",
-    r"relative_position|rel_pos|rope|rotary": "Their attention knows positions relative to each other, and ours adds one to each token.",
+    r"relative_position|\brel_pos|\brope\b|rotary": "Their attention knows positions relative to each other, and ours adds one to each token.",
     r"running_(mean|var)|num_batches_tracked": "They have batch norms, and ours layer norms only.",
 }
 
