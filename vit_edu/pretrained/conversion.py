@@ -38,6 +38,9 @@ EXTRAS = {
 }
 
 
+PATCHES = "The weights hold each patch as one row of numbers; {in_chans} channels of {patch_size} x {patch_size} pixels were taken."
+
+
 @dataclass(frozen=True)
 class Pieces:
     """What one tensor of ours is made of, before anything is copied.
@@ -241,10 +244,10 @@ def convert(
     """A state dict of any family -> `Converted`.
 
     state_dict: {name: tensor}, or a checkpoint that holds one; entry says in which of its entries, if there are several.
-    family: a key of `FAMILIES`, by default recognised from the names, or a `Family` of your own. No state dict says the following, which therefore have
-    defaults: num_heads (D / 64, or 16 for the widths in HEADS), img_size (a square), global_pool ("token" if there is a class
-    token and no fc_norm, else "avg"; "token+avg" if the head is wide enough for both), norm_eps and gelu (those of the family).
-    resizing: how positions are resized, a `Resizing`, by default as the authors of the family do.
+    family: a key of `FAMILIES`, by default recognised from the names, or a `Family` of your own. No state dict says the
+    following, which therefore have defaults: num_heads (D / 64, or 16 for the widths in HEADS), img_size (a square), global_pool
+    ("token" if there is a class token and no fc_norm, else "avg"; "token+avg" if the head is wide enough for both), norm_eps,
+    gelu and resizing, a `Resizing` (those of the family).
     dtype: that of our tensors; None keeps theirs. copy=False lets ours share memory with theirs where nothing had to be done.
     Raises WeightsError for unknown, missing or misshapen tensors, listed with both names, for tensors that are not floats, and
     for arguments that our models do not know.
@@ -282,11 +285,8 @@ def convert(
             ignored[key] = PRE_LOGITS
     unknown = [key for key in state_dict if key not in mapped and key not in ignored]
     problems[:0] = differences(unknown)
-    closing = ""
-    if len(unknown) > len(mapped):
-        closing = (
-            f"{family} knows {len(mapped)} of their {len(state_dict)} names, no family more. {OWN_TABLE}"
-        )
+    few = len(unknown) > len(mapped)
+    closing = f"{family} knows {len(mapped)} of their {len(state_dict)} names. {OWN_TABLE}" if few else ""
     pieces, filled = _assemble(parts, names, problems), {}
     if not any(key.endswith("attn.qkv.bias") for key in pieces):
         for key in [k for k in pieces if k.endswith("attn.qkv.weight")]:
@@ -301,13 +301,7 @@ def convert(
             f"{arguments['num_heads']} heads cannot share a width of {arguments['embed_dim']} evenly. Give another num_heads=."
         )
     expected = _shapes(arguments)
-    inner = pieces["blocks.0.attn.qkv.weight"].shape[0] // 3 if "blocks.0.attn.qkv.weight" in pieces else 0
-    if inner not in (0, arguments["embed_dim"]):
-        problems.append(
-            f"Their heads have {inner} numbers together for a width of {arguments['embed_dim']}, and in ours the two are equal."
-        )
-    if not {"norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias"} & pieces.keys():
-        problems.append("Their blocks end without a last layer norm, and ours have one before the head.")
+    problems += _differences(pieces, arguments["embed_dim"])
     for key in sorted(expected.keys() | pieces.keys()):
         if key not in pieces:
             problems.append(f"missing: {_both(key, names)}, shape {tuple(expected[key])}")
@@ -326,14 +320,8 @@ def convert(
         "gelu": gelu,
     }
     guesses = _guesses(arguments, names, "your family says" if own else f"is usual for {family}")
-    if any(ours == "patch_embed.proj.weight" and state_dict[key].ndim == 2 for key, ours in mapped.items()):
-        guesses["patches"], said["patches"] = (
-            (
-                f"The weights hold each patch as one row of numbers; {arguments['in_chans']} channels of {arguments['patch_size']} x "
-                f"{arguments['patch_size']} pixels were taken."
-            ),
-            None,
-        )
+    if parts["patch_embed.proj.weight"][""].ndim == 2:
+        guesses["patches"], said["patches"] = PATCHES.format(**arguments), None
     if taken_away:
         guesses["names"], said["names"] = " ".join(taken_away), None
     return Converted(
@@ -453,6 +441,19 @@ def _require_floats(state_dict, names):
                 f"{key!r} is {value.dtype}; expected {', '.join(map(str, FLOATS))}. If the weights are quantised, the library that "
                 "made them must turn them back into floats."
             )
+
+
+def _differences(pieces, width):
+    """What the tensors say about another architecture: a list of sentences."""
+    found = []
+    qkv = pieces.get("blocks.0.attn.qkv.weight")
+    if qkv is not None and qkv.shape[0] != 3 * width:
+        found.append(
+            f"Their heads have {qkv.shape[0] // 3} numbers together for a width of {width}, and in ours the two are equal."
+        )
+    if not {"norm.weight", "norm.bias", "fc_norm.weight", "fc_norm.bias"} & pieces.keys():
+        found.append("Their blocks end without a last layer norm, and ours have one before the head.")
+    return found
 
 
 def _both(ours, names):

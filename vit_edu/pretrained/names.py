@@ -442,8 +442,8 @@ DIFFERENCES = {
     "ours normalise before it and have a GELU. If yours were, it is our architecture under other names.",
     r"output\.LayerNorm\.|\b(post_?norm|norm_?post)\d?\.": "Their blocks normalise after the branch (post-norm), and ours before it.",
     r"\bheads?\.\d+\.(\w+\.)*(w_?|to_)?(q|k|v|quer\w+|keys?|values?|qkv)(_\w+)?\b|\b(q|k|v|quer\w+|keys?|values?)(_\w+)?\.\d+\.": "Their "
-    "attention has one tensor for each head, and ours one for all: joined along the first axis, they are the same. Join them, and "
-    "convert again.",
+    "attention has tensors for each head, and ours one for all heads. Tensors of shape (d, D) become one with torch.cat, and tensors "
+    "of shape (d, d), which read only their part of a token, with torch.block_diag. Join them, and convert again.",
     r"\b[qk]_?norm\b": "Their attention normalises queries and keys, and ours does not.",
     r"relative_position|\brel_pos|\brope\b|rotary": "Their attention knows positions relative to each other, and ours adds one to each token.",
     r"running_(mean|var)|num_batches_tracked": "They have batch norms, and ours layer norms only.",
