@@ -201,6 +201,26 @@ def test_several_sets_of_weights_told_apart_by_prefixes():
     assert torch.equal(chosen.weights["norm.bias"], state["norm.bias"] + 1)
 
 
+def test_a_second_model_of_another_name_is_pointed_out():
+    state = small().state_dict()
+    both = {f"online.net.{k}": v for k, v in state.items()} | {
+        f"target.net.{k}": v + 1 for k, v in state.items()
+    }
+    with pytest.raises(
+        pretrained.WeightsError, match=r'begin with "target.", as if .* entry="target" of `convert`'
+    ):
+        pretrained.convert(both)
+    chosen = pretrained.convert(both, entry="target")
+    assert torch.equal(chosen.weights["norm.bias"], state["norm.bias"] + 1)
+    assert 'those of "target". "net." was taken away' in chosen.guesses["names"]
+    with pytest.raises(
+        pretrained.WeightsError, match="no entry 'ema' with tensors; the names begin with: online, target"
+    ):
+        pretrained.convert(both, entry="ema")
+    with pytest.raises(pretrained.WeightsError, match="expected names as keys, got 0"):
+        pretrained.convert({0: torch.zeros(2)})
+
+
 def test_a_checkpoint_of_pretraining(tmp_path):
     """Beside the encoders, in the file of MSN: a tensor at the top, and an optimiser whose state has names."""
     state = {f"module.{k}": v for k, v in small(num_classes=0).state_dict().items()}

@@ -20,6 +20,7 @@ from vit_edu.pretrained.names import (
     WeightsError,
     differences,
     recognise,
+    second_set,
     without_entries,
     without_prefix,
 )
@@ -287,6 +288,7 @@ def convert(
     problems[:0] = differences(unknown)
     few = len(unknown) > len(mapped)
     closing = f"{family} knows {len(mapped)} of their {len(state_dict)} names. {OWN_TABLE}" if few else ""
+    closing = second_set(unknown) + closing
     pieces, filled = _assemble(parts, names, problems), {}
     if not any(key.endswith("attn.qkv.bias") for key in pieces):
         for key in [k for k in pieces if k.endswith("attn.qkv.weight")]:
@@ -406,6 +408,8 @@ def _require_tensors(state_dict):
             f"{len(state_dict) if hasattr(state_dict, '__len__') else 'none'}."
         )
     for key, value in state_dict.items():
+        if not isinstance(key, str):
+            raise WeightsError(f"expected names as keys, got {key!r}.")
         if not isinstance(value, torch.Tensor):
             raise WeightsError(
                 f"expected a tensor for {key!r}, got {type(value).__name__}. Give the state dict itself, not what holds it."

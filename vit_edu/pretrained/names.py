@@ -350,7 +350,7 @@ def without_entries(found, entry=None):
 
     They may be in an entry ({"teacher": {...}, "epoch": 3}), or be marked by a prefix where there are several of each
     ("teacher.norm.weight", "student.norm.weight"). entry: which to take, by default the first of ENTRIES, or else the first
-    that holds tensors. Raises WeightsError for an entry that is not there.
+    that holds tensors; any beginning of the names will do. Raises WeightsError for an entry that is not there.
     """
     notes = []
     while isinstance(found, dict) and any(isinstance(v, dict) for v in found.values()):
@@ -371,9 +371,13 @@ def without_entries(found, entry=None):
         taken, notes, entry = _taken(twins, entry, notes)
         others = tuple(f"{e}." for e in twins if e != taken)
         found = {k.removeprefix(f"{taken}."): v for k, v in found.items() if not k.startswith(others)}
-    if entry is not None:
+    if entry is not None and any(str(k).startswith(f"{entry}.") for k in found):
+        found = {k.removeprefix(f"{entry}."): v for k, v in found.items() if k.startswith(f"{entry}.")}
+        notes.append(f'The tensors are those of "{entry}".')
+    elif entry is not None:
+        tops = sorted({str(k).partition(".")[0] for k in found})
         raise WeightsError(
-            f"there is no entry {entry!r} with tensors; at the top are: {', '.join(map(str, found))[:300]}."
+            f"there is no entry {entry!r} with tensors; the names begin with: {', '.join(tops[:12])}."
         )
     return found, notes
 
@@ -453,6 +457,15 @@ DIFFERENCES = {
 def differences(keys):
     """What the names say about another architecture: a list of sentences."""
     return [why for name, why in DIFFERENCES.items() if any(re.search(name, key) for key in keys)]
+
+
+def second_set(unknown):
+    """A sentence about names without a place that look like another model's, or ""."""
+    starts = Counter(k.partition(".")[0] for k in unknown if not re.match(r"[^.]+\.(\d|[^.]*$)", k))
+    found = [start for start, count in starts.items() if count >= 10]
+    if not found:
+        return ""
+    return f'Many begin with "{found[0]}.", as if there were a second model: entry="{found[0]}" of `convert` takes those alone. '
 
 
 OWN_TABLE = (
