@@ -258,13 +258,25 @@ def test_how_positions_are_resized_can_be_chosen_and_is_said(capsys):
         pretrained.convert(state, resizing="bilinear")
 
 
-class OfDinov2(timm.models.VisionTransformer):
-    """With the two attributes in which the authors' own class keeps how it resizes."""
+class OfDino(timm.models.VisionTransformer):
+    """With the method that shows how the authors' own class resizes."""
 
-    interpolate_antialias, interpolate_offset = False, 0.1
+    def interpolate_pos_encoding(self, x, w, h):
+        raise NotImplementedError
 
 
-def test_how_positions_are_resized_is_read_from_a_model_that_says_it(capsys):
-    theirs = randomised(OfDinov2(img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=1))
+class OfDinov2(OfDino):
+    interpolate_antialias, interpolate_offset = True, 0.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        (OfDino, "without antialiasing, for a grid that is 0.1 larger"),
+        (OfDinov2, "(bicubic, with antialiasing)"),
+    ],
+)
+def test_how_positions_are_resized_is_read_from_a_model_that_says_it(kind, how, capsys):
+    theirs = randomised(kind(img_size=32, patch_size=8, embed_dim=64, depth=1, num_heads=1))
     pretrained.from_model(theirs, img_size=16)
-    assert "without antialiasing, for a grid that is 0.1 larger" in capsys.readouterr().out
+    assert how in capsys.readouterr().out

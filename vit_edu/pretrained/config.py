@@ -31,9 +31,12 @@ def settings_of(theirs):
             _require_plain_blocks(blocks)
             heads, acts = {b.attn.num_heads for b in blocks}, [b.mlp.act for b in blocks]
             _require_plain_patches(theirs.patch_embed.proj)
-            if hasattr(theirs, "interpolate_offset"):  # DINOv2's own
+            if hasattr(
+                theirs, "interpolate_pos_encoding"
+            ):  # DINO's own, and DINOv2's, which has two settings for it
                 found["resizing"] = Resizing(
-                    antialias=theirs.interpolate_antialias, offset=theirs.interpolate_offset
+                    antialias=getattr(theirs, "interpolate_antialias", False),
+                    offset=getattr(theirs, "interpolate_offset", 0.1),
                 )
         else:
             raise _unknown(theirs)
