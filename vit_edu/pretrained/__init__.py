@@ -3,6 +3,7 @@
 load("vit-cifar10")                 a model, by name; also "torchvision/vit_b_16", "timm/...", "facebook/...", a file
 preprocess(pictures, model)         what these weights want to see
 convert(state_dict)                 their names -> ours, complete in both directions; names.py has the tables
+table, Family                       names that no family knows: docs/own-weights.md
 from_model(theirs)                  the same for a module of torchvision, timm or transformers
 parity(ours, theirs, images)        are the two the same function? a table, step by step
 resize_pos_embed, resize_patch_embed    another resolution, another patch size

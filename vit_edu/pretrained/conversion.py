@@ -88,7 +88,7 @@ class Converted:
     arguments: those of our `ViT` (or `PublishedViT`). pieces: {ours: what it is made of}; `weights` makes the tensors.
     mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, for tensors that they do not
     have, with values that make no difference. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
-    guesses: {argument of `convert`: a sentence}, for what nobody said. They are in the printed form, and in the model's notes.
+    guesses: {argument of `convert`: a sentence}, for what nobody said, and under "names" what was taken off around them. They are in the printed form, and in the model's notes.
     resizing: how `model` resizes positions.
     """
 
@@ -114,7 +114,9 @@ class Converted:
         lines = [f"{self.family}: {len(self.mapped)} tensors -> {len(self.pieces)} of ours"]
         lines += [f"  ignored {key}: {why}" for key, why in self.ignored.items()]
         lines += [f"  filled {key}: {what}" for key, what in self.filled.items()]
-        lines += [f"  guessed: {guess}" for guess in self.guesses.values()]
+        lines += [
+            f"  {'' if name == 'names' else 'guessed: '}{guess}" for name, guess in self.guesses.items()
+        ]
         return "\n".join(lines)
 
     def model(self, img_size=None, num_classes=None):

@@ -58,7 +58,7 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         about = _beside(path)
     elif str(name).startswith("torchvision/"):
         path, about = _torchvision(name)
-        weights = files.read_whole(path)
+        weights = files.read(path)
     elif re.fullmatch(REPOSITORY, str(name)):
         path, about = _hub(name)
         weights = files.read_whole(path)
