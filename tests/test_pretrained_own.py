@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from torch import nn
 
 from vit_edu import pretrained
+from vit_edu.models import ViT
 from vit_edu.pretrained import names
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-weights.md"
@@ -24,9 +24,10 @@ def page():
 
 
 def small(**arguments):
+    """A model with timm's names, in which no bias is zero and no norm is one."""
     torch.manual_seed(0)
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 5}
-    model = timm.models.VisionTransformer(**sizes | arguments)
+    model = ViT(**sizes | arguments)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.1)
@@ -115,9 +116,8 @@ def test_vit_pytorch_of_grey_images(page):
 
 
 def test_vit_pytorch_of_today_is_another_architecture():
-    from vit_pytorch import ViT as Theirs
-
-    state = Theirs(
+    theirs = pytest.importorskip("vit_pytorch")
+    state = theirs.ViT(
         image_size=32, patch_size=8, num_classes=5, dim=64, depth=1, heads=1, mlp_dim=96
     ).state_dict()
     with pytest.raises(
@@ -302,7 +302,7 @@ STATES = {
     "named heads": (lambda: {"heads.0.query.weight": torch.zeros(4, 4)}, "tensors for each head"),
     "no last norm": (lambda: without(small().state_dict(), "norm."), "end without a last layer norm"),
     "BERT": (lambda: {"encoder.layer.0.attention.output.LayerNorm.weight": torch.zeros(4)}, "post-norm"),
-    "q_norm": (lambda: small(qk_norm=True).state_dict(), "normalises queries and keys"),
+    "q_norm": (lambda: small().state_dict() | {"blocks.0.attn.q_norm.weight": torch.ones(64)}, "normalises queries and keys"),
     "relative": (
         lambda: small().state_dict() | {"blocks.0.attn.relative_position_index": torch.zeros(4, 4, dtype=torch.long)},
         "positions relative to each other",

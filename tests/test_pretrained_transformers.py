@@ -5,14 +5,15 @@ Small configs with random weights, in which no bias is zero and no norm or Layer
 
 import numpy as np
 import pytest
-import timm
 import torch
-import transformers
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from vit_edu import pretrained
 from vit_edu.models.variants import PublishedViT
+
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
 
 SMALL = {
     "hidden_size": 64,
