@@ -38,7 +38,8 @@ def read_whole(path):
     """What is in a file of weights: {name: tensor}, or a checkpoint in which they are. No code in the file is run.
 
     path: ends in one of SUFFIXES. A .pt, .pth or .bin is read with weights_only=True, an .npz with allow_pickle=False. If
-    there is a FILE.sha256 beside the file, it is compared with the file. Raises WeightsError for a file that is missing, cut off, altered, or holds code.
+    there is a FILE.sha256 beside the file, it is compared with the file. Raises WeightsError for a file that is missing, cut
+    off, altered, or holds code.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
