@@ -19,6 +19,7 @@ from vit_edu.check.cases import (
     not_contiguous,
     parameters,
     passes_gradient,
+    settled,
 )
 from vit_edu.check.compare import described
 from vit_edu.check.engine import Exercise, variant
@@ -81,6 +82,8 @@ scaled_dot_product_attention.add_mistakes(
     scale_by_number_of_keys=lambda q, k, v: _variant(lambda d: k.shape[-2] ** -0.5)(q, k, v),
     softmax_over_queries=lambda q, k, v: _variant(lambda d: d**-0.5, dim=-2)(q, k, v),
     softmax_over_axis_1=lambda q, k, v: _variant(lambda d: d**-0.5, dim=1)(q, k, v),
+    softmax_over_axis_0=lambda q, k, v: _variant(lambda d: d**-0.5, dim=0)(q, k, v),
+    scale_by_number_of_queries=lambda q, k, v: _variant(lambda d: q.shape[-2] ** -0.5)(q, k, v),
     output_only=lambda q, k, v: vit.scaled_dot_product_attention(q, k, v)[0],
     exchanged=lambda q, k, v: vit.scaled_dot_product_attention(q, k, v)[::-1],
 )
@@ -246,6 +249,7 @@ def _independence(candidate):
 
 def _input_gradient(candidate):
     module, x = filled(candidate, **_small).eval(), drawn(1, 3, 12).requires_grad_()
+    settled(module, x.detach())
     out = module(x)
     if not isinstance(out, torch.Tensor):
         raise CaseFailed("expected one tensor, got {got}", got=described(out))
@@ -353,6 +357,18 @@ Attention.add_mistakes(
     ),
     ReshapedToMerge=variant(
         BaseAttention, mix_values=lambda self, q, k, v: self.attend(*self.heads(q, k, v)).reshape(q.shape)
+    ),
+    SplitAlongTokens=variant(
+        BaseAttention, forward=lambda self, x: self.proj(self.mix_values(*self.qkv(x).chunk(3, dim=1)))
+    ),
+    SplitAlongBatch=variant(
+        BaseAttention, forward=lambda self, x: self.proj(self.mix_values(*self.qkv(x).chunk(3)))
+    ),
+    KeysAndValuesExchanged=variant(
+        BaseAttention, attend=lambda self, q, k, v: F.scaled_dot_product_attention(q, v, k)
+    ),
+    QueriesAndValuesExchanged=variant(
+        BaseAttention, attend=lambda self, q, k, v: F.scaled_dot_product_attention(v, k, q)
     ),
     QueriesAndKeysExchanged=variant(
         BaseAttention, attend=lambda self, q, k, v: F.scaled_dot_product_attention(k, q, v)

@@ -182,6 +182,9 @@ sincos_positions.add_mistakes(
     exponent_over_the_width=lambda rows, cols, dim: _waves(
         *_places(rows, cols), 10000.0 ** (-torch.arange(dim // 4) / dim)
     ),
+    frequencies_to_the_end=lambda rows, cols, dim: _waves(
+        *_places(rows, cols), 10000.0 ** -torch.linspace(0, 1, dim // 4)
+    ),
     exponent_over_one_less=lambda rows, cols, dim: _waves(
         *_places(rows, cols), 10000.0 ** (-torch.arange(dim // 4) / (dim // 4 - 1))
     ),
@@ -204,6 +207,11 @@ def one_dimensional(rows, cols, dim):
     omega = 10000.0 ** (-torch.arange(half) / half)
     angle = torch.arange(rows * cols)[:, None] * omega
     return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+@sincos_positions.mistake
+def one_dimensional_alternating(rows, cols, dim):
+    return rearrange(one_dimensional(rows, cols, dim), "n (wave f) -> n (f wave)", wave=2)
 
 
 @sincos_positions.mistake
@@ -258,17 +266,23 @@ def _start(candidate):
     tokens = module(torch.zeros(1, 1, 16, 16))[0]  # every patch is the same bias, plus its position
     return {
         "spread of the positions of the patches": _spread(tokens[1:] - tokens[1:].mean(dim=0)),
-        "spread of token 0, class token plus position": _spread(tokens[0]),
+        "size of token 0, class token plus position": _spread(tokens[0]),
     }
 
 
 def _spread(values):
-    """The standard deviation in words, in coarse steps, because everybody draws different numbers."""
-    spread = values.std().item()
+    """The root mean square in words, in coarse steps, because everybody draws different numbers."""
+    spread = values.square().mean().sqrt().item()
     for limit, words in ((1e-9, "0"), (0.015, "below 0.015"), (0.025, "about 0.02")):
         if spread < limit:
             return words
     return "above 0.025" if spread < 0.2 else "above 0.2"
+
+
+def _shape(candidate):
+    """The shape of the tokens. It can be seen whatever the parameters are."""
+    tokens = build(candidate, **_small).eval()(drawn(3, 3, 8, 8))
+    return tuple(tokens.shape) if isinstance(tokens, torch.Tensor) else tokens
 
 
 def _as_linear(weight):
@@ -319,6 +333,11 @@ Embeddings = Exercise(
         **_small,
     ),
     gradients("everything can learn", inputs=(drawn(2, 3, 8, 8),), **_small),
+    Case(
+        "3 images of 4 patches: the shape of the tokens",
+        _shape,
+        "One token more than there are patches, for every image of the batch.",
+    ),
     Case(
         "the start: class token 0, positions small and random",
         _start,
@@ -373,6 +392,8 @@ Embeddings.add_mistakes(
         ),
     ),
     PositionsStartLarge=variant(BaseEmbeddings, spread=1.0),
+    PositionsStartTooLarge=variant(BaseEmbeddings, spread=0.1),
+    PositionsStartTooSmall=variant(BaseEmbeddings, spread=0.002),
     PositionsStartAtZero=variant(BaseEmbeddings, spread=0.0),
 )
 
@@ -419,3 +440,53 @@ class ClassTokenStartsRandom(BaseEmbeddings):
     def __init__(self, img_size, patch_size, in_chans, embed_dim):
         super().__init__(img_size, patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
+
+
+@Embeddings.mistake
+class ClassTokenStartsSmall(BaseEmbeddings):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+        super().__init__(img_size, patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))
+
+
+@Embeddings.mistake
+class NoClassToken(BaseEmbeddings):
+    extra = 0
+
+    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+        super().__init__(img_size, patch_size, in_chans, embed_dim)
+        del self.cls_token
+
+    def embed(self, x):
+        return x + self.pos_embed
+
+
+@Embeddings.mistake
+class ClassTokenAdded(BaseEmbeddings):
+    extra = 0
+
+    def embed(self, x):
+        return x + self.cls_token + self.pos_embed
+
+
+@Embeddings.mistake
+class PlainPositions(BaseEmbeddings):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+        super().__init__(img_size, patch_size, in_chans, embed_dim)
+        start = self.pos_embed.detach()
+        del self.pos_embed
+        self.pos_embed = start
+
+
+def _frozen(name):
+    """Right, except that this parameter does not take a gradient."""
+
+    class Frozen(BaseEmbeddings):
+        def __init__(self, img_size, patch_size, in_chans, embed_dim):
+            super().__init__(img_size, patch_size, in_chans, embed_dim)
+            getattr(self, name).requires_grad_(False)
+
+    return Frozen
+
+
+Embeddings.add_mistakes(PositionsDetached=_frozen("pos_embed"))

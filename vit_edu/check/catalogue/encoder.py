@@ -121,10 +121,16 @@ layer_norm.add_mistakes(
     without_keepdim=lambda x, weight, bias, eps=1e-6: (
         (x - x.mean(-1)) / torch.sqrt(x.var(-1, unbiased=False) + eps) * weight + bias
     ),
+    bias_missing=lambda x, weight, bias, eps=1e-6: _norm(x, weight, 0.0, eps),
+    weight_missing=lambda x, weight, bias, eps=1e-6: _norm(x, 1.0, bias, eps),
+    mean_left_in=lambda x, weight, bias, eps=1e-6: (
+        x / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + eps) * weight + bias
+    ),
     no_affine=lambda x, weight, bias, eps=1e-6: _norm(x, 1.0, 0.0, eps),
     bias_is_scaled=lambda x, weight, bias, eps=1e-6: (_norm(x, 1.0, 0.0, eps) + bias) * weight,
     no_eps=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, 0.0),
     fixed_eps=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, 1e-6),
+    fixed_eps_of_torch=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, 1e-5),
     by_the_library=lambda x, weight, bias, eps=1e-6: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
 )
 
@@ -156,7 +162,7 @@ def changes_x(x, weight, bias, eps=1e-6):
 
 # ---------------------------------------------------------------- MLP
 
-_mlp = {"in_features": 6, "hidden_features": 24}
+_mlp = {"in_features": 6, "hidden_features": 10}  # not four times as wide
 
 
 def _same_in_training(name, hint="Nothing in it is random.", **sizes):
@@ -252,9 +258,21 @@ def _drop(observe, *shape, training=True, dtype=torch.float32):
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
             came = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
             raise CaseFailed("expected a tensor of shape {shape}, got {got}", shape=tuple(x.shape), got=came)
+        if training:
+            _refuse_one_draw(candidate, x)
         return observe(out.div(x).mul(1000).round() / 1000)
 
     return run
+
+
+def _refuse_one_draw(candidate, x):
+    """CaseFailed if all images of a batch lose the branch together, or none does. What follows is then a matter of luck."""
+    few = x[:16]
+    factors = [apply(candidate, few, 0.25, True).div(few) for _ in range(40)]
+    if all((f - f[:1]).abs().max() < 1e-3 for f in factors):
+        first = factors[0].flatten()[0]
+        if any((f.flatten()[0] - first).abs() > 1e-3 for f in factors):
+            raise CaseFailed("all images of a batch lose the branch together, or none of them does")
 
 
 def _draws(*axes):
@@ -290,6 +308,7 @@ def _drawn_again(candidate):
 
 def _passes_what_is_kept(candidate):
     x = torch.ones(100, 2, 3, requires_grad=True)
+    _refuse_one_draw(candidate, x.detach())
     out = candidate(x, 0.25, True)
     if not out.requires_grad:
         raise CaseFailed("the result is cut off from the gradient, so nothing before it could learn")
@@ -430,6 +449,13 @@ def _skip_is_clean(candidate):
     return torch.allclose(module(x.clone()), x, atol=1e-6)
 
 
+def _rates_of_two(candidate):
+    low, high = (_rate(build(candidate, **_block, drop_path=rate)) for rate in (0.4, 0.8))
+    if low == high and low:
+        raise CaseFailed("the drop rate is the same for drop_path=0.4 and drop_path=0.8")
+    return [low, high]
+
+
 def _which_are_dropped(candidate):
     """Which of the results that are possible with drop_path=0.5 occur among 400 copies of one image."""
     sizes, x = {**_block, "drop_path": 0.5}, drawn(1, 3, 8)
@@ -508,8 +534,8 @@ Block = Exercise(
         kind="weights",
     ),
     Case(
-        "the drop rate is the argument drop_path, here 0.4",
-        lambda candidate: _rate(build(candidate, **_block, drop_path=0.4)),
+        "the drop rate is the argument drop_path, here 0.4 and 0.8",
+        _rates_of_two,
         "This is the root of the share of images that lose both branches.",
     ),
     forward(
@@ -754,7 +780,7 @@ make_blocks = Exercise(
     parameters("names and shapes of the parameters of 2 blocks", 8, 2, 2),
     forward("a single block, 1 image of 2 tokens", 4, 1, 2, inputs=(drawn(1, 2, 4),)),
     forward("a single block, 2 images of 5 tokens", 8, 1, 2, inputs=(drawn(2, 5, 8),)),
-    forward("4 heads", 8, 1, 4, inputs=(drawn(1, 3, 8),)),
+    forward("4 heads", dim=8, depth=1, num_heads=4, inputs=(drawn(1, 3, 8),)),
     forward("another mlp_ratio", 8, 1, 2, mlp_ratio=1.5, inputs=(drawn(1, 3, 8),)),
     Case(
         "3 blocks are applied one after the other",
@@ -803,6 +829,9 @@ make_blocks.add_mistakes(
     ),
     shared_block=lambda dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0: nn.Sequential(
         *[vit.Block(dim, num_heads, mlp_ratio)] * depth
+    ),
+    shared_block_that_drops=lambda dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0: nn.Sequential(
+        *[vit.Block(dim, num_heads, mlp_ratio, drop_path_rate)] * depth
     ),
     constant_rate=lambda dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0: stack(
         dim, [drop_path_rate] * depth, num_heads, mlp_ratio
