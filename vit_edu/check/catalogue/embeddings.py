@@ -65,6 +65,7 @@ project_patches.add_mistakes(
     bias_before_the_product=lambda patches, weight, bias: (patches + bias) @ weight.T,
     bias_along_the_patches=lambda patches, weight, bias: patches @ weight.T + bias[:, None],
     with_activation=lambda patches, weight, bias: (patches @ weight.T + bias).relu(),
+    with_gelu=lambda patches, weight, bias: F.gelu(patches @ weight.T + bias),
     patches_summed=lambda patches, weight, bias: torch.einsum("bnp,dp->bd", patches, weight) + bias,
     times_root_of_width=lambda patches, weight, bias: (patches @ weight.T + bias) * math.sqrt(len(weight)),
     layer_of_its_own=lambda patches, weight, bias: nn.Linear(weight.shape[1], weight.shape[0])(patches),
@@ -94,6 +95,7 @@ prepend_class_token = Exercise(
     call("one image, 2 tokens of width 3", drawn(1, 2, 3), drawn(1, 1, 3, seed=1)),
     call("a batch of 3: every image gets the class token", drawn(3, 4, 8), drawn(1, 1, 8, seed=1)),
     call("one token: no patch gets lost", drawn(2, 1, 4), drawn(1, 1, 4, seed=1)),
+    call("tokens of a single number", drawn(2, 3, 1), drawn(1, 1, 1, seed=1)),
     Case(
         "the class token can learn",
         _learned_class_token,
@@ -433,6 +435,12 @@ class FixedPositions(BaseEmbeddings):
 class WithDropout(BaseEmbeddings):
     def embed(self, x):
         return F.dropout(super().embed(x), 0.1, self.training)
+
+
+@Embeddings.mistake
+class DropoutAlways(BaseEmbeddings):
+    def embed(self, x):
+        return F.dropout(super().embed(x), 0.1)
 
 
 @Embeddings.mistake

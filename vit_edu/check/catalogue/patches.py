@@ -71,6 +71,13 @@ patchify.add_mistakes(
     batch_lost=lambda images, patch_size: rearrange(
         images, "b c (r p) (s q) -> (b r s) (p q c)", p=patch_size, q=patch_size
     ),
+    grid_kept=lambda images, patch_size: rearrange(
+        images, "b c (r p) (s q) -> b r s (p q c)", p=patch_size, q=patch_size
+    ),
+    pixels_kept=lambda images, patch_size: rearrange(
+        images, "b c (r p) (s q) -> b (r s) p q c", p=patch_size, q=patch_size
+    ),
+    transposed_result=lambda images, patch_size: vit.patchify(images, patch_size).mT,
     always_float32=lambda images, patch_size: vit.patchify(images, patch_size).float(),
     cut_off_from_gradient=lambda images, patch_size: vit.patchify(images.detach(), patch_size),
 )
@@ -86,6 +93,17 @@ def channels_moved_then_reshape(images, patch_size):
 def unfold_without_permute(images, patch_size):
     P, C = patch_size, images.shape[1]
     return images.unfold(2, P, P).unfold(3, P, P).reshape(len(images), -1, P * P * C)
+
+
+@patchify.mistake
+def left_square(images, patch_size):
+    B, C, H, W = images.shape
+    patches = [
+        images[:, :, i : i + patch_size, j : j + patch_size].movedim(1, -1).flatten(1)
+        for i in range(0, H, patch_size)
+        for j in range(0, H, patch_size)
+    ]
+    return torch.stack(patches, dim=1)
 
 
 @patchify.mistake
@@ -318,6 +336,12 @@ overlapping_patches.add_mistakes(
     ),
     exchanged=lambda images, patch_size, stride: overlapping_patches.reference(images, stride, patch_size),
 )
+
+
+@overlapping_patches.mistake
+def places_kept(images, patch_size, stride):
+    x = images.unfold(2, patch_size, stride).unfold(3, patch_size, stride)
+    return rearrange(x, "b c r s p q -> b r s (p q c)")
 
 
 @overlapping_patches.mistake
