@@ -18,6 +18,8 @@ import threading
 import traceback
 from dataclasses import dataclass
 
+import torch
+
 from vit_edu.check import guard, texts
 from vit_edu.check.cases import CaseFailed, NoLayout, Subject
 from vit_edu.check.compare import (
@@ -185,24 +187,31 @@ class Exercise:
     def _diagnose(self, rows):
         """The diagnosis of the first mistake that gives the same results on every case.
 
-        If there is none, that of the first mistake that gives the same results on every case that failed. Then at least
-        two of those must have given numbers, because a True or an error is easily the same by chance.
+        If there is none, that of the first mistake that gives the same results on every case that failed, or else on every
+        plain case that gives numbers: a second fault may be on top. Then at least two of the cases that failed must have
+        given numbers, because a True or an error is easily the same by chance.
         """
         if all(isinstance(row.got, Failure) and row.got.kind for row in rows):
             return None
         telling = [r for r in rows if not r.passed and not isinstance(r.got, Failure | bool | str | list)]
-        for only_failed in (False, True) if len(telling) >= 2 else (False,):
+        looked_at = [rows]
+        if len(telling) >= 2:
+            looked_at.append([r for r in rows if not r.passed])
+        plain = [r for r in rows if r.case.kind != "property" and isinstance(r.expected, torch.Tensor | tuple)]
+        if sum(r in plain for r in telling) >= 2:
+            looked_at.append(plain)
+        for some in looked_at:
             for mistake in self.mistakes:
-                if self._behaves_alike(mistake, rows, only_failed):
+                if self._behaves_alike(mistake, rows, some):
                     return mistake.diagnosis
         return None
 
-    def _behaves_alike(self, mistake, rows, only_failed):
-        """Did the candidate give what the mistake gives, on all rows or on those that failed?"""
+    def _behaves_alike(self, mistake, rows, some):
+        """Did the candidate give what the mistake gives, on some of the rows?"""
         return all(
             compare(row.case, wrong, row.got)[0]
             for row, wrong in zip(rows, self.observations(mistake.build), strict=True)
-            if not (only_failed and row.passed)
+            if row in some
         )
 
 
