@@ -197,7 +197,9 @@ class Exercise:
         looked_at = [rows]
         if len(telling) >= 2:
             looked_at.append([r for r in rows if not r.passed])
-        plain = [r for r in rows if r.case.kind != "property" and isinstance(r.expected, torch.Tensor | tuple)]
+        plain = [
+            r for r in rows if r.case.kind != "property" and isinstance(r.expected, torch.Tensor | tuple)
+        ]
         if sum(r in plain for r in telling) >= 2:
             looked_at.append(plain)
         for some in looked_at:

@@ -373,6 +373,30 @@ Attention.add_mistakes(
     QueriesAndKeysExchanged=variant(
         BaseAttention, attend=lambda self, q, k, v: F.scaled_dot_product_attention(k, q, v)
     ),
+    NoSoftmax=variant(BaseAttention, attend=lambda self, q, k, v: q @ k.mT / math.sqrt(q.shape[-1]) @ v),
+    ScaleUp=variant(
+        BaseAttention,
+        attend=lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v, scale=math.sqrt(q.shape[-1])),
+    ),
+    ScaleByTokens=variant(
+        BaseAttention,
+        attend=lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v, scale=q.shape[-2] ** -0.5),
+    ),
+    NotMerged=variant(
+        BaseAttention, mix_values=lambda self, q, k, v: self.attend(*self.heads(q, k, v)).transpose(1, 2)
+    ),
+    HeadsInterleaved=variant(
+        BaseAttention,
+        heads=lambda self, *tensors: [
+            rearrange(t, "b t (d h) -> b h t d", h=self.num_heads) for t in tensors
+        ],
+    ),
+    QKVInterleaved=variant(
+        BaseAttention,
+        forward=lambda self, x: self.proj(
+            self.mix_values(*rearrange(self.qkv(x), "b t (d three) -> three b t d", three=3))
+        ),
+    ),
     LooksBackOnly=variant(
         BaseAttention, attend=lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
     ),

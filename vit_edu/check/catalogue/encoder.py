@@ -126,6 +126,9 @@ layer_norm.add_mistakes(
     mean_left_in=lambda x, weight, bias, eps=1e-6: (
         x / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + eps) * weight + bias
     ),
+    squares_summed=lambda x, weight, bias, eps=1e-6: _norm(
+        x, weight * x.shape[-1] ** -0.5, bias, eps / x.shape[-1]
+    ),
     no_affine=lambda x, weight, bias, eps=1e-6: _norm(x, 1.0, 0.0, eps),
     bias_is_scaled=lambda x, weight, bias, eps=1e-6: (_norm(x, 1.0, 0.0, eps) + bias) * weight,
     no_eps=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, 0.0),
@@ -208,12 +211,15 @@ class BaseMlp(nn.Module):
 Mlp.add_mistakes(
     NoActivation=variant(BaseMlp, forward=lambda self, x: self.fc2(self.fc1(x))),
     ReluMlp=variant(BaseMlp, forward=lambda self, x: self.fc2(self.fc1(x).relu())),
+    SiluMlp=variant(BaseMlp, forward=lambda self, x: self.fc2(F.silu(self.fc1(x)))),
+    TanhMlp=variant(BaseMlp, forward=lambda self, x: self.fc2(self.fc1(x).tanh())),
     SigmoidMlp=variant(BaseMlp, forward=lambda self, x: self.fc2(self.fc1(x).sigmoid())),
     TanhGelu=variant(BaseMlp, forward=lambda self, x: self.fc2(F.gelu(self.fc1(x), approximate="tanh"))),
     ActivationFirst=variant(BaseMlp, forward=lambda self, x: self.fc2(self.fc1(F.gelu(x)))),
     ActivationOnlyAtEnd=variant(BaseMlp, forward=lambda self, x: F.gelu(self.fc2(self.fc1(x)))),
     ActivationAtEnd=variant(BaseMlp, forward=lambda self, x: F.gelu(self.fc2(F.gelu(self.fc1(x))))),
     SkipInside=variant(BaseMlp, forward=lambda self, x: x + self.fc2(F.gelu(self.fc1(x)))),
+    DropoutAlways=variant(BaseMlp, forward=lambda self, x: self.fc2(F.dropout(F.gelu(self.fc1(x)), 0.1))),
     DropoutInside=variant(
         BaseMlp, forward=lambda self, x: self.fc2(F.dropout(F.gelu(self.fc1(x)), 0.1, self.training))
     ),
@@ -323,7 +329,8 @@ drop_path = Exercise(
         "in evaluation nothing is dropped or scaled: share of zeros, largest factor",
         _drop(lambda f: [_lost(f), _largest(f)], 1000, 2, 3, training=False),
     ),
-    call("rate 0 drops nothing", drawn(4, 2, 3), 0.0, True),
+    # Axes of the same length, so that a mask with too few of them does not stop here.
+    call("rate 0 drops nothing", drawn(4, 4, 4), 0.0, True),
     Case(
         "an image keeps its whole branch or loses all of it",
         _drop(_draws("images", "tokens of an image", "numbers of a token"), 400, 2, 3),
@@ -641,6 +648,40 @@ class SameNormTwice(BaseBlock):
     def forward(self, x):
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm1(x)))
+
+
+@Block.mistake
+class NormsExchanged(BaseBlock):
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm2(x)))
+        return x + self.drop_path(self.mlp(self.norm1(x)))
+
+
+@Block.mistake
+class NoFirstNorm(BaseBlock):
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(x))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@Block.mistake
+class NoSecondNorm(BaseBlock):
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(x))
+
+
+@Block.mistake
+class NoNorms(BaseBlock):
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(x))
+        return x + self.drop_path(self.mlp(x))
+
+
+@Block.mistake
+class NoMlp(BaseBlock):
+    def forward(self, x):
+        return x + self.drop_path(self.attn(self.norm1(x)))
 
 
 @Block.mistake

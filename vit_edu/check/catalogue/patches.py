@@ -97,11 +97,11 @@ def unfold_without_permute(images, patch_size):
 
 @patchify.mistake
 def left_square(images, patch_size):
-    B, C, H, W = images.shape
+    corners = range(0, images.shape[2], patch_size)
     patches = [
         images[:, :, i : i + patch_size, j : j + patch_size].movedim(1, -1).flatten(1)
-        for i in range(0, H, patch_size)
-        for j in range(0, H, patch_size)
+        for i in corners
+        for j in corners
     ]
     return torch.stack(patches, dim=1)
 
