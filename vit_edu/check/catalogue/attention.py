@@ -115,6 +115,43 @@ def all_axes_reversed(q, k, v):
 
 
 @scaled_dot_product_attention.mistake
+def four_axes_by_number(q, k, v):
+    weights = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return weights @ v, weights
+
+
+@scaled_dot_product_attention.mistake
+def four_axes_unpacked(q, k, v):
+    _batch, _heads, _tokens, _width = q.shape
+    return vit.scaled_dot_product_attention(q, k, v)
+
+
+@scaled_dot_product_attention.mistake
+def three_axes_unpacked(q, k, v):
+    _batch, _tokens, _width = q.shape
+    return vit.scaled_dot_product_attention(q, k, v)
+
+
+@scaled_dot_product_attention.mistake
+def two_axes_unpacked(q, k, v):
+    _tokens, _width = q.shape
+    return vit.scaled_dot_product_attention(q, k, v)
+
+
+@scaled_dot_product_attention.mistake
+def batches_only(q, k, v):
+    weights = (torch.bmm(q, k.mT) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return torch.bmm(weights, v), weights
+
+
+@scaled_dot_product_attention.mistake
+def softmax_without_dim(q, k, v):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    weights = scores.softmax(dim=0 if scores.ndim in (1, 3) else 1)  # what F.softmax takes, with a warning
+    return weights @ v, weights
+
+
+@scaled_dot_product_attention.mistake
 def columns_for_rows(q, k, v):
     weights = vit.scaled_dot_product_attention(q, k, v)[1]
     return weights.transpose(-2, -1) @ v, weights
@@ -444,6 +481,16 @@ class HeadsBeforeQKV(BaseAttention):
     def forward(self, x):
         qkv = rearrange(self.qkv(x), "b t (h three d) -> three b h t d", three=3, h=self.num_heads)
         return self.proj(vit.merge_heads(self.attend(*qkv)))
+
+
+@Attention.mistake
+class NoProjectionLayer(BaseAttention):
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, num_heads)
+        del self.proj
+
+    def forward(self, x):
+        return self.mix_values(*self.qkv(x).chunk(3, dim=-1))
 
 
 @Attention.mistake

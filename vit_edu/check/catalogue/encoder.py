@@ -133,6 +133,7 @@ layer_norm.add_mistakes(
     bias_is_scaled=lambda x, weight, bias, eps=1e-6: (_norm(x, 1.0, 0.0, eps) + bias) * weight,
     no_eps=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, 0.0),
     fixed_eps=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, 1e-6),
+    default_eps=lambda x, weight, bias, eps=1e-5: _norm(x, weight, bias, eps),
     fixed_eps_of_torch=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, 1e-5),
     by_the_library=lambda x, weight, bias, eps=1e-6: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
 )
@@ -417,6 +418,11 @@ drop_path.add_mistakes(
 @drop_path.mistake
 def not_rescaled(x, drop_prob, training):
     return x * _mask(x, 1 - drop_prob) if training else x
+
+
+@drop_path.mistake
+def changes_x_itself(x, drop_prob, training):
+    return x.mul_(_mask(x, 1 - drop_prob) / (1 - drop_prob)) if training else x
 
 
 @drop_path.mistake
@@ -773,6 +779,13 @@ class DropoutToo(BaseBlock):
     def forward(self, x):
         x = x + self.drop_path(F.dropout(self.attn(self.norm1(x)), 0.1, self.training))
         return x + self.drop_path(F.dropout(self.mlp(self.norm2(x)), 0.1, self.training))
+
+
+@Block.mistake
+class DropoutAlways(BaseBlock):
+    def forward(self, x):
+        x = x + self.drop_path(F.dropout(self.attn(self.norm1(x)), 0.1))
+        return x + self.drop_path(F.dropout(self.mlp(self.norm2(x)), 0.1))
 
 
 @Block.mistake
