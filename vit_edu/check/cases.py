@@ -102,9 +102,37 @@ def apply(candidate, *args, **kwargs):
     return result
 
 
+def settled(candidate, *args, **kwargs):
+    """The same as `apply`. CaseFailed if the candidate gives something else when it is called again.
+
+    Which numbers a random answer gives depends on how it draws them; that it is random does not.
+    """
+    first = apply(candidate, *args, **kwargs)
+    tensors = _strided(first)
+    if tensors:
+        # A few draws are easily the same by chance.
+        for _ in range(8 if sum(v.numel() for v in tensors) <= 60 else 1):
+            again = _strided(apply(candidate, *args, **kwargs))
+            if not all(_same(a, b) for a, b in zip(tensors, again, strict=False)):
+                raise CaseFailed("the same input gives another result each time")
+    return first
+
+
+def _strided(out):
+    return [
+        v for v in _flat(out) if isinstance(v, torch.Tensor) and v.layout == torch.strided and not v.is_nested
+    ]
+
+
+def _same(a, b):
+    if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point():
+        return torch.equal(a, b)
+    return torch.allclose(a, b, 1e-5, 1e-6, equal_nan=True)
+
+
 def call(name, *args, hint="", tolerance=1e-5, kind="", **kwargs):
     """A case that calls the candidate with copies of these arguments."""
-    return Case(name, lambda candidate: apply(candidate, *args, **kwargs), hint, tolerance, kind, args)
+    return Case(name, lambda candidate: settled(candidate, *args, **kwargs), hint, tolerance, kind, args)
 
 
 def in_double(*args, **kwargs):
@@ -286,20 +314,6 @@ def forward(name, *args, inputs, train=False, double=False, hint="", tolerance=1
         return settled(module, *inputs)
 
     return Case(name, run, hint, tolerance, kind="weights", given=inputs)
-
-
-def settled(module, *inputs):
-    """What the module gives for these inputs. CaseFailed if it gives something else when it is called again.
-
-    Which numbers a random answer gives depends on how it draws them; that it is random does not.
-    """
-    first = apply(module, *inputs)
-    if isinstance(first, torch.Tensor):
-        for _ in range(8 if first.numel() <= 60 else 1):  # few draws are easily the same by chance
-            again = apply(module, *inputs)
-            if not torch.allclose(first, again, 1e-5, 1e-6, equal_nan=True):
-                raise CaseFailed("the same input gives another result each time")
-    return first
 
 
 def gradients(name, *args, inputs, hint="", **kwargs):

@@ -68,6 +68,14 @@ project_patches.add_mistakes(
     with_gelu=lambda patches, weight, bias: F.gelu(patches @ weight.T + bias),
     patches_summed=lambda patches, weight, bias: torch.einsum("bnp,dp->bd", patches, weight) + bias,
     times_root_of_width=lambda patches, weight, bias: (patches @ weight.T + bias) * math.sqrt(len(weight)),
+    bias_subtracted=lambda patches, weight, bias: patches @ weight.T - bias,
+    bias_twice=lambda patches, weight, bias: patches @ weight.T + bias + bias,
+    numbers_mixed=lambda patches, weight, bias: patches.mT.reshape(patches.shape) @ weight.T + bias,
+    weight_detached=lambda patches, weight, bias: patches @ weight.detach().T + bias,
+    bias_detached=lambda patches, weight, bias: patches @ weight.T + bias.detach(),
+    both_detached=lambda patches, weight, bias: patches @ weight.detach().T + bias.detach(),
+    patches_detached=lambda patches, weight, bias: patches.detach() @ weight.T + bias,
+    all_detached=lambda patches, weight, bias: (patches @ weight.T + bias).detach(),
     layer_of_its_own=lambda patches, weight, bias: nn.Linear(weight.shape[1], weight.shape[0])(patches),
 )
 
@@ -114,6 +122,18 @@ prepend_class_token.add_mistakes(
         [cls_token.expand(len(tokens), -1, -1), tokens[:, 1:]], dim=1
     ),
     not_expanded=lambda tokens, cls_token: torch.cat([cls_token, tokens], dim=1),
+    random_token=lambda tokens, cls_token: torch.cat(
+        [torch.randn(len(tokens), 1, tokens.shape[2]), tokens], dim=1
+    ),
+    one_for_every_image=lambda tokens, cls_token: torch.cat(
+        [cls_token.expand(len(tokens), len(tokens), -1), tokens], dim=1
+    ),
+    first_image_only=lambda tokens, cls_token: torch.cat(
+        [F.pad(cls_token, (0, 0, 0, 0, 0, len(tokens) - 1)), tokens], dim=1
+    ),
+    all_detached=lambda tokens, cls_token: torch.cat(
+        [cls_token.expand(len(tokens), -1, -1), tokens], dim=1
+    ).detach(),
     one_for_every_patch=lambda tokens, cls_token: torch.cat([cls_token.expand_as(tokens), tokens], dim=1),
     beside_the_tokens=lambda tokens, cls_token: torch.cat([cls_token.expand_as(tokens), tokens], dim=2),
     detached=lambda tokens, cls_token: torch.cat(
@@ -193,6 +213,7 @@ sincos_positions.add_mistakes(
     growing_frequencies=lambda rows, cols, dim: _waves(*_places(rows, cols), 1 / _frequencies(dim)),
     one_frequency=lambda rows, cols, dim: _waves(*_places(rows, cols), torch.ones(dim // 4)),
     base_of_100=lambda rows, cols, dim: _waves(*_places(rows, cols), _frequencies(dim) ** 0.5),
+    turns=lambda rows, cols, dim: _waves(*_places(rows, cols), _frequencies(dim) * 2 * math.pi),
     degrees=lambda rows, cols, dim: _waves(*_places(rows, cols), _frequencies(dim) * math.pi / 180),
 )
 
@@ -232,6 +253,12 @@ def divided_by_rows(rows, cols, dim):
 def both_sines_first(rows, cols, dim):
     row_sin, row_cos, col_sin, col_cos = vit.sincos_positions(rows, cols, dim).chunk(4, dim=1)
     return torch.cat([row_sin, col_sin, row_cos, col_cos], dim=1)
+
+
+@sincos_positions.mistake
+def cosines_first(rows, cols, dim):
+    row_sin, row_cos, col_sin, col_cos = vit.sincos_positions(rows, cols, dim).chunk(4, dim=1)
+    return torch.cat([row_cos, row_sin, col_cos, col_sin], dim=1)
 
 
 @sincos_positions.mistake
@@ -441,6 +468,12 @@ class WithDropout(BaseEmbeddings):
 class DropoutAlways(BaseEmbeddings):
     def embed(self, x):
         return F.dropout(super().embed(x), 0.1)
+
+
+@Embeddings.mistake
+class NoGradient(BaseEmbeddings):
+    def embed(self, x):
+        return super().embed(x).detach()
 
 
 @Embeddings.mistake

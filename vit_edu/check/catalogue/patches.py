@@ -53,6 +53,13 @@ patchify = Exercise(
     passes_gradient(_numbered(1, 2, 4, 6), 2),
 )
 
+
+def _without_the_last(images, patch_size, rows=0, cols=0):
+    """The patches without the last rows or columns of the grid; if nothing is left, torch.stack([]) is what raises."""
+    H, W = images.shape[2] - rows * patch_size, images.shape[3] - cols * patch_size
+    return vit.patchify(images[:, :, :H, :W], patch_size) if H and W else torch.stack([])
+
+
 patchify.add_mistakes(
     reshape_only=lambda images, patch_size: images.reshape(len(images), -1, patch_size**2 * images.shape[1]),
     channels_first=lambda images, patch_size: rearrange(
@@ -77,6 +84,12 @@ patchify.add_mistakes(
     pixels_kept=lambda images, patch_size: rearrange(
         images, "b c (r p) (s q) -> b (r s) p q c", p=patch_size, q=patch_size
     ),
+    batch_second=lambda images, patch_size: vit.patchify(images, patch_size).transpose(0, 1),
+    first_image_for_all=lambda images, patch_size: vit.patchify(images[:1].expand_as(images), patch_size),
+    first_image_alone=lambda images, patch_size: vit.patchify(images[:1], patch_size),
+    last_column_missing=lambda images, patch_size: _without_the_last(images, patch_size, cols=1),
+    last_row_missing=lambda images, patch_size: _without_the_last(images, patch_size, rows=1),
+    last_of_both_missing=lambda images, patch_size: _without_the_last(images, patch_size, rows=1, cols=1),
     transposed_result=lambda images, patch_size: vit.patchify(images, patch_size).mT,
     always_float32=lambda images, patch_size: vit.patchify(images, patch_size).float(),
     cut_off_from_gradient=lambda images, patch_size: vit.patchify(images.detach(), patch_size),
@@ -169,6 +182,12 @@ unpatchify.add_mistakes(
     channels_left_last=lambda patches, patch_size, image_size: vit.unpatchify(
         patches, patch_size, image_size
     ).permute(0, 2, 3, 1),
+    first_image_back=lambda patches, patch_size, image_size: vit.unpatchify(
+        patches[:1].expand_as(patches), patch_size, image_size
+    ),
+    detached_back=lambda patches, patch_size, image_size: vit.unpatchify(
+        patches.detach(), patch_size, image_size
+    ),
     float32_back=lambda patches, patch_size, image_size: vit.unpatchify(
         patches, patch_size, image_size
     ).float(),
@@ -262,6 +281,10 @@ patch_conv_weight.add_mistakes(
     in_and_out_exchanged=lambda patch_size, channels: vit.patch_conv_weight(patch_size, channels).transpose(
         0, 1
     ),
+    all_ones=lambda patch_size, channels: torch.ones_like(vit.patch_conv_weight(patch_size, channels)),
+    one_output_too_late=lambda patch_size, channels: F.pad(
+        vit.patch_conv_weight(patch_size, channels), (0, 0, 0, 0, 0, 0, 1, 0)
+    )[:-1],
     whole_numbers=lambda patch_size, channels: vit.patch_conv_weight(patch_size, channels).long(),
     divided_by_pixels=lambda patch_size, channels: (
         vit.patch_conv_weight(patch_size, channels) / patch_size**2
@@ -334,6 +357,15 @@ overlapping_patches.add_mistakes(
     unfold_order=lambda images, patch_size, stride: F.unfold(images, patch_size, stride=stride).transpose(
         1, 2
     ),
+    cut_off=lambda images, patch_size, stride: overlapping_patches.reference(
+        images.detach(), patch_size, stride
+    ),
+    float32_windows=lambda images, patch_size, stride: overlapping_patches.reference(
+        images.float(), patch_size, stride
+    ),
+    first_image_windows=lambda images, patch_size, stride: overlapping_patches.reference(
+        images[:1].expand_as(images), patch_size, stride
+    ),
     exchanged=lambda images, patch_size, stride: overlapping_patches.reference(images, stride, patch_size),
 )
 
@@ -383,6 +415,24 @@ def last_window_missing(images, patch_size, stride):
         for j in range(0, W - patch_size, stride)
     ]
     return torch.stack(patches or [images.flatten(1)], dim=1)
+
+
+@overlapping_patches.mistake
+def starts_everywhere(images, patch_size, stride):
+    H, W = images.shape[-2:]
+    padded = F.pad(images, (0, patch_size, 0, patch_size))
+    patches = [
+        padded[:, :, i : i + patch_size, j : j + patch_size].movedim(1, -1).flatten(1)
+        for i in range(0, H, stride)
+        for j in range(0, W, stride)
+    ]
+    return torch.stack(patches, dim=1)
+
+
+@overlapping_patches.mistake
+def places_of_a_square(images, patch_size, stride):
+    H = images.shape[2]
+    return overlapping_patches.reference(images[..., :H], patch_size, stride)
 
 
 @overlapping_patches.mistake

@@ -27,6 +27,12 @@ count_patches.add_mistakes(
     square_only=lambda height, width, patch_size: (height // patch_size) ** 2,
     square_of_the_width=lambda height, width, patch_size: (width // patch_size) ** 2,
     every_position=lambda height, width, patch_size: (height - patch_size + 1) * (width - patch_size + 1),
+    one_more_each_way=lambda height, width, patch_size: (
+        (height // patch_size + 1) * (width // patch_size + 1)
+    ),
+    one_fewer_each_way=lambda height, width, patch_size: (
+        (height // patch_size - 1) * (width // patch_size - 1)
+    ),
     class_token_counted=lambda height, width, patch_size: (height // patch_size) * (width // patch_size) + 1,
     rows_and_columns=lambda height, width, patch_size: (height // patch_size, width // patch_size),
 )
