@@ -75,6 +75,12 @@ def _variant(scale, dim=-1):
     return attention
 
 
+def _after(change, q, k, v):
+    """Right, except that the weights are changed before they meet the values."""
+    weights = change(vit.scaled_dot_product_attention(q, k, v)[1])
+    return weights @ v, weights
+
+
 scaled_dot_product_attention.add_mistakes(
     no_scale=lambda q, k, v: _variant(lambda d: 1.0)(q, k, v),
     scale_by_d=lambda q, k, v: _variant(lambda d: 1 / d)(q, k, v),
@@ -83,6 +89,10 @@ scaled_dot_product_attention.add_mistakes(
     softmax_over_queries=lambda q, k, v: _variant(lambda d: d**-0.5, dim=-2)(q, k, v),
     softmax_over_axis_1=lambda q, k, v: _variant(lambda d: d**-0.5, dim=1)(q, k, v),
     softmax_over_axis_0=lambda q, k, v: _variant(lambda d: d**-0.5, dim=0)(q, k, v),
+    scale_by_width_of_values=lambda q, k, v: _variant(lambda d: v.shape[-1] ** -0.5)(q, k, v),
+    with_dropout=lambda q, k, v: _after(lambda weights: F.dropout(weights, 0.1), q, k, v),
+    weights_detached=lambda q, k, v: _after(torch.detach, q, k, v),
+    all_detached=lambda q, k, v: tuple(t.detach() for t in vit.scaled_dot_product_attention(q, k, v)),
     scale_by_number_of_queries=lambda q, k, v: _variant(lambda d: q.shape[-2] ** -0.5)(q, k, v),
     output_only=lambda q, k, v: vit.scaled_dot_product_attention(q, k, v)[0],
     exchanged=lambda q, k, v: vit.scaled_dot_product_attention(q, k, v)[::-1],
@@ -152,6 +162,14 @@ def softmax_without_dim(q, k, v):
 
 
 @scaled_dot_product_attention.mistake
+def looks_back_only(q, k, v):
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(later, -math.inf).softmax(dim=-1)
+    return weights @ v, weights
+
+
+@scaled_dot_product_attention.mistake
 def columns_for_rows(q, k, v):
     weights = vit.scaled_dot_product_attention(q, k, v)[1]
     return weights.transpose(-2, -1) @ v, weights
@@ -191,6 +209,9 @@ split_heads.add_mistakes(
     interleaved=lambda x, num_heads: rearrange(x, "b t (d h) -> b h t d", h=num_heads),
     width_before_tokens=lambda x, num_heads: rearrange(x, "b t (h d) -> b h d t", h=num_heads),
     heads_taken_as_width=lambda x, num_heads: rearrange(x, "b t (h d) -> b h t d", d=num_heads),
+    tokens_shared_out=lambda x, num_heads: torch.stack(x.chunk(num_heads, dim=1), dim=1),
+    list_of_heads=lambda x, num_heads: list(x.chunk(num_heads, dim=-1)),
+    split_detached=lambda x, num_heads: vit.split_heads(x.detach(), num_heads),
     heads_in_the_batch=lambda x, num_heads: rearrange(x, "b t (h d) -> (b h) t d", h=num_heads),
     heads_before_the_batch=lambda x, num_heads: rearrange(x, "b t (h d) -> h b t d", h=num_heads),
 )
@@ -242,6 +263,8 @@ merge_heads = Exercise(
 
 merge_heads.add_mistakes(
     merged_interleaved=lambda x: rearrange(x, "b h t d -> b t (d h)"),
+    merge_detached=lambda x: vit.merge_heads(x.detach()),
+    merged_in_float32=lambda x: vit.merge_heads(x.float()),
     heads_averaged=lambda x: x.mean(dim=1),
     heads_added_up=lambda x: x.sum(dim=1),
     heads_as_more_tokens=lambda x: x.flatten(1, 2),
@@ -481,6 +504,28 @@ class HeadsBeforeQKV(BaseAttention):
     def forward(self, x):
         qkv = rearrange(self.qkv(x), "b t (h three d) -> three b h t d", three=3, h=self.num_heads)
         return self.proj(vit.merge_heads(self.attend(*qkv)))
+
+
+@Attention.mistake
+class NoBiasInProjection(BaseAttention):
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, num_heads)
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+
+@Attention.mistake
+class NoBiasAnywhere(BaseAttention):
+    bias = False
+
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, num_heads)
+        self.proj = nn.Linear(dim, dim, bias=False)
+
+
+@Attention.mistake
+class NoGradient(BaseAttention):
+    def forward(self, x):
+        return super().forward(x).detach()
 
 
 @Attention.mistake

@@ -126,6 +126,14 @@ layer_norm.add_mistakes(
     mean_left_in=lambda x, weight, bias, eps=1e-6: (
         x / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + eps) * weight + bias
     ),
+    statistics_detached=lambda x, weight, bias, eps=1e-6: (
+        (x - x.mean(-1, keepdim=True).detach())
+        / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + eps).detach()
+        * weight
+        + bias
+    ),
+    norm_detached=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, eps).detach(),
+    always_float32=lambda x, weight, bias, eps=1e-6: _norm(x.float(), weight.float(), bias.float(), eps),
     squares_summed=lambda x, weight, bias, eps=1e-6: _norm(
         x, weight * x.shape[-1] ** -0.5, bias, eps / x.shape[-1]
     ),
@@ -235,6 +243,38 @@ class QuickGelu(BaseMlp):
 
 
 @Mlp.mistake
+class NoBiasInFc1(BaseMlp):
+    def __init__(self, in_features, hidden_features):
+        super().__init__(in_features, hidden_features)
+        self.fc1.bias = None
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+@Mlp.mistake
+class NoBiasInFc2(BaseMlp):
+    def __init__(self, in_features, hidden_features):
+        super().__init__(in_features, hidden_features)
+        self.fc2.bias = None
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+@Mlp.mistake
+class NothingReturned(BaseMlp):
+    def forward(self, x):
+        self.fc2(F.gelu(self.fc1(x)))
+
+
+@Mlp.mistake
+class NoGradient(BaseMlp):
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x))).detach()
+
+
+@Mlp.mistake
 class AlwaysFourTimes(BaseMlp):
     def __init__(self, in_features, hidden_features):
         super().__init__(in_features, 4 * in_features)
@@ -262,6 +302,8 @@ def _drop(observe, *shape, training=True, dtype=torch.float32):
 
     def run(candidate):
         out = apply(candidate, x, 0.25, training)
+        if isinstance(out, torch.Tensor) and out.shape[1:] == x.shape[1:] and len(out) < len(x):
+            raise CaseFailed("images are missing from the result: it should be as long as x")
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
             came = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
             raise CaseFailed("expected a tensor of shape {shape}, got {got}", shape=tuple(x.shape), got=came)
@@ -426,6 +468,11 @@ def changes_x_itself(x, drop_prob, training):
 
 
 @drop_path.mistake
+def dropped_removed(x, drop_prob, training):
+    return x[_mask(x, 1 - drop_prob).flatten().bool()] / (1 - drop_prob) if training else x
+
+
+@drop_path.mistake
 def same_images_each_time(x, drop_prob, training):
     torch.manual_seed(0)
     return vit.drop_path(x, drop_prob, training)
@@ -454,6 +501,12 @@ def _other_eps(module):
         for name, m in module.named_modules()
         if isinstance(m, nn.LayerNorm) and m.eps != 1e-6
     }
+
+
+def _settled_in_evaluation(candidate):
+    x = drawn(1, 2, 8).repeat(100, 1, 1)
+    module = build(candidate, **_block, drop_path=0.5).eval()
+    return torch.allclose(module(x.clone()), module(x[:1].clone()), atol=1e-4)
 
 
 def _skip_is_clean(candidate):
@@ -537,6 +590,11 @@ Block = Exercise(
         "with drop_path 0, the same in training as in evaluation",
         **_block,
         hint="Only DropPath is random, and its rate is the argument drop_path.",
+    ),
+    Case(
+        "with drop_path 0.5, nothing is dropped in evaluation",
+        _settled_in_evaluation,
+        "DropPath, like dropout, works in training only: self.training tells.",
     ),
     Case(
         "with both branches at zero, the block changes nothing",
@@ -786,6 +844,16 @@ class DropoutAlways(BaseBlock):
     def forward(self, x):
         x = x + self.drop_path(F.dropout(self.attn(self.norm1(x)), 0.1))
         return x + self.drop_path(F.dropout(self.mlp(self.norm2(x)), 0.1))
+
+
+@Block.mistake
+class DropsInEvaluation(BaseBlock):
+    def drop_path(self, x):
+        return vit.drop_path(x, self.drop, True)
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 @Block.mistake
