@@ -88,14 +88,18 @@ def _prepend_class_token(tokens, cls_token):
 
 
 def _learned_class_token(candidate):
-    """The tokens. CaseFailed if they can be differentiated, but not by the class token that was passed."""
+    """The tokens. CaseFailed if they cannot be differentiated by the class token that was passed."""
     cls_token = drawn(1, 1, 8, seed=1).requires_grad_()
     out = candidate(drawn(2, 4, 8), cls_token)
-    if not (isinstance(out, torch.Tensor) and out.requires_grad):
+    if not isinstance(out, torch.Tensor):
         return out
-    if torch.autograd.grad(out.sum(), cls_token, retain_graph=True, allow_unused=True)[0] is None:
-        raise CaseFailed("no gradient reaches the class token that was passed, only a copy of it")
+    if not out.requires_grad or not _reaches(out, cls_token):
+        raise CaseFailed("no gradient reaches the class token that was passed")
     return out
+
+
+def _reaches(out, value):
+    return torch.autograd.grad(out.sum(), value, retain_graph=True, allow_unused=True)[0] is not None
 
 
 prepend_class_token = Exercise(

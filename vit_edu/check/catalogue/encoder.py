@@ -381,7 +381,7 @@ drop_path = Exercise(
     ),
     Case(
         "with rate 0.25, about a quarter of the images lose their branch",
-        _drop(_lost, 10_000, 1, 2),
+        _drop(_lost, 10_000, 2, 3),
         "drop_prob is the probability of *losing* the branch, and each image is drawn independently.",
     ),
     Case(
@@ -391,7 +391,7 @@ drop_path = Exercise(
     ),
     Case(
         "the mean over 20,000 images is the same as in evaluation: its factor is 1",
-        _drop(_mean, 20_000, 1, 1),
+        _drop(_mean, 20_000, 2, 3),
         "The probability of keeping an image, times the factor of what is kept, should be 1.",
     ),
     Case(
