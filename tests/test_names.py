@@ -1,0 +1,180 @@
+"""The names that are given to wrong answers are true: for other members of their kind as well, and not for neighbours."""
+
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vit_edu import check
+from vit_edu.check.catalogue.attention import BaseAttention
+from vit_edu.check.catalogue.embeddings import BaseEmbeddings
+from vit_edu.check.catalogue.encoder import BaseBlock, BaseMlp
+from vit_edu.check.engine import variant
+from vit_edu.models import vit
+
+
+class OnesAtTheStart(BaseEmbeddings):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        nn.init.ones_(self.cls_token)
+
+
+class RandomBuffer(BaseEmbeddings):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        start = self.pos_embed.detach()
+        del self.pos_embed
+        self.register_buffer("pos_embed", start)
+
+
+class FrozenClassToken(BaseEmbeddings):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        self.cls_token.requires_grad_(False)
+
+
+class TwentyFourWide(BaseMlp):
+    def __init__(self, in_features, hidden_features):
+        super().__init__(in_features, 24)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class OneNormAtAll(BaseBlock):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        del self.norm2
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(x))
+
+
+class PostNormThatNeverDrops(BaseBlock):
+    def forward(self, x):
+        x = self.norm1(x + self.attn(x))
+        return self.norm2(x + self.mlp(x))
+
+
+class FifthAlways(BaseBlock):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        self.drop = 0.2
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def _frequencies_over_half(rows, cols, dim):
+    omega = 10000.0 ** (-2 * torch.arange(dim // 4) / dim)
+    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    row, col = (place.flatten()[:, None] * omega for place in (row, col))
+    return torch.cat([row.sin(), row.cos(), col.sin(), col.cos()], dim=1)
+
+
+def _of_two_axes(q, k, v):
+    weights = (q @ k.t() / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return weights @ v, weights
+
+
+def _default_eps(x, weight, bias, eps=1e-5):
+    return vit.layer_norm(x, weight, bias, eps)
+
+
+def _one_draw(x, drop_prob, training):
+    if not training:
+        return x
+    return x * 0 if random.random() < drop_prob else x / (1 - drop_prob)
+
+
+def _one_draw_of_torch(x, drop_prob, training):
+    if not training:
+        return x
+    return torch.zeros_like(x) if torch.rand(1) < drop_prob else x / (1 - drop_prob)
+
+
+def _two_axes_of_a_mask(x, drop_prob, training):
+    return x * (torch.rand(len(x), 1) >= drop_prob) / (1 - drop_prob) if training else x
+
+
+def _viewed(images, patch_size):
+    return images.view(len(images), -1, patch_size**2 * images.shape[1])
+
+
+def _random_token(tokens, cls_token):
+    drawn = nn.Parameter(torch.randn(len(tokens), 1, tokens.shape[2]))
+    return torch.cat([drawn, tokens], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "name"),
+    [
+        ("patchify", _viewed, "reshape_only"),
+        ("prepend_class_token", _random_token, "random_token"),
+        ("sincos_positions", _frequencies_over_half, "base_of_100"),
+        ("Embeddings", RandomBuffer, "FixedPositions"),
+        ("Embeddings", FrozenClassToken, "DetachedClassToken"),
+        ("Embeddings", OnesAtTheStart, "ClassTokenStartsRandom"),
+        (
+            "Embeddings",
+            variant(BaseEmbeddings, embed=lambda self, x: F.dropout(BaseEmbeddings.embed(self, x), 0.5)),
+            "DropoutAlways",
+        ),
+        ("scaled_dot_product_attention", _of_two_axes, "all_axes_reversed"),
+        (
+            "Attention",
+            variant(
+                BaseAttention,
+                attend=lambda self, q, k, v: F.dropout(F.scaled_dot_product_attention(q, k, v), 0.3),
+            ),
+            "DropoutInEvaluation",
+        ),
+        ("layer_norm", _default_eps, "default_eps"),
+        ("drop_path", _one_draw, "one_draw_for_the_batch"),
+        ("drop_path", _one_draw_of_torch, "one_draw_for_the_batch"),
+        ("drop_path", _two_axes_of_a_mask, "mask_of_two_axes"),
+        ("Block", OneNormAtAll, "OneNorm"),
+        ("Block", PostNormThatNeverDrops, "PostNorm"),
+        ("Block", FifthAlways, "FixedRate"),
+    ],
+)
+def test_another_member_of_a_kind_has_its_name(exercise, answer, name):
+    known = next(m for m in check.get(exercise).mistakes if m.name == name)
+    assert check.get(exercise).check(answer).diagnosis == known.diagnosis
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "name"),
+    [
+        ("layer_norm", _default_eps, "fixed_eps_of_torch"),
+        ("Mlp", TwentyFourWide, "AlwaysFourTimes"),
+        (
+            "Embeddings",
+            variant(BaseEmbeddings, extra=0, embed=lambda self, x: x + self.cls_token + self.pos_embed),
+            "NoPositionForClass",
+        ),
+    ],
+)
+def test_a_neighbour_does_not_get_a_name_that_is_false_for_it(exercise, answer, name):
+    known = next(m for m in check.get(exercise).mistakes if m.name == name)
+    found = check.get(exercise).check(answer)
+    assert not found.passed
+    assert found.diagnosis != known.diagnosis
+
+
+def test_a_block_without_drop_path_for_a_rate_of_0_is_right():
+    class Block(BaseBlock):
+        def __init__(self, dim, num_heads, mlp_ratio=4.0, drop_path=0.0):
+            super().__init__(dim, num_heads, mlp_ratio)
+            self.branch_end = vit.DropPath(drop_path) if drop_path else nn.Identity()
+
+        def forward(self, x):
+            x = x + self.branch_end(self.attn(self.norm1(x)))
+            return x + self.branch_end(self.mlp(self.norm2(x)))
+
+    assert check.get("Block").check(Block).passed
