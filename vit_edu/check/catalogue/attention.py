@@ -89,6 +89,7 @@ scaled_dot_product_attention.add_mistakes(
     softmax_over_queries=lambda q, k, v: _variant(lambda d: d**-0.5, dim=-2)(q, k, v),
     softmax_over_axis_1=lambda q, k, v: _variant(lambda d: d**-0.5, dim=1)(q, k, v),
     softmax_over_axis_0=lambda q, k, v: _variant(lambda d: d**-0.5, dim=0)(q, k, v),
+    keys_ask=lambda q, k, v: vit.scaled_dot_product_attention(k, q, v),
     scale_by_width_of_values=lambda q, k, v: _variant(lambda d: v.shape[-1] ** -0.5)(q, k, v),
     with_dropout=lambda q, k, v: _after(lambda weights: F.dropout(weights, 0.1), q, k, v),
     weights_detached=lambda q, k, v: _after(torch.detach, q, k, v),
@@ -456,6 +457,9 @@ Attention.add_mistakes(
         forward=lambda self, x: self.proj(
             self.mix_values(*rearrange(self.qkv(x), "b t (d three) -> three b t d", three=3))
         ),
+    ),
+    SoftmaxOverHeads=variant(
+        BaseAttention, attend=lambda self, q, k, v: (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=1) @ v
     ),
     LooksBackOnly=variant(
         BaseAttention, attend=lambda self, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)

@@ -68,6 +68,7 @@ project_patches.add_mistakes(
     with_gelu=lambda patches, weight, bias: F.gelu(patches @ weight.T + bias),
     patches_summed=lambda patches, weight, bias: torch.einsum("bnp,dp->bd", patches, weight) + bias,
     times_root_of_width=lambda patches, weight, bias: (patches @ weight.T + bias) * math.sqrt(len(weight)),
+    result_transposed=lambda patches, weight, bias: (patches @ weight.T + bias).mT,
     bias_subtracted=lambda patches, weight, bias: patches @ weight.T - bias,
     bias_twice=lambda patches, weight, bias: patches @ weight.T + bias + bias,
     numbers_mixed=lambda patches, weight, bias: patches.mT.reshape(patches.shape) @ weight.T + bias,
@@ -220,6 +221,33 @@ sincos_positions.add_mistakes(
     turns=lambda rows, cols, dim: _waves(*_places(rows, cols), _frequencies(dim) * 2 * math.pi),
     degrees=lambda rows, cols, dim: _waves(*_places(rows, cols), _frequencies(dim) * math.pi / 180),
 )
+
+
+@sincos_positions.mistake
+def grid_kept(rows, cols, dim):
+    return vit.sincos_positions(rows, cols, dim).reshape(rows, cols, dim)
+
+
+@sincos_positions.mistake
+def with_batch_axis(rows, cols, dim):
+    return vit.sincos_positions(rows, cols, dim)[None]
+
+
+@sincos_positions.mistake
+def row_of_the_class_token(rows, cols, dim):
+    return F.pad(vit.sincos_positions(rows, cols, dim), (0, 0, 1, 0))
+
+
+@sincos_positions.mistake
+def only_the_row(rows, cols, dim):
+    row, _ = _places(rows, cols)
+    return _waves(row, row, _frequencies(dim))
+
+
+@sincos_positions.mistake
+def only_the_column(rows, cols, dim):
+    _, col = _places(rows, cols)
+    return _waves(col, col, _frequencies(dim))
 
 
 @sincos_positions.mistake
@@ -436,6 +464,12 @@ class OnePosition(BaseEmbeddings):
     def __init__(self, img_size, patch_size, in_chans, embed_dim):
         super().__init__(img_size, patch_size, in_chans, embed_dim)
         self.pos_embed = nn.Parameter(torch.randn(1, 1, embed_dim) * self.spread)
+
+
+@Embeddings.mistake
+class ClassTokenUnused(BaseEmbeddings):
+    def with_class_token(self, x):
+        return torch.cat([torch.zeros_like(x[:, :1]), x], dim=1)
 
 
 @Embeddings.mistake

@@ -134,6 +134,14 @@ layer_norm.add_mistakes(
     ),
     norm_detached=lambda x, weight, bias, eps=1e-6: _norm(x, weight, bias, eps).detach(),
     always_float32=lambda x, weight, bias, eps=1e-6: _norm(x.float(), weight.float(), bias.float(), eps),
+    not_centred=lambda x, weight, bias, eps=1e-6: (
+        x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps) * weight + bias
+    ),
+    parentheses_missing=lambda x, weight, bias, eps=1e-6: (
+        x
+        - x.mean(-1, keepdim=True) / torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + eps) * weight
+        + bias
+    ),
     squares_summed=lambda x, weight, bias, eps=1e-6: _norm(
         x, weight * x.shape[-1] ** -0.5, bias, eps / x.shape[-1]
     ),
@@ -438,6 +446,9 @@ drop_path.add_mistakes(
     a_draw_for_each_token=lambda x, drop_prob, training: _masked(x, drop_prob, training, *x.shape[:-1], 1),
     one_draw_for_the_batch=lambda x, drop_prob, training: _masked(x, drop_prob, training, *[1] * x.ndim),
     mask_of_three_axes=lambda x, drop_prob, training: _masked(x, drop_prob, training, len(x), 1, 1),
+    normal_draws=lambda x, drop_prob, training: (
+        x * (torch.randn(len(x), *[1] * (x.ndim - 1)) >= drop_prob) / (1 - drop_prob) if training else x
+    ),
     mask_of_one_axis=lambda x, drop_prob, training: _masked(x, drop_prob, training, len(x)),
     mask_of_two_axes=lambda x, drop_prob, training: _masked(x, drop_prob, training, len(x), 1),
     rescaled_in_evaluation=lambda x, drop_prob, training: (
@@ -1011,6 +1022,17 @@ def rate_as_mlp_ratio(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
 def one_block_too_few(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
     rates = [drop_path_rate * i / max(1, depth - 1) for i in range(1, depth)]
     return stack(dim, rates, num_heads, mlp_ratio)
+
+
+@make_blocks.mistake
+def one_block_too_many(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
+    rates = torch.linspace(0, drop_path_rate, depth + 1).tolist()
+    return stack(dim, rates, num_heads, mlp_ratio)
+
+
+@make_blocks.mistake
+def depth_ignored(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
+    return stack(dim, [drop_path_rate], num_heads, mlp_ratio)
 
 
 @make_blocks.mistake

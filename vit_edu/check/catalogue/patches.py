@@ -281,6 +281,7 @@ patch_conv_weight.add_mistakes(
     in_and_out_exchanged=lambda patch_size, channels: vit.patch_conv_weight(patch_size, channels).transpose(
         0, 1
     ),
+    not_reshaped=lambda patch_size, channels: torch.eye(patch_size**2 * channels),
     all_ones=lambda patch_size, channels: torch.ones_like(vit.patch_conv_weight(patch_size, channels)),
     one_output_too_late=lambda patch_size, channels: F.pad(
         vit.patch_conv_weight(patch_size, channels), (0, 0, 0, 0, 0, 0, 1, 0)
