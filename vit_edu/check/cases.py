@@ -108,20 +108,20 @@ def settled(candidate, *args, **kwargs):
     Which numbers a random answer gives depends on how it draws them; that it is random does not.
     """
     first = apply(candidate, *args, **kwargs)
-    tensors = _strided(first)
+    tensors = _with_numbers(first)
     if tensors:
         # A few draws are easily the same by chance.
         for _ in range(8 if sum(v.numel() for v in tensors) <= 60 else 1):
-            again = _strided(apply(candidate, *args, **kwargs))
+            again = _with_numbers(apply(candidate, *args, **kwargs))
             if not all(_same(a, b) for a, b in zip(tensors, again, strict=False)):
                 raise CaseFailed("the same input gives another result each time")
     return first
 
 
-def _strided(out):
-    return [
-        v for v in _flat(out) if isinstance(v, torch.Tensor) and v.layout == torch.strided and not v.is_nested
-    ]
+def _with_numbers(out):
+    """The tensors in a result, except for those whose numbers cannot be compared."""
+    ordinary = (v for v in _flat(out) if isinstance(v, torch.Tensor) and v.layout == torch.strided)
+    return [v for v in ordinary if not (v.is_nested or v.is_meta)]
 
 
 def _same(a, b):

@@ -95,7 +95,9 @@ def _learned_class_token(candidate):
     if not isinstance(out, torch.Tensor):
         return out
     if not out.requires_grad or not _reaches(out, cls_token):
-        raise CaseFailed("no gradient reaches the class token that was passed")
+        raise CaseFailed(
+            "no gradient reaches the class token that was passed: it is cut off or not used, or only a copy of it is"
+        )
     return out
 
 
