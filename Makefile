@@ -14,7 +14,7 @@ BIN         := $(VENV)/bin
 endif
 
 INSTALL     := $(BIN)/python -m pip --disable-pip-version-check install -q $(addprefix -c ,$(CONSTRAINTS))
-QUICK       := VIT_EDU_FAST=1 VIT_EDU_DATA=shapes VIT_EDU_PROGRESS=off OMP_NUM_THREADS=1
+QUICK       := VIT_EDU_FAST=1 VIT_EDU_DATA=shapes VIT_EDU_PROGRESS=off VIT_EDU_MINE=off OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test course lessons format clean

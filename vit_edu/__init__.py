@@ -5,6 +5,7 @@ Its rooms, from top to bottom. Each imports only from the rooms below it; tests/
     cli, doctor, lab    the command vit-edu
     authoring           lessons derived from solutions, the course as pages, weights that come with the course
     classroom           the answers in submitted notebooks, the mistakes to expect in a class
+    mine                a learner's own right answers, or the course's
     check               how an exercise answers, and the catalogue of exercises
     transfer            few labels: features, neighbours, a probe, fine-tuning
     pretrained          published weights in our models, key by key, without the trainer
@@ -23,7 +24,18 @@ import importlib
 import os
 
 __version__ = "0.2.0.dev0"
-__all__ = ["check", "data", "inspect", "models", "plot", "pretrained", "settings", "training", "transfer"]
+__all__ = [
+    "check",
+    "data",
+    "inspect",
+    "mine",
+    "models",
+    "plot",
+    "pretrained",
+    "settings",
+    "training",
+    "transfer",
+]
 
 
 def __getattr__(name):

@@ -8,6 +8,7 @@
 | VIT_EDU_FAST | 1: training in seconds and no download of weights, for tests |
 | VIT_EDU_LANG | the language of the checker's answers, such as en; else that of the locale, else English |
 | VIT_EDU_PROGRESS | the file that keeps what a learner has solved, or off |
+| VIT_EDU_MINE | the folder that keeps a learner's right answers as Python files, or off |
 
 What is switched on or off understands 1 and 0, on and off, yes and no, true and false, in upper and lower case.
 """
@@ -103,6 +104,27 @@ def progress_file():
         "VIT_EDU_PROGRESS",
         lambda: Path(platformdirs.user_data_dir("vit_edu")) / "progress.json",
         "a file that you can write to, or to off",
+    )
+
+
+def mine_asked():
+    """Whether VIT_EDU_MINE names a folder, or switches it off, instead of leaving the choice to us."""
+    return bool(_asked("VIT_EDU_MINE"))
+
+
+def mine_folder():
+    """The folder that keeps right answers: VIT_EDU_MINE, else "mine" in the user's data folder; None for "off".
+
+    Raises NoHome, an OSError, where there is no such folder.
+    """
+    import platformdirs
+
+    if _asked("VIT_EDU_MINE").lower() in OFF:
+        return None
+    return _folder(
+        "VIT_EDU_MINE",
+        lambda: Path(platformdirs.user_data_dir("vit_edu")) / "mine",
+        "a folder that you can write to, or to off",
     )
 
 

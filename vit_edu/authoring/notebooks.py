@@ -40,7 +40,7 @@ def execute(notebook, folder, on_cell=None):
     if on_cell:
         client.on_cell_start = lambda cell, cell_index: on_cell(cell_index)
     # The solutions must not count as the learner's progress
-    asyncio.run(client.async_execute(env={**os.environ, "VIT_EDU_PROGRESS": "off"}))
+    asyncio.run(client.async_execute(env={**os.environ, "VIT_EDU_PROGRESS": "off", "VIT_EDU_MINE": "off"}))
     return notebook
 
 

@@ -8,6 +8,7 @@ import difflib
 import importlib
 
 from vit_edu import settings
+from vit_edu.check import keep as _keep
 from vit_edu.check import record as _record
 from vit_edu.check import session as _session
 from vit_edu.check import texts
@@ -76,7 +77,7 @@ def run(name, candidate):
 def exercise(candidate):
     """Decorator that checks the function or class below it at once, shows the report, and hands on something that works.
 
-    A right answer is returned unchanged and unwrapped. Anything else is replaced by the reference, and the report says so.
+    A right answer is returned unchanged and unwrapped, and is kept for `vit_edu.mine`. Anything else is replaced by the reference, and the report says so.
     The name of the function or class is the name of the exercise. KeyError if there is no exercise of that name, TypeError
     for something that has no name.
     """
@@ -91,6 +92,7 @@ def exercise(candidate):
     report = target.check(candidate)
     _record.add(report)
     _session.remember(report, candidate, target.reference)
+    report.note = "\n".join(filter(None, [report.note, _keep.add(report, candidate)]))
     report.show()
     return candidate if report.passed else target.reference
 

@@ -146,7 +146,12 @@ def _run(path, seconds, row):
             "MPLBACKEND": "agg",
             "OMP_NUM_THREADS": "1",
         }
-        environment |= {"VIT_EDU_FAST": "1", "VIT_EDU_DATA": "shapes", "VIT_EDU_PROGRESS": "off"}
+        environment |= {
+            "VIT_EDU_FAST": "1",
+            "VIT_EDU_DATA": "shapes",
+            "VIT_EDU_PROGRESS": "off",
+            "VIT_EDU_MINE": "off",
+        }
         # Into a file, because a pipe is not at its end before every process that holds it has ended
         with tempfile.TemporaryFile() as out:
             process = subprocess.Popen(
