@@ -1010,3 +1010,69 @@ def test_a_stem_makes_a_hybrid_that_trains_and_comes_back(images, tmp_path):
     assert deeper.patch_embed(x).shape == (4, 64, 16)
     with pytest.raises(ValueError, match=r"multiply to 8, and patch_size 4 is not a multiple"):
         make_model(recipe.model | {"stem": ((8, 2), (8, 4))}, (3, 32, 32), 10)
+
+
+# ---------------------------------------------------------------- functions of the learner's own
+
+
+def test_their_own_functions_train_in_the_loop(images, tmp_path):
+    """The functions of lesson 06, handed to `fit`, are the ones that run, and a resumed run equals an uninterrupted one."""
+    called = {"step": 0, "schedule": [], "augment": 0}
+
+    def step(model, optimizer, x, labels):
+        called["step"] += 1
+        return training.train_step(model, optimizer, x, labels)
+
+    def schedule(step, total_steps, warmup_steps, peak):
+        called["schedule"].append((step, total_steps, warmup_steps, peak))
+        return peak / (1 + step)
+
+    def darker(x):
+        assert x.dtype == torch.uint8
+        called["augment"] += 1
+        return x // 2
+
+    def stop(history):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+
+    def one_run(out=None, on_epoch=None):
+        model = training.build_model(TINY, images)
+        history = training.fit(
+            model, images, TINY, out, on_epoch, step=step, schedule=schedule, augment=[darker]
+        )
+        return model, history
+
+    whole, history = one_run()
+    steps = 3 * (95 // 16)
+    assert called["step"] == called["augment"] == len(called["schedule"]) == steps
+    assert called["schedule"][0] == (0, steps, 1, TINY.learning_rate)
+    assert history[-1]["learning_rate"] == TINY.learning_rate / steps
+    one_run(tmp_path, stop)
+    resumed, _ = one_run(tmp_path)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_our_own_functions_given_as_theirs_change_nothing(images):
+    recipe = dataclasses.replace(TINY, crop=0, flip=False)
+    model = training.build_model(recipe, images)
+    training.fit(model, images, recipe, step=training.train_step, schedule=training.learning_rate)
+    same, _ = run(images, recipe=recipe)
+    for a, b in zip(model.parameters(), same.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_step_that_returns_no_loss_is_told(images):
+    def silent_step(model, optimizer, x, labels):
+        training.train_step(model, optimizer, x, labels)
+
+    model = training.build_model(TINY, images)
+    with pytest.raises(TypeError, match="silent_step must return the loss as a number, and returned None"):
+        training.fit(model, images, TINY, step=silent_step)
+
+
+def test_their_augmentation_is_refused_where_masks_would_have_to_move():
+    scenes = data.shapes(train=20, test=10, mask=True)
+    with pytest.raises(ValueError, match="mask would have to move"):
+        next(data.batches(scenes.train, 4, scenes.mean, scenes.std, train=True, augment=[torch.flip]))

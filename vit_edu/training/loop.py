@@ -13,7 +13,7 @@ from vit_edu.models import make_model
 from vit_edu.training import parallel
 from vit_edu.training.checkpoint import Run
 from vit_edu.training.optim import branch_ends
-from vit_edu.training.steps import CompiledStep, PlainStep, TokenDropout, learning_rate
+from vit_edu.training.steps import CompiledStep, OwnStep, PlainStep, TokenDropout, learning_rate
 from vit_edu.training.tasks import make_task
 
 
@@ -32,7 +32,18 @@ def build_model(recipe, data):
     return model
 
 
-def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, compiler=None):
+def fit(
+    model,
+    data,
+    recipe,
+    out=None,
+    on_epoch=None,
+    clock=time.perf_counter,
+    compiler=None,
+    step=None,
+    schedule=None,
+    augment=(),
+):
     """Train `model` on `data.train` by `recipe`. Returns the history, a list with a dict for each epoch.
 
     Each entry: epoch (from 1), loss (mean over the training batches), the task's score on held-out training images
@@ -49,6 +60,10 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
     evaluated, and it is what `model` holds at the end. clock: counts the seconds. With `time.process_time` on one thread,
     other work on the machine does not count. compiler: the backend of torch.compile for the steps; None compiles only on
     CUDA, with "inductor".
+    step, schedule, augment: functions of your own, such as those of lesson 06, in the place of ours. step(model, optimizer,
+    images, labels) takes one step and returns the loss; it runs uncompiled. schedule(step, total_steps, warmup_steps, peak)
+    returns the learning rate; in a run by minutes, steps are thousandths of the time. augment: functions of a batch of images,
+    see `data.batches`; the recipe's flips and crops are left out. They are not in the checkpoint: give them again to resume.
     Inside `parallel.group`, all ranks call this together. The test images are not touched.
     Raises Diverged, CheckpointError (before the first step if `out` cannot be written to), parallel.ParallelError.
     """
@@ -61,10 +76,10 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
         ranks.together(lambda: run.resume(out))
     same = {"kind": data.kind, "classes": data.classes, "shape": tuple(train.images.shape[1:])}
     ranks.require_same(same | {"recipe": recipe, "images": len(train), "epochs so far": len(run.history)})
-    budget = Budget(recipe, len(train), run.history, clock, ranks)
+    budget = Budget(recipe, len(train), run.history, clock, ranks, schedule)
     dropout = TokenDropout(model) if recipe.tokens else None
-    step = _make_step(run, ranks, dropout, compiler, clock)
-    lazy = isinstance(step, CompiledStep)
+    take_step = _make_step(run, ranks, dropout, compiler, clock, step)
+    lazy = isinstance(take_step, CompiledStep)
     losses = Losses(run.task.guessing, lazy)
     bar = Bar(budget, losses, run.history, run.task, shown=ranks.first)
     saving, calling = Every(30 if lazy else 0), Every(5 if lazy else 0)
@@ -81,6 +96,7 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
                 generator=run.order,
                 crop=recipe.crop,
                 flip=recipe.flip,
+                augment=augment,
             ):
                 rate = budget.rate
                 for group in run.optimizer.param_groups:
@@ -89,11 +105,11 @@ def fit(model, data, recipe, out=None, on_epoch=None, clock=time.perf_counter, c
                     dropout.keep = budget.share_of_tokens
                 images, targets = ranks.share(*run.task.prepare(images, targets))
                 with ranks.own_noise(budget.step):
-                    loss = step(images, targets)
+                    loss = take_step(images, targets)
                 if run.average:
                     run.average.update(model)
                 losses.add(ranks.mean(loss), budget.step, rate)
-                budget.count_step(step.compiling)
+                budget.count_step(take_step.compiling)
                 bar.show()
                 if budget.over:
                     break
@@ -130,9 +146,11 @@ def _held_out(split, recipe):
     return train, val
 
 
-def _make_step(run, ranks, dropout, compiler, clock):
-    """The function that takes a step, compiled on CUDA or if a compiler is named."""
+def _make_step(run, ranks, dropout, compiler, clock, own=None):
+    """The function that takes a step, compiled on CUDA or if a compiler is named. own: a learner's, instead of ours."""
     optimizer = ranks.averaging(run.optimizer)
+    if own:
+        return OwnStep(run.model, optimizer, own)
     compiler = compiler or ("inductor" if run.device.type == "cuda" else None)
     if compiler:
         return CompiledStep(run.model, optimizer, run.task.loss, dropout, compiler, clock)
@@ -181,11 +199,11 @@ class Budget:
     """How long a run lasts, in epochs or in minutes by the clock, and how far it has come.
 
     step: the number of steps that are done. seconds: since the run began, without pauses, at the last look at the clock; with
-    several ranks, the clock of rank 0 decides for all. compiling: how many of these seconds went into compiling.
+    several ranks, the clock of rank 0 decides for all. schedule: a function in the place of the recipe's, see `fit`. compiling: how many of these seconds went into compiling.
     """
 
-    def __init__(self, recipe, images, history, clock, ranks):
-        self.recipe, self.clock, self.ranks = recipe, clock, ranks
+    def __init__(self, recipe, images, history, clock, ranks, schedule=None):
+        self.recipe, self.clock, self.ranks, self.schedule = recipe, clock, ranks, schedule
         steps_per_epoch = max(1, images // recipe.batch_size)
         self.total = recipe.epochs * steps_per_epoch if recipe.epochs else None
         self.step = len(history) * steps_per_epoch
@@ -232,6 +250,8 @@ class Budget:
         warmup = max(1, int(total * recipe.warmup)) if total else max(1, 1000 * recipe.warmup)
         if not total:
             step, total = 1000 * self.progress, 1000
+        if self.schedule:
+            return self.schedule(step, total, warmup, recipe.learning_rate)
         if recipe.schedule == "linear" and step >= warmup:
             return recipe.learning_rate * (total - step) / (total - warmup)
         return learning_rate(step, total, warmup, recipe.learning_rate)
