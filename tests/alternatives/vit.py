@@ -142,6 +142,30 @@ def by_shapes(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp
     return sum(torch.Size(shape).numel() for shape in once + depth * block)
 
 
+# ---------------------------------------------------------------- flops
+
+
+@alternative("flops")
+def product_by_product(tokens, embed_dim, depth):
+    T, D = tokens, embed_dim
+    products = [(T, D, 3 * D), (T, D, T), (T, T, D), (T, D, D), (T, D, 4 * D), (T, 4 * D, D)]
+    return sum(depth * rows * inner * cols for rows, inner, cols in products)
+
+
+@alternative("flops")
+def block_after_block(tokens, embed_dim, depth):
+    total = 0
+    for _ in range(depth):
+        total += tokens * embed_dim * (12 * embed_dim + 2 * tokens)
+    return total
+
+
+@alternative("flops")
+def from_the_modules(tokens, embed_dim, depth):
+    linear = [m.weight for m in vit.Block(embed_dim, 1).modules() if isinstance(m, nn.Linear)]
+    return depth * tokens * (sum(w.numel() for w in linear) + 2 * tokens * embed_dim)
+
+
 # ---------------------------------------------------------------- batch_independent
 
 

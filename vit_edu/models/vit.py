@@ -393,3 +393,13 @@ def count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, dep
     norms = 2 * 2 * D  # two per block, each with weight and bias
     head = 2 * D + (D + 1) * num_classes  # last norm, then linear
     return embeddings + depth * (attention + mlp + norms) + head
+
+
+def flops(tokens, embed_dim, depth):
+    """Multiply-adds of an encoder with an MLP of hidden width 4 D, as papers count FLOPs. Returns an int.
+
+    tokens: T, class token included. 12 T D^2 of each block are linear layers, 2 T^2 D the scores and the weighted sum of the
+    values; the two are equal at T = 6 D. Norms, softmax, GELU, embeddings and head are left out.
+    """
+    T, D = tokens, embed_dim
+    return depth * (12 * T * D**2 + 2 * T**2 * D)

@@ -298,6 +298,47 @@ count_parameters.add_mistakes(
 )
 
 
+# ---------------------------------------------------------------- multiply-adds in closed form
+
+flops = Exercise(
+    vit.flops,
+    call("2 tokens of width 3, one block", 2, 3, 1),
+    call("ViT-B/16 at 224 pixels: 197 tokens of width 768, 12 blocks", 197, 768, 12),
+    call("more tokens than 6 D: 100 tokens of width 8, 2 blocks", 100, 8, 2),
+    call("a single token", 1, 16, 3),
+    call("no block", 65, 64, 0),
+)
+
+
+def _costs(linear=12, squared=2, blocks=True):
+    """A count of `linear` T D^2 and `squared` T^2 D for each block, or for one alone."""
+
+    def wrong(tokens, embed_dim, depth):
+        T, D = tokens, embed_dim
+        return (depth if blocks else 1) * (linear * T * D**2 + squared * T**2 * D)
+
+    return wrong
+
+
+flops.add_mistakes(
+    attention_left_out=_costs(squared=0),
+    scores_or_sum_left_out=_costs(squared=1),
+    one_block_counted=_costs(blocks=False),
+    counted_twice=_costs(24, 4),
+    mlp_left_out=_costs(linear=4),
+    qkv_once=_costs(linear=10),
+    output_projection_left_out=_costs(linear=11),
+    mlp_of_one_layer=_costs(linear=8),
+    parameters_instead=lambda tokens, embed_dim, depth: depth * (12 * embed_dim**2 + 13 * embed_dim),
+    width_not_squared=lambda tokens, embed_dim, depth: (
+        depth * (12 * tokens * embed_dim + 2 * tokens**2 * embed_dim)
+    ),
+    tokens_and_width_exchanged=lambda tokens, embed_dim, depth: vit.flops(embed_dim, tokens, depth),
+    squared_by_heads=lambda tokens, embed_dim, depth: depth * (12 * tokens * embed_dim**2 + 2 * tokens**2),
+    operations_as_float=lambda tokens, embed_dim, depth: float(vit.flops(tokens, embed_dim, depth)),
+)
+
+
 # ---------------------------------------------------------------- properties that find bugs
 
 
