@@ -30,6 +30,14 @@ EXPLAINED = {
     "scaled_dot_product_attention": {
         "k.transpose(-2, -1) -> k.transpose(-1, -2)": "the same exchange of two axes",
     },
+    "drop_tokens": {
+        "max(1, round(keep * T)) -> max(round(keep * T), 1)": "the same maximum",
+        "torch.rand(B, T, device=tokens.device) -> without device": "all cases are on the CPU",
+        "torch.rand(B, T, device=tokens.device).topk(count, dim=1) -> without dim": "the last axis is the default",
+    },
+    "smooth_labels": {
+        "F.one_hot(labels, num_classes).float() -> F.one_hot(labels, num_classes)": "the product with a Python float is one in float32 as well",
+    },
     "Embeddings": {
         "-1 -> 1 in: x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)": "expand keeps an axis of length 1 for 1 as for -1",
         "nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None -> nn.Parameter(torch.zeros(1, 1, embed_dim))": "the exercise always has a class token",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 
-def one_hot(labels, num_classes, smoothing=0.0):
+def smooth_labels(labels, num_classes, smoothing):
     """(B,) labels -> (B, K) float32 targets: 1 - smoothing for the class, and smoothing spread evenly over all K.
 
     Source: label smoothing, Szegedy et al. 2016, arXiv:1512.00567.

@@ -254,3 +254,90 @@ def counted_in_a_tensor(model, batches):
     if was_training:
         model.train()
     return (count[0] / count[1]).item()
+
+
+# ---------------------------------------------------------------- range_test
+
+
+@alternative("range_test")
+def rates_first(step_at, low, high, steps):
+    rates = torch.logspace(math.log10(low), math.log10(high), steps, dtype=torch.float64).tolist()
+    losses, lowest = [], math.inf
+    for rate in rates:
+        loss = step_at(rate)
+        if math.isnan(loss) or loss == math.inf or loss > 4 * lowest:
+            break
+        lowest = min(lowest, loss)
+        losses.append(loss)
+    return rates[: len(losses)], losses
+
+
+@alternative("range_test")
+def one_factor(step_at, low, high, steps):
+    factor, rate, found = (high / low) ** (1 / (steps - 1)), low, []
+    while len(found) < steps:
+        loss = step_at(rate)
+        if not all(loss <= 4 * before for _rate, before in found) or not abs(loss) < math.inf:
+            break
+        found.append((rate, loss))
+        rate *= factor
+    return [rate for rate, _loss in found], [loss for _rate, loss in found]
+
+
+@alternative("range_test")
+def with_numpy(step_at, low, high, steps):
+    rates, losses = np.geomspace(low, high, steps), []
+    for rate in rates:
+        losses.append(step_at(float(rate)))
+        if not np.isfinite(losses[-1]) or losses[-1] > 4 * np.nanmin(losses):
+            losses.pop()
+            break
+    return list(rates[: len(losses)]), losses
+
+
+# ---------------------------------------------------------------- drop_tokens
+
+
+@alternative("drop_tokens")
+def by_sorting(tokens, keep):
+    B, T, _ = tokens.shape
+    order = torch.rand(B, T).argsort(dim=1)
+    return tokens[torch.arange(B)[:, None], order[:, : max(1, round(T * keep))]]
+
+
+@alternative("drop_tokens")
+def image_after_image(tokens, keep):
+    n = max(round(keep * tokens.shape[1]), 1)
+    return torch.stack([image[torch.randperm(len(image))[:n].sort().values] for image in tokens])
+
+
+@alternative("drop_tokens")
+def by_lottery(tokens, keep):
+    B, T, D = tokens.shape
+    n = max(1, round(keep * T))
+    kept = torch.multinomial(torch.ones(B, T), n, replacement=False)
+    return torch.take_along_dim(tokens, kept.unsqueeze(-1).repeat(1, 1, D), dim=1)
+
+
+# ---------------------------------------------------------------- smooth_labels
+
+
+@alternative("smooth_labels")
+def filled(labels, num_classes, smoothing):
+    targets = torch.full((len(labels), num_classes), smoothing / num_classes)
+    targets[torch.arange(len(labels)), labels] += 1 - smoothing
+    return targets
+
+
+@alternative("smooth_labels")
+def rows_of_a_matrix(labels, num_classes, smoothing):
+    table = torch.lerp(
+        torch.eye(num_classes), torch.full((num_classes, num_classes), 1 / num_classes), smoothing
+    )
+    return table[labels]
+
+
+@alternative("smooth_labels")
+def by_comparison(labels, num_classes, smoothing):
+    right = labels[:, None] == torch.arange(num_classes)
+    return torch.where(right, 1 - smoothing + smoothing / num_classes, smoothing / num_classes)

@@ -51,6 +51,35 @@ def train_step(model, optimizer, images, labels, loss_of=cross_entropy, cpu_bf16
     return loss.item()
 
 
+def range_test(step_at, low, high, steps):
+    """A run of `steps` steps whose learning rate grows from `low` to `high`, by the same factor each time.
+
+    step_at(rate): takes one step at this rate and returns its loss. The test ends before `steps` as soon as a loss is not
+    finite, or more than four times the lowest so far; that loss is left out. Returns (rates, losses), two lists.
+    Source: the learning rate range test of Smith 2017, arXiv:1506.01186; with factors as in fast.ai's learning rate finder.
+    """
+    rates, losses = [], []
+    for i in range(steps):
+        rate = low * (high / low) ** (i / (steps - 1))
+        loss = step_at(rate)
+        if not math.isfinite(loss) or (losses and loss > 4 * min(losses)):
+            break
+        rates.append(rate)
+        losses.append(loss)
+    return rates, losses
+
+
+def drop_tokens(tokens, keep):
+    """Some tokens of each image, drawn at random without repetition: (B, T, D) -> (B, n, D) with n = max(1, round(keep T)).
+
+    keep: the share of the tokens, 0..1. Source: PatchDropout, Liu et al. 2022, arXiv:2208.07220.
+    """
+    B, T, D = tokens.shape
+    count = max(1, round(keep * T))
+    kept = torch.rand(B, T, device=tokens.device).topk(count, dim=1).indices  # (B, n)
+    return tokens.gather(1, kept[..., None].expand(-1, -1, D))  # (B, n, D)
+
+
 @torch.no_grad()
 def evaluate(model, batches):
     """Accuracy over all batches, each image counted once. Returns a float, 0..1.
@@ -164,15 +193,11 @@ class TokenDropout:
 
     def __call__(self, blocks, inputs):
         (x,) = inputs
-        B, T, D = x.shape
-        patches = T - self.prefix
-        count = max(1, round(patches * self.keep))
-        if not blocks.training or count == patches:
+        patches = x.shape[1] - self.prefix
+        if not blocks.training or max(1, round(patches * self.keep)) == patches:
             return None  # leaves the inputs unchanged
-        kept = torch.rand(B, patches, device=x.device).topk(count, dim=1).indices + self.prefix
-        if self.prefix:
-            kept = torch.cat([kept.new_zeros(B, 1), kept], dim=1)
-        return (x.gather(1, kept[..., None].expand(-1, -1, D)),)  # (B, n, D)
+        kept = drop_tokens(x[:, self.prefix :], self.keep)  # (B, n, D)
+        return (torch.cat([x[:, : self.prefix], kept], dim=1) if self.prefix else kept,)
 
     def remove(self):
         """Let the blocks see all tokens from now on."""

@@ -90,7 +90,7 @@ class Classification(Task):
             images = augment.cutout(images, recipe.cutout)
         if not (recipe.label_smoothing or recipe.mixup or recipe.cutmix):
             return images, targets
-        targets = augment.one_hot(targets, len(self.data.classes), recipe.label_smoothing)
+        targets = augment.smooth_labels(targets, len(self.data.classes), recipe.label_smoothing)
         ways = [(f, a) for f, a in ((augment.mixup, recipe.mixup), (augment.cutmix, recipe.cutmix)) if a]
         if ways and float(torch.rand(())) < recipe.mix_prob:
             way, alpha = ways[int(torch.randint(len(ways), ()))]

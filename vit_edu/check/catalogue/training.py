@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vit_edu import data, training
+from vit_edu import augment, data, training
 from vit_edu.check.cases import Case, CaseFailed, apply, call, drawn
+from vit_edu.check.compare import described
 from vit_edu.check.engine import Exercise
 from vit_edu.check.language import N_, Sentence
 
@@ -987,3 +988,314 @@ def gradients_off_for_good(model, batches):
     share = _evaluation(model, batches)
     torch.set_grad_enabled(False)
     return share
+
+
+# ---------------------------------------------------------------- the range test
+
+
+def _tested(losses, low, high, steps):
+    """A case that answers the steps with these losses, and looks at what came back and at what was asked for."""
+    losses = list(losses)
+
+    def run(candidate):
+        asked = []
+
+        def step_at(rate):
+            asked.append(float(rate))
+            if len(asked) > len(losses):
+                raise CaseFailed(
+                    "step_at was called {number} times, and the test should have ended before",
+                    number=len(asked),
+                )
+            return losses[len(asked) - 1]
+
+        found = candidate(step_at, low, high, steps)
+        if not isinstance(found, tuple | list) or len(found) != 2:
+            raise CaseFailed("expected two lists, (rates, losses), got {got}", got=described(found))
+        rates, kept = ([_plain(x) for x in part] for part in found)
+        shown = [
+            float(loss) if math.isfinite(loss) else str(float(loss)) for loss in kept
+        ]  # NaN equals nothing
+        return [*map(float, rates)], shown, asked
+
+    return run
+
+
+def _range_case(name, losses, low, high, steps, hint=""):
+    return Case(name, _tested(losses, low, high, steps), hint, tolerance=1e-6)
+
+
+range_test = Exercise(
+    training.range_test,
+    _range_case(
+        "5 steps from 0.0001 to 1: rates, losses, and the rates that were tried",
+        (5, 4, 3, 2, 1),
+        1e-4,
+        1.0,
+        5,
+    ),
+    _range_case("3 steps from 0.5 to 8", (2.0, 1.5, 1.0), 0.5, 8.0, 3),
+    _range_case(
+        "a loss of more than four times the lowest so far ends it",
+        (8, 1, 5, 1, 1),
+        1e-3,
+        10.0,
+        5,
+        hint="5 is more than four times 1, although the first loss was 8. The loss that ends the test is left out.",
+    ),
+    _range_case("a loss that rises a little does not end it", (4, 2, 3, 1), 1.0, 8.0, 4),
+    _range_case("losses that creep up, threefold each time, end it", (1, 3, 9, 27), 1.0, 8.0, 4),
+    _range_case("four times the lowest exactly does not end it", (3, 1, 4, 2), 1.0, 8.0, 4),
+    _range_case(
+        "NaN ends it",
+        (2, 1, math.nan, 1),
+        0.01,
+        10.0,
+        4,
+        hint="Every comparison with NaN is False, so ask math.isfinite(loss).",
+    ),
+    _range_case("losses below one: the limit goes with them", (0.8, 0.1, 0.5, 0.1), 1.0, 8.0, 4),
+    _range_case("an infinite loss ends it", (2, math.inf, 1, 1), 0.01, 10.0, 4),
+    _range_case("the very first loss is NaN: two empty lists", (math.nan, 1), 0.1, 1.0, 2),
+)
+
+
+def _range(step_at, low, high, steps, rate_of=None, ends=None, keep_last=False, limit=4):
+    rates, losses = [], []
+    rate_of = rate_of or (lambda i: low * (high / low) ** (i / (steps - 1)))
+    ends = ends or (lambda loss, losses: not math.isfinite(loss) or (losses and loss > limit * min(losses)))
+    for i in range(steps):
+        rate = rate_of(i)
+        loss = step_at(rate)
+        over = bool(ends(loss, losses))
+        if not over or keep_last:
+            rates.append(rate)
+            losses.append(loss)
+        if over:
+            break
+    return rates, losses
+
+
+range_test.add_mistakes(
+    evenly_spaced=lambda s, low, high, n: _range(s, low, high, n, lambda i: low + (high - low) * i / (n - 1)),
+    high_is_never_reached=lambda s, low, high, n: _range(
+        s, low, high, n, lambda i: low * (high / low) ** (i / n)
+    ),
+    starts_above_low=lambda s, low, high, n: _range(
+        s, low, high, n, lambda i: low * (high / low) ** ((i + 1) / n)
+    ),
+    ten_times_each_step=lambda s, low, high, n: _range(s, low, high, n, lambda i: low * 10**i),
+    twice_each_step=lambda s, low, high, n: _range(s, low, high, n, lambda i: low * 2**i),
+    from_high_to_low=lambda s, low, high, n: _range(s, high, low, n),
+    never_ends=lambda s, low, high, n: _range(s, low, high, n, ends=lambda loss, losses: False),
+    last_loss_kept=lambda s, low, high, n: _range(s, low, high, n, keep_last=True),
+    compared_with_the_first=lambda s, low, high, n: _range(
+        s,
+        low,
+        high,
+        n,
+        ends=lambda loss, losses: not math.isfinite(loss) or (losses and loss > 4 * losses[0]),
+    ),
+    compared_with_the_one_before=lambda s, low, high, n: _range(
+        s,
+        low,
+        high,
+        n,
+        ends=lambda loss, losses: not math.isfinite(loss) or (losses and loss > 4 * losses[-1]),
+    ),
+    nan_goes_on=lambda s, low, high, n: _range(
+        s, low, high, n, ends=lambda loss, losses: losses and loss > 4 * min(losses)
+    ),
+    ends_at_any_rise=lambda s, low, high, n: _range(s, low, high, n, limit=1),
+    four_times_ends_it=lambda s, low, high, n: _range(
+        s,
+        low,
+        high,
+        n,
+        ends=lambda loss, losses: not math.isfinite(loss) or (losses and loss >= 4 * min(losses)),
+    ),
+    losses_and_rates_exchanged=lambda s, low, high, n: _range(s, low, high, n)[::-1],
+)
+
+
+@range_test.mistake
+def one_step_too_few(step_at, low, high, steps):
+    return _range(step_at, low, high, steps - 1)
+
+
+@range_test.mistake
+def two_steps_for_each_rate(step_at, low, high, steps):
+    return _range(lambda rate: (step_at(rate), step_at(rate))[1], low, high, steps)
+
+
+# ---------------------------------------------------------------- token dropout
+
+
+def _named_tokens(B, T, D=2):
+    """(B, T, D) tokens that say who they are: number t of image b holds 100 b + t + 1 everywhere."""
+    return (100.0 * torch.arange(B)[:, None] + torch.arange(T) + 1)[..., None].repeat(1, 1, D)
+
+
+def _kept(candidate, B, T, keep):
+    """(B, n) numbers of the tokens that were kept, from 0, each image's in order. CaseFailed if they are not tokens."""
+    tokens = _named_tokens(B, T)
+    out = apply(candidate, tokens, keep)
+    if not isinstance(out, torch.Tensor) or out.ndim != 3 or out.shape[0] != B or out.shape[2] != 2:
+        came = (
+            Sentence("{shape}", shape=tuple(out.shape)) if isinstance(out, torch.Tensor) else described(out)
+        )
+        raise CaseFailed("expected tokens of shape ({images}, n, 2), got {got}", images=B, got=came)
+    if not torch.equal(out[..., 0], out[..., 1]):
+        raise CaseFailed("the numbers inside of a token were torn apart")
+    number = out[..., 0] - 100 * torch.arange(B)[:, None] - 1  # (B, n)
+    if bool(((out[..., 0] - 1) % 100 >= T).any() | (out[..., 0] < 1).any() | (out[..., 0] % 1 != 0).any()):
+        raise CaseFailed("some tokens of the result are not among those that went in")
+    if bool(((number < 0) | (number >= T)).any()):
+        raise CaseFailed("some images got tokens of other images")
+    return number.long().sort(dim=1).values
+
+
+def _counts(candidate, keep, T):
+    return _kept(candidate, 3, T, keep).shape[1]
+
+
+def _each_once(candidate):
+    kept = _kept(candidate, 64, 8, 0.5)
+    return not bool((kept[:, 1:] == kept[:, :-1]).any())
+
+
+def _images_differ(candidate):
+    kept = _kept(candidate, 64, 12, 0.5)
+    return not bool((kept == kept[:1]).all())
+
+
+def _token_gradient(candidate):
+    tokens = _named_tokens(5, 4).requires_grad_()
+    candidate(tokens, 0.5).sum().backward()
+    return sorted(tokens.grad[..., 0].flatten().tolist()) if tokens.grad is not None else None
+
+
+drop_tokens = Exercise(
+    training.drop_tokens,
+    Case("half of 8 tokens: how many are left", lambda f: _counts(f, 0.5, 8)),
+    Case("three tenths of 10 tokens: how many are left", lambda f: _counts(f, 0.3, 10)),
+    Case("0.29 of 100 tokens: how many are left", lambda f: _counts(f, 0.29, 100)),
+    Case("at least one is left", lambda f: _counts(f, 0.01, 16), "max(1, ...) keeps the last one."),
+    Case("all of them, if the share is 1", lambda f: _kept(f, 2, 6, 1.0)),
+    Case("no token twice", _each_once, "Draw without repetition: torch.rand(...).topk, or torch.randperm."),
+    Case("each image has a draw of its own", _images_differ, "One draw for the whole batch is not enough."),
+    Case(
+        "different tokens the next time",
+        lambda f: not torch.equal(_kept(f, 8, 12, 0.5), _kept(f, 8, 12, 0.5)),
+    ),
+    Case(
+        "every place is as likely as any other: the share of the images that keep it, in tenths",
+        lambda f: (10 * torch.bincount(_kept(f, 600, 6, 0.5).flatten(), minlength=6) / 600).round(),
+        tolerance=1e-6,
+    ),
+    Case(
+        "the gradient: 1 for what is kept, 0 for the rest",
+        _token_gradient,
+        "What is kept passes unchanged: nothing is divided, and nothing is cut off.",
+    ),
+)
+
+
+def _chosen(tokens, index):
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def _number_kept(tokens, keep):
+    return max(1, round(keep * tokens.shape[1]))
+
+
+drop_tokens.add_mistakes(
+    the_first_tokens=lambda tokens, keep: tokens[:, : _number_kept(tokens, keep)],
+    one_draw_for_the_batch=lambda tokens, keep: tokens[
+        :, torch.randperm(tokens.shape[1])[: _number_kept(tokens, keep)]
+    ],
+    with_repetition=lambda tokens, keep: _chosen(
+        tokens, torch.randint(tokens.shape[1], (len(tokens), _number_kept(tokens, keep)))
+    ),
+    the_share_is_dropped=lambda tokens, keep: training.drop_tokens(tokens, 1 - keep),
+    set_to_zero=lambda tokens, keep: tokens * (torch.rand(tokens.shape[:2]) < keep)[..., None],
+    divided_by_the_share=lambda tokens, keep: training.drop_tokens(tokens, keep) / keep,
+    perhaps_none=lambda tokens, keep: _chosen(
+        tokens, torch.rand(tokens.shape[:2]).topk(round(keep * tokens.shape[1]), dim=1).indices
+    ),
+    rounded_down=lambda tokens, keep: _chosen(
+        tokens, torch.rand(tokens.shape[:2]).topk(max(1, int(keep * tokens.shape[1])), dim=1).indices
+    ),
+    nothing_dropped=lambda tokens, keep: tokens,
+    gradient_lost=lambda tokens, keep: training.drop_tokens(tokens.detach(), keep).requires_grad_(
+        tokens.requires_grad
+    ),
+)
+
+
+@drop_tokens.mistake
+def same_draw_every_time(tokens, keep):
+    draw = torch.rand(tokens.shape[:2], generator=torch.Generator().manual_seed(0))
+    return _chosen(tokens, draw.topk(_number_kept(tokens, keep), dim=1).indices)
+
+
+@drop_tokens.mistake
+def images_mixed(tokens, keep):
+    B, T, D = tokens.shape
+    n = _number_kept(tokens, keep)
+    return tokens.reshape(B * T, D)[torch.randperm(B * T)[: B * n]].reshape(B, n, D)
+
+
+@drop_tokens.mistake
+def images_dropped(tokens, keep):
+    return tokens[torch.randperm(len(tokens))[: max(1, round(keep * len(tokens)))]]
+
+
+# ---------------------------------------------------------------- label smoothing
+
+_three = torch.tensor([2, 0, 3])
+
+smooth_labels = Exercise(
+    augment.smooth_labels,
+    call("label 1 of 4 classes, smoothing 0.2", torch.tensor([1]), 4, 0.2),
+    call("three labels, ten classes, smoothing 0.1", _three, 10, 0.1),
+    call("no smoothing: ones and zeros", _three, 4, 0.0, hint="With 0 the right class gets exactly 1."),
+    call("two classes", torch.tensor([1, 0]), 2, 0.3),
+    call("everything smoothed away", _three, 5, 1.0),
+    Case(
+        "each row is a distribution: it sums to 1",
+        lambda f: torch.as_tensor(f(torch.tensor([0, 4, 2, 2]), 7, 0.4)).sum(dim=-1),
+        "What is taken from the right class is given to all classes, itself included.",
+    ),
+    Case(
+        "cross-entropy takes them as targets",
+        lambda f: F.cross_entropy(drawn(3, 6), f(_three, 6, 0.1)).item(),
+    ),
+)
+
+
+def _smoothed(right, others):
+    """Targets whose right class gets `right(K, s)`, and the others `others(K, s)` each."""
+
+    def wrong(labels, num_classes, smoothing):
+        hot = F.one_hot(labels, num_classes).float()
+        return hot * right(num_classes, smoothing) + (1 - hot) * others(num_classes, smoothing)
+
+    return wrong
+
+
+smooth_labels.add_mistakes(
+    spread_over_the_others=_smoothed(lambda K, s: 1 - s, lambda K, s: s / (K - 1)),
+    nothing_for_the_others=_smoothed(lambda K, s: 1 - s, lambda K, s: 0),
+    right_class_gets_none_of_it=_smoothed(lambda K, s: 1 - s, lambda K, s: s / K),
+    right_class_loses_nothing=_smoothed(lambda K, s: 1 + s / K, lambda K, s: s / K),
+    only_the_others_change=_smoothed(lambda K, s: 1, lambda K, s: s / K),
+    each_other_gets_all_of_it=_smoothed(lambda K, s: 1 - s, lambda K, s: s),
+    shares_exchanged=lambda labels, K, s: augment.smooth_labels(labels, K, 1 - s),
+    smoothing_ignored=lambda labels, K, s: F.one_hot(labels, K).float(),
+    ten_percent_for_everybody=lambda labels, K, s: augment.smooth_labels(labels, K, 0.1),
+    ten_classes_for_everybody=lambda labels, K, s: augment.smooth_labels(labels, 10, s),
+    classes_in_front=lambda labels, K, s: augment.smooth_labels(labels, K, s).T,
+    targets_in_float64=lambda labels, K, s: augment.smooth_labels(labels, K, s).double(),
+    labels_as_they_are=lambda labels, K, s: labels * (1 - s) + s / K,
+)
