@@ -20,7 +20,7 @@ from vit_edu.check.cases import (
     passes_gradient,
 )
 from vit_edu.check.engine import Exercise, variant
-from vit_edu.check.language import Sentence
+from vit_edu.check.language import N_, Sentence
 from vit_edu.models import vit
 from vit_edu.training import accuracy
 
@@ -41,7 +41,30 @@ pool = Exercise(
 )
 
 pool.add_mistakes(
-    first_image=lambda tokens, global_pool: tokens[0] if global_pool == "token" else tokens.mean(dim=0),
+    first_image=lambda tokens, global_pool: tokens[0] if global_pool == "token" else tokens.mean(dim=1),
+    mean_over_images=lambda tokens, global_pool: (
+        tokens[:, 0] if global_pool == "token" else tokens.mean(dim=0)
+    ),
+    images_for_tokens=lambda tokens, global_pool: tokens[0] if global_pool == "token" else tokens.mean(dim=0),
+    first_number=lambda tokens, global_pool: (
+        tokens[:, :, 0] if global_pool == "token" else tokens.mean(dim=1)
+    ),
+    one_number=lambda tokens, global_pool: tokens[:, 0] if global_pool == "token" else tokens.mean(),
+    one_number_an_image=lambda tokens, global_pool: (
+        tokens[:, 0] if global_pool == "token" else tokens.mean(dim=(1, 2))
+    ),
+    second_token=lambda tokens, global_pool: tokens[:, 1] if global_pool == "token" else tokens.mean(dim=1),
+    token_axis_left=lambda tokens, global_pool: (
+        tokens[:, :1] if global_pool == "token" else tokens.mean(dim=1)
+    ),
+    mean_axis_left=lambda tokens, global_pool: (
+        tokens[:, 0] if global_pool == "token" else tokens.mean(dim=1, keepdim=True)
+    ),
+    divided_by_the_width=lambda tokens, global_pool: (
+        tokens[:, 0] if global_pool == "token" else tokens.sum(dim=1) / tokens.shape[2]
+    ),
+    nothing_for_token=lambda tokens, global_pool: None if global_pool == "token" else tokens.mean(dim=1),
+    nothing_for_avg=lambda tokens, global_pool: tokens[:, 0] if global_pool == "token" else None,
     last_token=lambda tokens, global_pool: tokens[:, -1] if global_pool == "token" else tokens.mean(dim=1),
     over_width=lambda tokens, global_pool: tokens[:, 0] if global_pool == "token" else tokens.mean(dim=-1),
     axis_kept=lambda tokens, global_pool: (
@@ -92,6 +115,30 @@ def _with_small_tokens(candidate):
     return (out - out.mean(0)) * 1e4
 
 
+def _in_training(candidate):
+    """What becomes of the logits in training mode, in words."""
+    model = filled(candidate, **_tiny)
+    with torch.no_grad():
+        calm = model.eval()(_images.clone())
+        first, second = (model.train()(_images.clone()) for _ in range(2))
+    if not torch.allclose(first, second, atol=1e-5):
+        return "other logits at each call"
+    same = torch.allclose(first, calm, atol=1e-5)
+    return "the same logits as in evaluation" if same else "other logits than in evaluation"
+
+
+def _weights_of_the_blocks(candidate):
+    """Whether each block has weights of its own, in words."""
+    few, many = (build(candidate, **{**_tiny, "depth": depth}) for depth in (1, 3))
+    names, numbers = (
+        [len(list(model.named_parameters(remove_duplicate=once))) for model in (few, many)]
+        for once in (False, True)
+    )
+    if numbers[0] < numbers[1]:
+        return "each block has its own"
+    return "one block serves as all of them" if names[0] < names[1] else "more blocks add no weights"
+
+
 def _conv_as_linear(weight):
     """(D, C, P, P) -> (D, P*P*C): the weight for patches from `patchify`."""
     return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else None
@@ -132,13 +179,13 @@ ViT = Exercise(
         1e-4,
         kind="weights",
     ),
-    forward(
-        "in training mode",
-        inputs=(_images,),
-        train=True,
-        hint="Nothing in this model is random, so it computes the same in training as in evaluation.",
-        **_tiny,
+    Case(
+        "the logits in training mode",
+        _in_training,
+        "Nothing in this model is random, so it computes the same in training as in evaluation.",
+        kind="weights",
     ),
+    Case("the weights of the blocks", _weights_of_the_blocks, "`depth` is the number of blocks."),
     forward("in float64", inputs=(_images,), double=True, tolerance=1e-8, **_tiny),
     gradients("everything can learn", inputs=(_images,), **_tiny),
     views=_views,
@@ -210,7 +257,77 @@ ViT.add_mistakes(
         make_blocks=lambda self, dim, depth, num_heads: nn.Sequential(*[vit.Block(dim, num_heads)] * depth),
     ),
     TorchsOwnEps=variant(BaseViT, eps=1e-5),
+    OneBlock=variant(
+        BaseViT, make_blocks=lambda self, dim, depth, num_heads: vit.make_blocks(dim, 1, num_heads)
+    ),
+    ReturnsLogarithms=variant(
+        BaseViT, forward=lambda self, images: BaseViT.forward(self, images).log_softmax(-1)
+    ),
+    ReturnsSigmoids=variant(BaseViT, forward=lambda self, images: BaseViT.forward(self, images).sigmoid()),
+    ReturnsClasses=variant(BaseViT, forward=lambda self, images: BaseViT.forward(self, images).argmax(-1)),
+    SoftmaxOverImages=variant(BaseViT, forward=lambda self, images: BaseViT.forward(self, images).softmax(0)),
+    HeadNeverApplied=variant(
+        BaseViT, forward=lambda self, images: self.pooled(self.norm(self.blocks(self.tokens(images))))
+    ),
+    ReadsTheLastToken=variant(
+        BaseViT, pooled=lambda self, x: x[:, -1] if self.global_pool == "token" else x.mean(dim=1)
+    ),
+    ReadsTheFirstImage=variant(
+        BaseViT, pooled=lambda self, x: x[0] if self.global_pool == "token" else x.mean(dim=1)
+    ),
+    NormBeforeAndAfterPooling=variant(
+        BaseViT, pooled=lambda self, x: self.norm(vit.pool(x, self.global_pool))
+    ),
 )
+
+
+@ViT.mistake
+class ClassTokenInNeitherMode(BaseViT):
+    def __init__(self, *sizes, global_pool="token", **named):
+        super().__init__(*sizes, global_pool="avg", **named)
+        self.global_pool = global_pool
+
+
+@ViT.mistake
+class ClassTokenInTheOtherMode(BaseViT):
+    def __init__(self, *sizes, global_pool="token", **named):
+        super().__init__(*sizes, global_pool="avg" if global_pool == "token" else "token", **named)
+        self.global_pool = global_pool
+
+
+@ViT.mistake
+class HeadWithoutBias(BaseViT):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        self.head = nn.Linear(self.head.in_features, self.head.out_features, bias=False)
+
+
+@ViT.mistake
+class NoLastNorm(BaseViT):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        del self.norm
+
+    def forward(self, images):
+        return self.head(self.pooled(self.blocks(self.tokens(images))))
+
+
+@ViT.mistake
+class EachBlockReadsTheTokens(BaseViT):
+    def forward(self, images):
+        x = self.tokens(images)
+        for block in self.blocks:
+            last = block(x)
+        return self.head(self.pooled(self.norm(last)))
+
+
+@ViT.mistake
+class PooledBeforeTheBlocks(BaseViT):
+    def tokens(self, images):
+        return self.pooled(super().tokens(images))[:, None]
+
+    def forward(self, images):
+        return self.head(self.norm(self.blocks(self.tokens(images)))[:, 0])
 
 
 @ViT.mistake
@@ -289,8 +406,39 @@ count_parameters.add_mistakes(
     ),
     patches_of_one_side=_short_by(lambda P, C, K, D, depth, N, hidden: (N - round(N**0.5)) * D),
     channels_forgotten=_short_by(lambda P, C, K, D, depth, N, hidden: P * P * (C - 1) * D),
+    d_missing_in_each_block=_short_by(lambda P, C, K, D, depth, N, hidden: depth * D),
+    two_d_missing_in_each_block=_short_by(lambda P, C, K, D, depth, N, hidden: depth * 2 * D),
+    three_d_missing_in_each_block=_short_by(lambda P, C, K, D, depth, N, hidden: depth * 3 * D),
+    projection_missing=_short_by(lambda P, C, K, D, depth, N, hidden: depth * (D + 1) * D),
+    biases_of_the_mlp_missing=_short_by(lambda P, C, K, D, depth, N, hidden: depth * (hidden + D)),
+    second_bias_too_wide=_short_by(lambda P, C, K, D, depth, N, hidden: depth * (D - hidden)),
+    one_layer_of_the_mlp=_short_by(lambda P, C, K, D, depth, N, hidden: depth * (hidden + 1) * D),
+    mlp_missing=_short_by(lambda P, C, K, D, depth, N, hidden: depth * (2 * D * hidden + hidden + D)),
+    attention_missing=_short_by(lambda P, C, K, D, depth, N, hidden: depth * 4 * (D + 1) * D),
+    no_bias_anywhere=_short_by(
+        lambda P, C, K, D, depth, N, hidden: D + depth * (4 * D + hidden + D) + K,
+    ),
+    head_missing=_short_by(lambda P, C, K, D, depth, N, hidden: (D + 1) * K),
+    projection_of_the_patches_missing=_short_by(lambda P, C, K, D, depth, N, hidden: (P * P * C + 1) * D),
+    one_projection_for_each_patch=_short_by(
+        lambda P, C, K, D, depth, N, hidden: -(N - 1) * (P * P * C + 1) * D
+    ),
+    side_for_area=_short_by(lambda P, C, K, D, depth, N, hidden: (P - 1) * P * C * D),
+    one_number_for_each_position=_short_by(lambda P, C, K, D, depth, N, hidden: (N + 1) * (D - 1)),
+    class_token_of_one_number=_short_by(lambda P, C, K, D, depth, N, hidden: D - 1),
+    last_norm_in_every_block=_short_by(lambda P, C, K, D, depth, N, hidden: -(depth - 1) * 2 * D),
+    only_the_attention_times_depth=_short_by(
+        lambda P, C, K, D, depth, N, hidden: (depth - 1) * (2 * D * hidden + hidden + 5 * D)
+    ),
+    norms_of_one_block=_short_by(lambda P, C, K, D, depth, N, hidden: (depth - 1) * 4 * D),
+    no_block_at_all=_short_by(
+        lambda P, C, K, D, depth, N, hidden: depth * (4 * D * D + 2 * D * hidden + 9 * D + hidden)
+    ),
     ratio_ignored=lambda img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4: (
         vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth)
+    ),
+    tensors_not_numbers=lambda img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4: (
+        8 + 12 * depth
     ),
     comes_as_float=lambda img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4: float(
         vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio)
@@ -402,6 +550,29 @@ def _on(name, *more, model=_Model, images=_images, prepare=_unchanged, **steps):
     return Case(name, run)
 
 
+def _asks_the_model(*more, models):
+    """A case that tells, where a verdict is wrong, whether the model was asked at all.
+
+    models: pairs of the right verdict and a model's steps. The case asks for no particular way of working: right verdicts
+    pass, and so does what is no verdict.
+    """
+
+    def run(candidate):
+        for right, steps in models:
+            asked = []
+
+            def note(model, asked=asked):
+                answer = model.forward
+                model.forward = lambda x: [asked.append(x), answer(x)][1]
+
+            verdict = _on("", *more, prepare=note, **steps).run(candidate)
+            if isinstance(verdict, bool) and verdict is not right and not asked:
+                raise CaseFailed("your answer never asks the model")
+        return True
+
+    return Case("the answer comes from the model", run)
+
+
 def _shaky(x):
     """The last digits differ from run to run, as on a GPU that adds in any order."""
     return x * (1 + 1e-6 * torch.rand(()))
@@ -440,9 +611,17 @@ def _in_pairs(logits):
     return torch.cat([pair - _others(pair) for pair in logits.split(2)])
 
 
+def _first_reads_all(logits):
+    return torch.cat([logits.mean(0, keepdim=True), logits[1:]])
+
+
+def _gains(logits):
+    return logits + 0.1 * _others(logits)
+
+
 def _leaks_a_little(logits):
     others = _others(logits)  # the sine tells apart even others that are much alike
-    return logits - 5e-4 * (2 + (1000 * others).sin()) * (others > 0)
+    return logits - 1e-4 * (2 + (1000 * others).sin()) * (others > 0)
 
 
 def _batch_independent(model, images):
@@ -465,7 +644,10 @@ batch_independent = Exercise(
     _on("a ViT that subtracts the batch's mean from its logits", alter_logits=lambda x: x - x.mean(0)),
     _on("a ViT in which only the last image reads the others", alter_logits=_last_reads_all),
     _on("a ViT in which images 0 and 1 read each other, and 2 is alone", alter_logits=_in_pairs),
-    _on("a ViT in which the other images change the logits by less than 0.002", alter_logits=_leaks_a_little),
+    _on("a ViT in which the other images change the logits by less than 0.001", alter_logits=_leaks_a_little),
+    _on("a ViT in which only the first image reads the others", alter_logits=_first_reads_all),
+    _on("a ViT in which the other images make every logit larger", alter_logits=_gains),
+    _asks_the_model(models=[(True, {}), (False, {"encode": _across_the_batch})]),
     name="batch_independent",
 )
 
@@ -486,6 +668,18 @@ batch_independent.add_mistakes(
         model(images), torch.cat([model(image[None]) for image in images])
     ),
     in_training_mode=lambda model, images: _batch_independent(model.train(), images),
+    always_true=lambda model, images: True,
+    only_the_last=lambda model, images: torch.allclose(model(images)[-1:], model(images[-1:]), atol=1e-5),
+    one_is_enough=lambda model, images: any(
+        torch.allclose(model(images)[i], model(images[i : i + 1])[0], atol=1e-5) for i in range(len(images))
+    ),
+    other_sign=lambda model, images: (
+        (torch.cat([model(image[None]) for image in images]) - model(images)).max().item() < 1e-5
+    ),
+    answers_alone=lambda model, images: torch.equal(
+        model(images).argmax(1), torch.cat([model(image[None]) for image in images]).argmax(1)
+    ),
+    first_without_tolerance=lambda model, images: torch.allclose(model(images)[:1], model(images[:1])),
 )
 
 
@@ -536,9 +730,23 @@ def _last_block_skipped(model, x):
     return model.blocks[:-1](x)
 
 
-def _head_of_zeros(model):
-    for p in model.head.parameters():
-        p.data.zero_()
+def _one_more(model):
+    model.spare = nn.Parameter(torch.zeros(3))
+
+
+def _what_backward_left(candidate):
+    """Of an answer that is wrong for a sound ViT: whether backward ran, and what is left of it."""
+    model, reached = fill(_Model()).eval(), []
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(reached.append)
+    found = candidate(model, _images.clone())
+    if isinstance(found, list) and found:
+        if not reached:
+            raise CaseFailed("backward has not brought a gradient to any parameter")
+        if all(p.grad is None for p in model.parameters()):
+            raise CaseFailed("backward ran, but all gradients were cleared again")
+        raise CaseFailed("backward ran, and the parameters have their gradients")
+    return True
 
 
 def _old_gradients(model):
@@ -557,12 +765,14 @@ parameters_without_gradient = Exercise(
         add_positions=_add_nothing,
         prepare=_norm_skipped,
     ),
-    _on("a sound ViT whose head is all zeros: its gradients are 0", prepare=_head_of_zeros),
+    _on("a sound ViT whose logits are multiplied by 0: all gradients are 0", alter_logits=lambda x: 0 * x),
     _on(
         "a ViT without positions, with old gradients from earlier",
         add_positions=_add_nothing,
         prepare=_old_gradients,
     ),
+    _on("a ViT with one more parameter at the end of its own, which nobody uses", prepare=_one_more),
+    Case("what backward leaves in a sound ViT", _what_backward_left),
     name="parameters_without_gradient",
 )
 
@@ -571,7 +781,37 @@ parameters_without_gradient.add_mistakes(
     only_the_first_name=lambda model, images: _unused(model, images)[:1],
     alphabetical=lambda model, images: sorted(_unused(model, images)),
     top_level_only=lambda model, images: [name for name in _unused(model, images) if "." not in name],
+    only_the_first_parameter=lambda model, images: _unused(model, images)[: model.pos_embed.grad is None],
+    end_of_the_name=lambda model, images: [name.split(".")[-1] for name in _unused(model, images)],
+    modules_for_parameters=lambda model, images: [
+        name
+        for name, module in model.named_children()
+        if set(_unused(model, images)) & {f"{name}.{end}" for end, _ in module.named_parameters()}
+    ],
+    stops_at_the_first=lambda model, images: _unused(model, images)[:1] or None,
+    no_clearing_and_no_backward=lambda model, images: [
+        name for name, p in model.named_parameters() if p.grad is None
+    ],
 )
+
+
+@parameters_without_gradient.mistake
+def cleared_again(model, images):
+    model(images).sum().backward()
+    model.zero_grad()
+    return [name for name, p in model.named_parameters() if p.grad is None]
+
+
+@parameters_without_gradient.mistake
+def takes_none_for_zero(model, images):
+    _unused(model, images)
+    return [name for name, p in model.named_parameters() if p.grad.abs().sum() == 0]
+
+
+@parameters_without_gradient.mistake
+def graph_for_gradient(model, images):
+    _unused(model, images)
+    return [name for name, p in model.named_parameters() if p.grad_fn is None]
 
 
 @parameters_without_gradient.mistake
@@ -623,7 +863,7 @@ def _embedding_only(model, x):
 
 
 def _faint(x, positions):
-    return x + positions / 40
+    return x + positions / 100
 
 
 def _moved(images, patch_size, order=lambda patches: patches.flip(1)):
@@ -635,9 +875,11 @@ def _order_matters(model, images, patch_size):
     return not torch.allclose(model(images), model(_moved(images, patch_size)), atol=1e-5)
 
 
-_wide = {"images": drawn(2, 3, 8, 12), "img_size": (8, 12)}
+_wide = {"images": drawn(3, 3, 8, 12), "img_size": (8, 12)}
 
-_large = {"images": drawn(2, 3, 16, 16), "img_size": 16, "patch_size": 8}
+_large = {"images": drawn(3, 3, 16, 16), "img_size": 16, "patch_size": 8}
+
+_single = {"images": drawn(1, 3, 8, 8), "num_classes": 1}
 
 order_matters = Exercise(
     _order_matters,
@@ -671,6 +913,19 @@ order_matters = Exercise(
     ),
     _on("the same with logits near 0", 4, add_positions=_add_nothing, alter_logits=_small_and_shaky),
     _on("a sound ViT and images of one colour: moving changes nothing", 4, images=_images * 0),
+    _on("a sound ViT with one logit, and a single image", 4, **_single),
+    _on("the same with the sign of the logit changed", 4, alter_logits=lambda x: -x, **_single),
+    _on(
+        "a sound ViT whose logits add up to 0 for each image",
+        4,
+        alter_logits=lambda x: x - x.mean(1, keepdim=True),
+    ),
+    _on(
+        "a sound ViT in which only the first logit depends on the image",
+        4,
+        alter_logits=lambda x: x * torch.eye(5)[0],
+    ),
+    _asks_the_model(4, models=[(True, {}), (False, {"add_positions": _add_nothing})]),
     name="order_matters",
 )
 
@@ -691,6 +946,29 @@ order_matters.add_mistakes(
     ),
     order_too_tolerant=lambda model, images, patch_size: (
         not torch.allclose(model(images), model(_moved(images, patch_size)), atol=0.01)
+    ),
+    never_asked=lambda model, images, patch_size: True,
+    images_compared=lambda model, images, patch_size: (
+        not torch.allclose(images, _moved(images, patch_size), atol=1e-5)
+    ),
+    looks_at_the_positions=lambda model, images, patch_size: model.pos_embed.shape[1] > 1,
+    image_transposed=lambda model, images, patch_size: (
+        not torch.allclose(model(images), model(images.transpose(-1, -2)), atol=1e-5)
+    ),
+    largest_difference_with_sign=lambda model, images, patch_size: (
+        (model(images) - model(_moved(images, patch_size))).max().item() > 1e-5
+    ),
+    smallest_difference_with_sign=lambda model, images, patch_size: (
+        (model(_moved(images, patch_size)) - model(images)).max().item() > 1e-5
+    ),
+    changes_cancel=lambda model, images, patch_size: (
+        (model(images) - model(_moved(images, patch_size))).sum().abs().item() > 1e-5
+    ),
+    every_logit_must_change=lambda model, images, patch_size: (
+        (model(images) - model(_moved(images, patch_size))).abs().min().item() > 1e-5
+    ),
+    answers_only=lambda model, images, patch_size: (
+        not torch.equal(model(images).argmax(1), model(_moved(images, patch_size)).argmax(1))
     ),
 )
 
@@ -762,6 +1040,33 @@ def _accuracy_is_a_share(metric):
     return metric(_right, _labels) == 1.0 and metric(_wrong, _labels) == 0.0
 
 
+def _what_the_metric_gets(candidate):
+    """Of a verdict that is wrong for a sound accuracy or one in percent: what the metric was asked about."""
+    for right, metric in ((True, accuracy), (False, _scaled(100, 0))):
+        asked = []
+
+        def noting(logits, labels, asked=asked, metric=metric):
+            asked.append((logits, labels))
+            return metric(logits, labels)
+
+        verdict = candidate(noting)
+        if isinstance(verdict, bool) and verdict is not right:
+            raise CaseFailed(_metric_was_asked(asked))
+    return True
+
+
+def _metric_was_asked(asked):
+    if not asked:
+        return N_("your answer never asks the metric")
+    if any(logits.ndim < 2 for logits, _ in asked):
+        if any(labels.ndim > 1 for _, labels in asked):
+            return N_("the metric got the labels first and the logits second")
+        return N_("the metric got one number for each image where its logits belong, (B, K)")
+    if all(len(logits) == 1 for logits, _ in asked):
+        return N_("the metric was only asked about single images")
+    return N_("the metric was asked about logits (B, K) and labels (B,)")
+
+
 accuracy_is_a_share = Exercise(
     _accuracy_is_a_share,
     _metric("a sound accuracy", accuracy),
@@ -774,7 +1079,10 @@ accuracy_is_a_share = Exercise(
     _metric("the share of *wrong* answers", _scaled(-1, 1)),
     _metric("one from -1 to 1", _scaled(2, -1)),
     _metric("one that never gets beyond 0.999", _scaled(0.999, 0)),
+    _metric("one that never gets beyond 0.3", _scaled(0.3, 0)),
+    _metric("one that is always 0.5", _scaled(0, 0.5)),
     _metric("one that adds 0.01 above and below the fraction bar", _smoothed),
+    Case("what the metric is asked about, to tell a sound one from one in percent", _what_the_metric_gets),
     name="accuracy_is_a_share",
 )
 
@@ -795,6 +1103,16 @@ accuracy_is_a_share.add_mistakes(
         metric(_right, _labels) == 0.0 and metric(_wrong, _labels) == 1.0
     ),
     share_inverted=lambda metric: not _accuracy_is_a_share(metric),
+    every_metric=lambda metric: True,
+    classes_for_logits=lambda metric: (
+        metric(_labels, _labels) == 1.0 and metric(_labels.flip(0), _labels) == 0.0
+    ),
+    added_up=lambda metric: metric(_right, _labels) + metric(_wrong, _labels) == 1.0,
+    neither_value=lambda metric: metric(_right, _labels) != 1.0 and metric(_wrong, _labels) != 0.0,
+    in_percent=lambda metric: metric(_right, _labels) == 100 and metric(_wrong, _labels) == 0,
+    as_a_count=lambda metric: metric(_right, _labels) == len(_labels) and metric(_wrong, _labels) == 0,
+    type_only=lambda metric: isinstance(metric(_right, _labels), float),
+    above_and_below_one_half=lambda metric: metric(_right, _labels) > 0.5 and metric(_wrong, _labels) < 0.5,
 )
 
 
@@ -918,9 +1236,31 @@ def _adds_up(model, size):
     return torch.allclose(a + d, b + c, rtol=0, atol=1e-11)
 
 
+def _free_logits(model):
+    """Logits may be any numbers. CaseFailed says what they are if a function after the head gave them limits."""
+    logits = (
+        model(_pictures.clone()).detach().double()
+    )  # 40 classes: that all are positive by chance is out of the question
+    sums, exps = logits.sum(-1), logits.exp().sum(-1)
+    limits = {
+        N_("each image's logits add up to 1"): torch.allclose(sums, torch.ones_like(sums), atol=1e-4),
+        N_("each image's logits are logarithms of shares that add up to 1"): torch.allclose(
+            exps, torch.ones_like(exps), atol=1e-4
+        ),
+        N_("all logits lie between 0 and 1"): bool(((logits >= 0) & (logits <= 1)).all()),
+        N_("no logit is negative"): bool((logits >= 0).all()),
+    }
+    for words, holds in limits.items():
+        if holds:
+            raise CaseFailed(words)
+    return True
+
+
 def _grows_with_depth(candidate):
     """Does each block add as many parameters as the one before?"""
     counts = [_count(candidate, dim=12, heads=4, depth=depth) for depth in (1, 2, 3)]
+    if len(set(counts)) == 1:
+        raise CaseFailed("the model has as many parameters with 3 blocks as with 1")
     return counts[1] - counts[0] == counts[2] - counts[1] > 0
 
 
@@ -970,6 +1310,12 @@ RepairedViT = Exercise(
         _grows_with_depth,
         "depth is the number of blocks; heads add no parameters.",
     ),
+    _on_repaired(
+        "logits may be any numbers",
+        _free_logits,
+        "The head comes last, and nothing after it: the loss applies the softmax.",
+        num_classes=40,
+    ),
     name="RepairedViT",
 )
 
@@ -1003,8 +1349,11 @@ class Suspect(nn.Module):
     def pooled(self, x):
         return x.mean(dim=1)
 
+    def logits(self, x):
+        return self.head(x)
+
     def forward(self, images):
-        return self.head(self.pooled(self.encoded(self.embed(self.cut(images)))))
+        return self.logits(self.pooled(self.encoded(self.embed(self.cut(images)))))
 
 
 RepairedViT.add_mistakes(
@@ -1029,7 +1378,39 @@ RepairedViT.add_mistakes(
         Suspect, cut=lambda self, images: images.reshape(len(images), -1, 3 * self.patch_size**2)
     ),
     SixteenPositions=variant(Suspect, position_shape=lambda self, patches, dim: (1, 16, dim)),
+    PositionsLeft=variant(
+        Suspect,
+        position_shape=lambda self, patches, dim: (1, 1, dim),
+        encoded=lambda self, x: self.encoder(x),
+    ),
+    PositionsAlongTheBatch=variant(Suspect, position_shape=lambda self, patches, dim: (patches, 1, dim)),
+    Probabilities=variant(Suspect, logits=lambda self, x: self.head(x).softmax(-1)),
+    LogProbabilities=variant(Suspect, logits=lambda self, x: self.head(x).log_softmax(-1)),
+    Sigmoids=variant(Suspect, logits=lambda self, x: self.head(x).sigmoid()),
+    NeverNegative=variant(Suspect, logits=lambda self, x: self.head(x).relu()),
+    EveryTokenHasLogits=variant(Suspect, pooled=lambda self, x: x),
+    ReadsLastToken=variant(Suspect, pooled=lambda self, x: x[:, -1]),
+    MeanOverTheWidth=variant(Suspect, pooled=lambda self, x: x.mean(dim=-1)),
 )
+
+
+@RepairedViT.mistake
+class TwoBlocksAlways(Suspect):
+    def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
+        super().__init__(img_size, patch_size, num_classes, dim, 2, heads)
+
+
+@RepairedViT.mistake
+class OwnClassToken(Suspect):
+    def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
+        super().__init__(img_size, patch_size, num_classes, dim, depth, heads)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+
+    def encoded(self, x):
+        return self.encoder(torch.cat([self.cls_token.expand(len(x), -1, -1), x + self.pos_embed], dim=1))
+
+    def pooled(self, x):
+        return x[:, 0]
 
 
 @RepairedViT.mistake
