@@ -111,9 +111,7 @@ def _how_many(candidate):
         return f"{'all' if share else 'none'} of them, always" if share in (0, 1) else "all or none"
     if abs(share - 0.5) < 0.03:
         return "about half"
-    if abs(share - 0.5) < 0.05:
-        return "fewer than half" if share < 0.5 else "more than half"
-    return f"about {round(share * 10) * 10} %"
+    return "fewer than half" if share < 0.5 else "more than half"
 
 
 def _which_next_time(candidate):
@@ -157,6 +155,10 @@ def _coins(images):
     return _coin(len(images), 1, 1, 1)
 
 
+def _sorted_by_draw(images, which):
+    return torch.cat([images[which].flip(-1), images[~which]])
+
+
 random_flip.add_mistakes(
     upside_down=lambda images: torch.where(_coins(images), images.flip(-2), images),
     half_turn=lambda images: torch.where(_coins(images), images.flip(-1, -2), images),
@@ -169,6 +171,17 @@ random_flip.add_mistakes(
     normal_numbers=lambda images: torch.where(
         torch.randn(len(images), 1, 1, 1) < 0.5, images.flip(-1), images
     ),
+    fewer_than_half=lambda images: torch.where(
+        torch.rand(len(images), 1, 1, 1) < 0.25, images.flip(-1), images
+    ),
+    every_row=lambda images: torch.where(_coin(len(images), 1, images.shape[2], 1), images.flip(-1), images),
+    draws_meet_the_rows=lambda images: torch.where(_coin(len(images), 1), images.flip(-1), images),
+    mirrored_ones_first=lambda images: _sorted_by_draw(images, _coin(len(images))),
+    both_ways=lambda images: torch.where(
+        _coins(images), images.flip(-1), torch.where(_coins(images), images.flip(-2), images)
+    ),
+    transposed_images=lambda images: torch.where(_coins(images), images.mT, images),
+    moved_by_a_pixel=lambda images: torch.where(_coins(images), images.roll(1, -1), images),
     always=lambda images: images.flip(-1),
     unchanged=lambda images: images.clone(),
 )
@@ -318,8 +331,65 @@ def _cut(padded, top, left, like):
     return padded[torch.arange(B)[:, None, None, None], torch.arange(C)[:, None, None], rows, cols]
 
 
+def _anywhere(images, low, high):
+    """Row and column of a corner for each image, from low to high, both included: each (B,)."""
+    return torch.randint(low, high + 1, (2, len(images)))
+
+
+def _windows(images, padding, low, high, pad=None):
+    padded = F.pad(images, [padding] * 4 if pad is None else pad)
+    return _cut(padded, *_anywhere(images, low, high), images)
+
+
 random_crop.add_mistakes(
     padding_ignored=lambda images, padding=4: data.random_crop(images),
+    padding_read_once=lambda images, padding=4: _windows(images, 4, 0, 2 * padding),
+    first_corner_left_out=lambda images, padding=4: _windows(images, padding, 1, 2 * padding),
+    half_without_its_last=lambda images, padding=4: _windows(images, padding, 0, padding - 1),
+    padded_below_and_right=lambda images, padding=4: _windows(
+        images, padding, 0, padding, (0, padding, 0, padding)
+    ),
+    up_and_down_only=lambda images, padding=4: _cut(
+        F.pad(images, [padding] * 4),
+        _corners(images, padding)[0],
+        torch.full((len(images),), padding),
+        images,
+    ),
+    column_zero=lambda images, padding=4: _cut(
+        F.pad(images, [padding] * 4),
+        _corners(images, padding)[0],
+        torch.zeros(len(images), dtype=torch.long),
+        images,
+    ),
+    row_zero=lambda images, padding=4: _cut(
+        F.pad(images, [padding] * 4),
+        torch.zeros(len(images), dtype=torch.long),
+        _corners(images, padding)[1],
+        images,
+    ),
+    one_column_for_all=lambda images, padding=4: _cut(
+        F.pad(images, [padding] * 4),
+        _corners(images, padding)[0],
+        _corners(images[:1], padding)[1].expand(len(images)),
+        images,
+    ),
+    one_row_for_all=lambda images, padding=4: _cut(
+        F.pad(images, [padding] * 4),
+        _corners(images[:1], padding)[0].expand(len(images)),
+        _corners(images, padding)[1],
+        images,
+    ),
+    ones_at_the_border=lambda images, padding=4: _cut(
+        F.pad(images, [padding] * 4, value=1), *_corners(images, padding), images
+    ),
+    padded_only=lambda images, padding=4: F.pad(images, [padding] * 4),
+    cut_without_padding=lambda images, padding=4: images[
+        :, :, padding : images.shape[2] - padding, padding : images.shape[3] - padding
+    ],
+    sides_exchanged_in_the_window=lambda images, padding=4: _cut(
+        F.pad(images, [padding] * 4), *_corners(images, padding), images.mT
+    ),
+    first_image_only=lambda images, padding=4: torch.cat([data.random_crop(images[:1], padding), images[1:]]),
     reflected_border=lambda images, padding=4: _padded_otherwise(images, padding, "reflect"),
     repeated_border=lambda images, padding=4: _padded_otherwise(images, padding, "replicate"),
 )
@@ -399,6 +469,16 @@ def square_windows(images, padding=4):
 
 
 @random_crop.mistake
+def squares_of_the_width(images, padding=4):
+    W = images.shape[3]
+    padded = F.pad(images, [padding] * 4)
+    top, left = _corners(images, padding)
+    return torch.stack(
+        [p[:, t : t + W, k : k + W] for p, t, k in zip(padded, top.tolist(), left.tolist(), strict=True)]
+    )
+
+
+@random_crop.mistake
 def same_corners_each_time(images, padding=4):
     torch.manual_seed(0)
     return data.random_crop(images, padding)
@@ -420,6 +500,9 @@ def written_into_the_input(images, padding=4):
 # ---------------------------------------------------------------- accuracy
 
 _logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 5.0], [4.0, 1.0, 0.0]])
+
+
+_ten, _six = drawn(10, 7), drawn(6, 4, seed=1)
 
 
 def _share_of(name, logits, labels, hint=""):
@@ -449,7 +532,10 @@ accuracy = Exercise(
         hint="In (B, K), the axis of the classes is the last.",
     ),
     _share_of("one image", _logits[1:2], torch.tensor([1])),
-    _share_of("10 images, 7 classes", drawn(10, 7), torch.arange(10) % 7),
+    _share_of(
+        "10 images, 7 classes", _ten, (_ten.argmax(1) + torch.tensor([0, 0, 1, 0, 2, 0, 0, 1, 3, 0])) % 7
+    ),
+    _share_of("5 of 6 right, 4 classes", _six, (_six.argmax(1) + torch.tensor([0, 0, 0, 1, 0, 0])) % 4),
 )
 
 accuracy.add_mistakes(
@@ -461,6 +547,35 @@ accuracy.add_mistakes(
     largest_without_sign=lambda logits, labels: training.accuracy(logits.abs(), labels),
     value_for_place=lambda logits, labels: (logits.max(-1).values == labels).float().mean().item(),
     whole_division=lambda logits, labels: (logits.argmax(-1) == labels).sum().item() // len(labels),
+    smallest_logit=lambda logits, labels: training.accuracy(-logits, labels),
+    place_in_the_whole=lambda logits, labels: (logits.argmax() == labels).float().mean().item(),
+    all_or_nothing=lambda logits, labels: float(torch.equal(logits.argmax(-1), labels)),
+    entry_by_entry=lambda logits, labels: (
+        (F.one_hot(logits.argmax(-1), logits.shape[1]) == F.one_hot(labels, logits.shape[1]))
+        .float()
+        .mean()
+        .item()
+    ),
+    mean_probability=lambda logits, labels: (
+        logits.softmax(-1)[torch.arange(len(labels)), labels].mean().item()
+    ),
+    positive_is_enough=lambda logits, labels: (
+        (logits[torch.arange(len(labels)), labels] > 0).float().mean().item()
+    ),
+    best_two=lambda logits, labels: (logits.topk(2).indices == labels[:, None]).any(-1).float().mean().item(),
+    softmax_over_images=lambda logits, labels: training.accuracy(logits.softmax(0), labels),
+    two_decimals=lambda logits, labels: round(training.accuracy(logits, labels), 2),
+    one_decimal=lambda logits, labels: round(training.accuracy(logits, labels), 1),
+    first_image_alone=lambda logits, labels: float(logits[0].argmax() == labels[0]),
+    return_after_the_first=lambda logits, labels: float(logits[0].argmax() == labels[0]) / len(labels),
+    last_image_alone=lambda logits, labels: float(logits[-1].argmax() == labels[-1]),
+    one_image_too_few=lambda logits, labels: (logits.argmax(-1) == labels).sum().item() / (len(labels) - 1),
+    divided_by_all_logits=lambda logits, labels: (logits.argmax(-1) == labels).sum().item() / logits.numel(),
+    each_with_each=lambda logits, labels: (logits.argmax(-1)[:, None] == labels).float().mean().item(),
+    distance_of_the_numbers=lambda logits, labels: (
+        1 - (logits.argmax(-1) - labels).abs().float().mean().item()
+    ),
+    true_or_false=lambda logits, labels: logits.argmax(-1) == labels,
     tensor_for_number=lambda logits, labels: (logits.argmax(-1) == labels).float().mean(),
 )
 
@@ -516,6 +631,7 @@ learning_rate = Exercise(
         "The fall has total_steps - warmup_steps steps.",
     ),
     _at("a quarter of the fall", 30, total_steps=90),
+    _at("step 5 of 12, with a climb of 3", 5, total_steps=12, warmup_steps=3),
     _at("step total_steps, one past the last, is zero", 100, "There, progress is 1: cos(π) = -1."),
     _at("no warm-up at all", 0, "No step is below 0, so only the fall is left.", warmup_steps=0),
 )
@@ -538,10 +654,97 @@ learning_rate.add_mistakes(
     stays_at_the_peak=lambda step, total_steps, warmup_steps, peak: (
         _climb(step, warmup_steps, peak) if step < warmup_steps else peak
     ),
+    fall_from_the_first_step=lambda step, total_steps, warmup_steps, peak: (
+        peak * _half_wave(_progress(step, total_steps, warmup_steps))
+    ),
+    climb_times_fall=lambda step, total_steps, warmup_steps, peak: (
+        peak * _half_wave(step / total_steps) * (min(1, (step + 1) / warmup_steps) if warmup_steps else 1)
+    ),
+    climb_divides_by_zero=lambda step, total_steps, warmup_steps, peak: (
+        _climb(step, warmup_steps, peak)
+        if (step + 1) / warmup_steps <= 1
+        else peak * _half_wave(_progress(step, total_steps, warmup_steps))
+    ),
     peak_forgotten=lambda step, total_steps, warmup_steps, peak: training.learning_rate(
         step, total_steps, warmup_steps, 1.0
     ),
 )
+
+
+def _warmed(climb=_climb, fall=_half_wave, progress=_progress):
+    """A schedule with another climb, fall or progress.
+
+    climb: step, warmup_steps, peak -> rate. fall: progress -> share of the peak. progress: step, total_steps, warmup_steps.
+    """
+
+    def rate(step, total_steps, warmup_steps, peak):
+        if step < warmup_steps:
+            return climb(step, warmup_steps, peak)
+        return peak * fall(progress(step, total_steps, warmup_steps))
+
+    return rate
+
+
+learning_rate.add_mistakes(
+    climb_counts_gaps=_warmed(climb=lambda step, warmup, peak: peak * step / (warmup - 1)),
+    climb_in_whole_parts=_warmed(climb=lambda step, warmup, peak: peak * ((step + 1) // warmup)),
+    peak_in_the_climb=_warmed(climb=lambda step, warmup, peak: peak),
+    nothing_in_the_climb=_warmed(climb=lambda step, warmup, peak: 0.0),
+    climb_without_peak=_warmed(climb=lambda step, warmup, peak: (step + 1) / warmup),
+    climb_not_divided=_warmed(climb=lambda step, warmup, peak: peak * (step + 1)),
+    fall_without_offset=_warmed(progress=lambda step, total, warmup: step / (total - warmup)),
+    whole_wave=_warmed(fall=lambda share: _half_wave(2 * share)),
+    half_of_the_half_wave=_warmed(fall=lambda share: _half_wave(share / 2)),
+    degrees=_warmed(fall=lambda share: 0.5 * (1 + math.cos(180 * share))),
+    bare_cosine=_warmed(fall=lambda share: math.cos(math.pi * share)),
+    cosine_without_one=_warmed(fall=lambda share: 0.5 * math.cos(math.pi * share)),
+    sine=_warmed(fall=lambda share: 0.5 * (1 + math.sin(math.pi * share))),
+    one_minus_sine=_warmed(fall=lambda share: 1 - math.sin(0.5 * math.pi * share)),
+    half_and_whole_cosine=_warmed(fall=lambda share: 0.5 + math.cos(math.pi * share)),
+    half_of_the_cosine_only=_warmed(fall=lambda share: 1 + 0.5 * math.cos(math.pi * share)),
+    exponential=_warmed(fall=lambda share: math.exp(-5 * share)),
+    parabola=_warmed(fall=lambda share: (1 - share) ** 2),
+    square_root=_warmed(fall=lambda share: (1 - share) ** 0.5 if share < 1 else 0.0),
+    precedence_of_the_difference=_warmed(
+        progress=lambda step, total, warmup: step - warmup / (total - warmup)
+    ),
+    precedence_of_the_quotient=_warmed(progress=lambda step, total, warmup: (step - warmup) / total - warmup),
+    no_parentheses_at_all=_warmed(progress=lambda step, total, warmup: step - warmup / total - warmup),
+)
+
+
+@learning_rate.mistake
+def climb_over_all_steps(step, total_steps, warmup_steps, peak):
+    if step < warmup_steps:
+        return peak * (step + 1) / total_steps
+    return peak * _half_wave(_progress(step, total_steps, warmup_steps))
+
+
+@learning_rate.mistake
+def peak_outside_the_cosine(step, total_steps, warmup_steps, peak):
+    if step < warmup_steps:
+        return _climb(step, warmup_steps, peak)
+    return peak * 0.5 + math.cos(math.pi * _progress(step, total_steps, warmup_steps))
+
+
+@learning_rate.mistake
+def no_rate_in_the_fall(step, total_steps, warmup_steps, peak):
+    return _climb(step, warmup_steps, peak) if step < warmup_steps else None
+
+
+@learning_rate.mistake
+def no_rate_in_the_climb(step, total_steps, warmup_steps, peak):
+    return None if step < warmup_steps else peak * _half_wave(_progress(step, total_steps, warmup_steps))
+
+
+@learning_rate.mistake
+def never_below_a_hundredth(step, total_steps, warmup_steps, peak):
+    return max(0.01 * peak, training.learning_rate(step, total_steps, warmup_steps, peak))
+
+
+@learning_rate.mistake
+def tensor_for_rate(step, total_steps, warmup_steps, peak):
+    return torch.tensor(training.learning_rate(step, total_steps, warmup_steps, peak))
 
 
 @learning_rate.mistake
@@ -721,8 +924,13 @@ def _what_the_step_found(candidate):
         return "it made no step"
     gradient, after_backward = optimizer.found[:2]
     if not gradient.any():
-        when = "cleared after backward" if after_backward else "there was no backward yet"
-        return f"no gradient: {when}"
+        if not backward:
+            return "no gradient: there is no backward"
+        return (
+            "no gradient: cleared after backward"
+            if after_backward
+            else "no gradient: there was no backward yet"
+        )
     known = {
         "the gradient of this batch": true,
         "only an old gradient, from before the call": old,
@@ -730,7 +938,7 @@ def _what_the_step_found(candidate):
     }
     for words, value in known.items():
         if torch.allclose(gradient, value, atol=1e-5):
-            return words
+            return words if backward or value is not old else "only an old gradient: there is no backward"
     return "another gradient"
 
 
@@ -783,6 +991,27 @@ train_step.add_mistakes(
         _step(model, optimizer, images, labels).item() * len(labels)
     ),
     loss_tensor=lambda *args: _step(*args),
+    no_backward=lambda *args: _step(*args, order="clear step").item(),
+    neither_cleared_nor_backward=lambda *args: _step(*args, order="step").item(),
+    two_steps=lambda *args: _step(*args, order="clear backward step step").item(),
+    loss_divided_again=lambda *args: _step(*args, loss=lambda x, y: F.cross_entropy(x, y) / len(y)).item(),
+    returns_loss_of_one_image=lambda model, optimizer, images, labels: (
+        _step(model, optimizer, images, labels).item() / len(labels)
+    ),
+    squared_error=lambda *args: _step(
+        *args, loss=lambda x, y: F.mse_loss(x, F.one_hot(y, x.shape[1]).float())
+    ).item(),
+    softmax_over_the_batch=lambda *args: _step(
+        *args, loss=lambda x, y: F.cross_entropy(x.softmax(0), y)
+    ).item(),
+    logarithms_over_the_batch=lambda *args: _step(
+        *args, loss=lambda x, y: F.nll_loss(x.log_softmax(0), y)
+    ).item(),
+    smoothed_labels=lambda *args: _step(
+        *args, loss=lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1)
+    ).item(),
+    nothing_comes_back=lambda *args: _step(*args) is None or None,
+    rounded_loss=lambda *args: round(_step(*args).item(), 2),
 )
 
 
@@ -792,6 +1021,50 @@ def mode_kept(model, optimizer, images, labels):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    return loss.item()
+
+
+@train_step.mistake
+def climbs(model, optimizer, images, labels):
+    model.train()
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    (-loss).backward()
+    optimizer.step()
+    return loss.item()
+
+
+@train_step.mistake
+def backward_twice(model, optimizer, images, labels):
+    model.train()
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@train_step.mistake
+def returns_the_accuracy(model, optimizer, images, labels):
+    with torch.no_grad():
+        share = training.accuracy(model.train()(images), labels)
+    _step(model, optimizer, images, labels)
+    return share
+
+
+@train_step.mistake
+def returns_the_accuracy_afterwards(model, optimizer, images, labels):
+    _step(model, optimizer, images, labels)
+    return training.accuracy(model(images), labels)
+
+
+@train_step.mistake
+def step_by_hand(model, optimizer, images, labels):
+    loss = _step(model, optimizer, images, labels, order="clear backward")
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= 0.01 * p.grad
     return loss.item()
 
 
@@ -818,7 +1091,7 @@ class _Judge(nn.Module):
 
     def forward(self, x):
         logits = x.flatten(1)
-        return logits.roll(1, dims=1) if self.training or self.inner.training else logits
+        return logits[:, [0, 2, 1]] if self.training or self.inner.training else logits
 
 
 def _eval_batches(sizes=_SIZES):
@@ -901,7 +1174,7 @@ evaluate = Exercise(
     ),
     Case(
         "batches from a generator",
-        _judged(_share, batches=lambda: (b for b in _eval_batches((3, 3, 3)))),
+        _judged(_share, batches=lambda: (b for b in _eval_batches((4, 2, 1)))),
         "A generator has no length and can be gone through only once, so count the images on the way.",
     ),
 )
@@ -933,6 +1206,13 @@ evaluate.add_mistakes(
     no_eval=lambda model, batches: _evaluation(model, batches, switch=False),
     left_in_eval=lambda model, batches: _evaluation(model, batches, back=False),
     with_grad=lambda model, batches: _evaluation(model, batches, grad=True),
+    not_divided_at_all=lambda model, batches: sum(right for right, _ in _hits(model, batches)),
+    share_in_percent=lambda model, batches: 100 * _evaluation(model, batches),
+    share_of_the_wrong=lambda model, batches: 1 - _evaluation(model, batches),
+    whole_share=lambda model, batches: int(_evaluation(model, batches)),
+    smallest_logits=lambda model, batches: _evaluation(model, batches, answer=lambda x: x.argmin(-1)),
+    values_for_places=lambda model, batches: _evaluation(model, batches, answer=lambda x: x.max(-1).values),
+    shares_added_up=lambda model, batches: sum(right / n for right, n in _hits(model, batches)),
     bare_loop=lambda model, batches: _evaluation(model, batches, switch=False, grad=True),
     tensor_for_share=lambda model, batches: torch.tensor(_evaluation(model, batches)),
 )
@@ -954,6 +1234,71 @@ def divided_by_batches(model, batches):
 def all_batches_alike(model, batches):
     found = _hits(model, batches)
     return sum(right for right, _ in found) / (len(batches) * found[0][1])
+
+
+@evaluate.mistake
+def all_batches_like_the_last(model, batches):
+    found = _hits(model, batches)
+    return sum(right for right, _ in found) / (len(found) * found[-1][1])
+
+
+@evaluate.mistake
+def divided_by_the_last_batch(model, batches):
+    found = _hits(model, batches)
+    return sum(right for right, _ in found) / found[-1][1]
+
+
+@evaluate.mistake
+def hits_of_the_last_batch(model, batches):
+    found = _hits(model, batches)
+    return found[-1][0] / sum(n for _, n in found)
+
+
+@evaluate.mistake
+def shares_by_images(model, batches):
+    found = _hits(model, batches)
+    return sum(right / n for right, n in found) / sum(n for _, n in found)
+
+
+@evaluate.mistake
+def divided_by_logits(model, batches):
+    found = _hits(model, batches)
+    return sum(right for right, _ in found) / sum(3 * n for _, n in found)
+
+
+@evaluate.mistake
+def batches_all_right(model, batches):
+    found = _hits(model, batches)
+    return sum(right == n for right, n in found) / len(found)
+
+
+@evaluate.mistake
+def judged_in_training(model, batches):
+    before = model.training
+    model.train()
+    share = _evaluation(model, batches, switch=False)
+    model.train(before)
+    return share
+
+
+@evaluate.mistake
+def mode_turned_round(model, batches):
+    before = model.training
+    share = _evaluation(model, batches)
+    model.train(not before)
+    return share
+
+
+@evaluate.mistake
+def mean_loss(model, batches):
+    before, total, count = model.training, 0, 0
+    model.eval()
+    with torch.no_grad():
+        for images, labels in batches:
+            total += F.cross_entropy(model(images), labels, reduction="sum").item()
+            count += len(labels)
+    model.train(before)
+    return total / count
 
 
 @evaluate.mistake
