@@ -1,5 +1,6 @@
 """Lesson 12: names and layout of published weights, positions for another resolution, neighbours, rates by layer."""
 
+import math
 import re
 
 import torch
@@ -70,6 +71,46 @@ rename_key.add_mistakes(
     fc3=lambda key: pretrained.rename_key(key).replace("fc2", "fc3"),
     mlp_numbers_kept=lambda key: pretrained.rename_key(key).replace("fc1", "fc0").replace("fc2", "fc3"),
     ending_lost=lambda key: re.sub(r"\.(weight|bias)$", "", pretrained.rename_key(key)),
+)
+
+
+rename_key.add_mistakes(
+    class_token_kept=lambda key: pretrained.rename_key(key).replace("cls_token", "class_token"),
+    class_token_cut_short=lambda key: pretrained.rename_key(key).replace("cls_token", "cls"),
+    conv_proj_kept=lambda key: pretrained.rename_key(key).replace("patch_embed.proj", "conv_proj"),
+    proj_of_the_patches_lost=lambda key: pretrained.rename_key(key).replace(
+        "patch_embed.proj", "patch_embed"
+    ),
+    positions_kept=lambda key: pretrained.rename_key(key).replace("pos_embed", "encoder.pos_embedding"),
+    pos_embedding=lambda key: pretrained.rename_key(key).replace("pos_embed", "pos_embedding"),
+    first_norm_kept=lambda key: pretrained.rename_key(key).replace("norm1", "ln_1"),
+    second_norm_kept=lambda key: pretrained.rename_key(key).replace("norm2", "ln_2"),
+    both_norms_kept=lambda key: re.sub(r"norm([12])", r"ln_\1", pretrained.rename_key(key)),
+    underscore_in_the_norms=lambda key: re.sub(r"norm([12])", r"norm_\1", pretrained.rename_key(key)),
+    in_proj_left_alone=lambda key: pretrained.rename_key(key).replace("attn.qkv.", "self_attention.in_proj_"),
+    out_proj_left_alone=lambda key: pretrained.rename_key(key).replace(
+        "attn.proj", "self_attention.out_proj"
+    ),
+    self_attention_kept=lambda key: pretrained.rename_key(key).replace("attn.", "self_attention."),
+    attention_written_out=lambda key: pretrained.rename_key(key).replace("attn.", "attention."),
+    first_layer_kept=lambda key: pretrained.rename_key(key).replace("fc1", "0"),
+    second_layer_kept=lambda key: pretrained.rename_key(key).replace("fc2", "3"),
+    both_layers_kept=lambda key: pretrained.rename_key(key).replace("fc1", "0").replace("fc2", "3"),
+    layers_from_zero=lambda key: pretrained.rename_key(key).replace("fc1", "fc0").replace("fc2", "fc1"),
+    last_norm_left_alone=lambda key: re.sub("^norm", "encoder.ln", pretrained.rename_key(key)),
+    head_left_alone=lambda key: pretrained.rename_key(key).replace("head", "heads.head"),
+    heads_in_the_plural=lambda key: pretrained.rename_key(key).replace("head", "heads"),
+    blocks_left_alone=lambda key: pretrained.rename_key(key).replace(
+        "blocks.", "encoder.layers.encoder_layer_"
+    ),
+    layers_for_blocks=lambda key: pretrained.rename_key(key).replace("blocks.", "layers."),
+    only_one_rule=lambda key: (
+        key.replace("encoder.layers.encoder_layer_", "blocks.")
+        if "encoder_layer_" in key
+        else pretrained.rename_key(key)
+    ),
+    whole_names_only=lambda key: "cls_token" if key == "class_token" else key,
+    no_name_comes_back=lambda key: None,
 )
 
 
@@ -156,6 +197,30 @@ pack_qkv.add_mistakes(
     whole_not_transposed=lambda query, key, value: torch.cat(
         [kernel.flatten(1) for kernel in (query, key, value)], dim=1
     ),
+    value_forgotten=lambda query, key, value: _pack_qkv(query, key, key),
+    query_three_times=lambda query, key, value: _pack_qkv(query, query, query),
+    added_up=lambda query, key, value: sum(kernel.flatten(1).mT for kernel in (query, key, value)),
+    inputs_with_the_heads=lambda query, key, value: torch.cat(
+        [kernel.flatten(0, 1).mT for kernel in (query, key, value)]
+    ),
+    inputs_and_heads_as_rows=lambda query, key, value: torch.cat(
+        [kernel.flatten(0, 1) for kernel in (query, key, value)]
+    ),
+    poured_into_shape=lambda query, key, value: torch.cat(
+        [kernel.reshape(-1, len(kernel)) for kernel in (query, key, value)]
+    ),
+    heads_before_inputs=lambda query, key, value: torch.cat(
+        [kernel.transpose(0, 1).reshape(-1, len(kernel)) for kernel in (query, key, value)]
+    ),
+    three_axes=lambda query, key, value: torch.cat(
+        [kernel.permute(1, 2, 0) for kernel in (query, key, value)]
+    ),
+    one_long_line=lambda query, key, value: torch.cat([kernel.flatten() for kernel in (query, key, value)]),
+    query_scaled=lambda query, key, value: _pack_qkv(query * query.shape[2] ** -0.5, key, value),
+    width_for_all_heads=lambda query, key, value: torch.cat(
+        [kernel.reshape(len(kernel), len(kernel)).mT for kernel in (query, key, value)]
+    ),
+    always_single=lambda query, key, value: _pack_qkv(query, key, value).float(),
     stacked=lambda query, key, value: torch.stack([kernel.flatten(1).mT for kernel in (query, key, value)]),
 )
 
@@ -213,6 +278,25 @@ def _resize(pos_embed, new_grid, prefix=1, **how):
     return _joined(head, _bicubic(grid, size=tuple(new_grid), **how))
 
 
+def _one_factor(pos_embed, new_grid, prefix):
+    head, grid = _laid_out(pos_embed, prefix)
+    return _joined(head, _bicubic(grid, scale_factor=new_grid[0] / grid.shape[2]))
+
+
+@resize_pos_embed.mistake
+def always_one_prefix_rearranged(pos_embed, new_grid, num_prefix_tokens=1):
+    n = int((pos_embed.shape[1] - 1) ** 0.5)
+    grid = rearrange(pos_embed[:, 1:], "1 (r c) d -> 1 d r c", r=n, c=n)
+    return _joined(pos_embed[:, :1], _bicubic(grid, size=tuple(new_grid)))
+
+
+@resize_pos_embed.mistake
+def last_for_prefix(pos_embed, new_grid, num_prefix_tokens=1):
+    first = pos_embed.shape[1] - num_prefix_tokens
+    turned = torch.cat([pos_embed[:, first:], pos_embed[:, :first]], dim=1)
+    return _resize(turned, new_grid, num_prefix_tokens)
+
+
 resize_pos_embed.add_mistakes(
     prefix_dropped=lambda pos_embed, new_grid, num_prefix_tokens=1: _resize(
         pos_embed, new_grid, num_prefix_tokens
@@ -235,6 +319,34 @@ resize_pos_embed.add_mistakes(
     ),
     corners_aligned=lambda pos_embed, new_grid, num_prefix_tokens=1: _resize(
         pos_embed, new_grid, num_prefix_tokens, align_corners=True
+    ),
+    square_of_the_second=lambda pos_embed, new_grid, num_prefix_tokens=1: _resize(
+        pos_embed, (new_grid[1], new_grid[1]), num_prefix_tokens
+    ),
+    bilinear_without_antialias=lambda pos_embed, new_grid, num_prefix_tokens=1: _resize(
+        pos_embed, new_grid, num_prefix_tokens, mode="bilinear", antialias=False
+    ),
+    corners_aligned_without_antialias=lambda pos_embed, new_grid, num_prefix_tokens=1: _resize(
+        pos_embed, new_grid, num_prefix_tokens, align_corners=True, antialias=False
+    ),
+    means_of_areas=lambda pos_embed, new_grid, num_prefix_tokens=1: _resize(
+        pos_embed, new_grid, num_prefix_tokens, mode="area", antialias=False
+    ),
+    cut_off=lambda pos_embed, new_grid, num_prefix_tokens=1: pos_embed[
+        :, : num_prefix_tokens + new_grid[0] * new_grid[1]
+    ],
+    prefix_of_zeros=lambda pos_embed, new_grid, num_prefix_tokens=1: _joined(
+        0 * pos_embed[:, :num_prefix_tokens],
+        _bicubic(_laid_out(pos_embed, num_prefix_tokens)[1], size=new_grid),
+    ),
+    one_factor_for_both=lambda pos_embed, new_grid, num_prefix_tokens=1: _one_factor(
+        pos_embed, new_grid, num_prefix_tokens
+    ),
+    one_prefix_joined=lambda pos_embed, new_grid, num_prefix_tokens=1: _joined(
+        pos_embed[:, :1], _bicubic(_laid_out(pos_embed, num_prefix_tokens)[1], size=new_grid)
+    ),
+    no_prefix_by_default=lambda pos_embed, new_grid, num_prefix_tokens=0: _resize(
+        pos_embed, new_grid, num_prefix_tokens
     ),
     always_float32=lambda pos_embed, new_grid, num_prefix_tokens=1: _resize(
         pos_embed, new_grid, num_prefix_tokens
@@ -402,6 +514,68 @@ knn_predict.add_mistakes(
 )
 
 
+def _labels_near(features, labels, queries, k):
+    """(N, k) labels of the k nearest, nearest first."""
+    return labels[_cosines(queries, features).topk(k, dim=1).indices]
+
+
+def _votes(*args):
+    return F.one_hot(_labels_near(*args)).sum(dim=1)
+
+
+knn_predict.add_mistakes(
+    sums_of_differences=lambda features, labels, queries, k: _vote(
+        -torch.cdist(queries, features, p=1), labels, k
+    ),
+    farthest_by_distance=lambda features, labels, queries, k: _vote(
+        torch.cdist(queries, features), labels, k
+    ),
+    without_sign=lambda features, labels, queries, k: _vote(_cosines(queries, features).abs(), labels, k),
+    one_neighbour_more=lambda features, labels, queries, k: _vote(
+        _cosines(queries, features), labels, min(k + 1, len(labels))
+    ),
+    nearest_left_out=lambda features, labels, queries, k: (
+        F.one_hot(_labels_near(features, labels, queries, min(k + 1, len(labels)))[:, 1:]).sum(1).argmax(1)
+    ),
+    last_of_the_neighbours=lambda *args: _labels_near(*args)[:, -1],
+    mean_rounded_down=lambda *args: _labels_near(*args).double().mean(dim=1).long(),
+    largest_label=lambda *args: _labels_near(*args).amax(dim=1),
+    smallest_label=lambda *args: _labels_near(*args).amin(dim=1),
+    middle_label=lambda *args: _labels_near(*args).median(dim=1).values,
+    labels_of_all_neighbours=lambda *args: _labels_near(*args),
+    votes_for_classes=lambda *args: _votes(*args),
+    number_of_votes=lambda *args: _votes(*args).amax(dim=1),
+    votes_over_queries=lambda *args: F.one_hot(_labels_near(*args)).sum(dim=0).argmax(dim=1),
+    place_of_the_winner=lambda *args: _labels_near(*args).mode(dim=1).indices,
+    one_answer_for_all=lambda features, labels, queries, k: (
+        _votes(features, labels, queries, k).sum(dim=0).argmax().expand(len(queries))
+    ),
+    float_classes=lambda *args: _votes(*args).argmax(dim=1).float(),
+    softmax_over_queries=lambda features, labels, queries, k: _vote(
+        _cosines(queries, features).softmax(0), labels, k
+    ),
+    classes_that_occur=lambda features, labels, queries, k: (
+        F.one_hot(_labels_near(features, labels, queries, k), num_classes=len(labels.unique()))
+        .sum(dim=1)
+        .argmax(dim=1)
+    ),
+)
+
+
+@knn_predict.mistake
+def sharpened_votes(features, labels, queries, k):
+    near = _cosines(queries, features).topk(k, dim=1)
+    weights = (near.values / 0.07).exp()[..., None]
+    return (F.one_hot(labels[near.indices]) * weights).sum(dim=1).argmax(dim=1)
+
+
+@knn_predict.mistake
+def nearest_mean(features, labels, queries, k):
+    classes = labels.unique()
+    means = torch.stack([features[labels == c].mean(dim=0) for c in classes])
+    return classes[_cosines(queries, means).argmax(dim=1)]
+
+
 @knn_predict.mistake
 def mean_of_labels(features, labels, queries, k):
     nearest = _cosines(queries, features).topk(k, dim=1).indices
@@ -522,7 +696,59 @@ def _steps(name, depth):
     return 0 if name.startswith(("head.", "norm.")) else depth + 1
 
 
+def _in_blocks(
+    steps=lambda i, depth: depth - i, rate=lambda peak, decay, steps: peak * decay**steps, embeddings=None
+):
+    """Right for head and last norm, and with these steps and this rate for the blocks; embeddings: peak, decay, depth -> rate."""
+
+    def wrong(name, depth, peak, decay):
+        if name.startswith("blocks."):
+            return rate(peak, decay, steps(int(name.split(".")[1]), depth))
+        if embeddings and not name.startswith(("head.", "norm.")):
+            return embeddings(peak, decay, depth)
+        return peak * decay ** _steps(name, depth)
+
+    return wrong
+
+
 layer_rate.add_mistakes(
+    blocks_one_step_too_fast=_in_blocks(lambda i, depth: depth - 1 - i),
+    blocks_one_step_too_slow=_in_blocks(lambda i, depth: depth + 1 - i),
+    number_for_steps=_in_blocks(lambda i, depth: i),
+    all_blocks_alike=_in_blocks(lambda i, depth: 1),
+    embeddings_one_step_too_slow=_in_blocks(
+        embeddings=lambda peak, decay, depth: peak * decay ** (depth + 2)
+    ),
+    embeddings_frozen=_in_blocks(embeddings=lambda peak, decay, depth: 0.0),
+    embeddings_without_rate=_in_blocks(embeddings=lambda peak, decay, depth: None),
+    peak_in_the_power=_in_blocks(rate=lambda peak, decay, steps: (peak * decay) ** steps),
+    peak_missing_in_the_blocks=_in_blocks(rate=lambda peak, decay, steps: decay**steps),
+    divided_by_the_decay=_in_blocks(rate=lambda peak, decay, steps: peak / decay**steps),
+    straight_line=_in_blocks(rate=lambda peak, decay, steps: peak - decay * steps),
+    exponential_function=_in_blocks(rate=lambda peak, decay, steps: peak * math.exp(-decay * steps)),
+    product_in_the_blocks=_in_blocks(rate=lambda peak, decay, steps: peak * decay * steps),
+    loss_in_the_blocks=_in_blocks(rate=lambda peak, decay, steps: peak * (1 - decay) ** steps),
+    peak_missing=lambda name, depth, peak, decay: decay ** _steps(name, depth),
+    last_digit_of_the_block=lambda name, depth, peak, decay: (
+        peak
+        * decay
+        ** (depth - int(name.split(".")[1][-1]) if name.startswith("blocks.") else _steps(name, depth))
+    ),
+    every_digit_of_the_name=lambda name, depth, peak, decay: (
+        peak * decay ** (depth - int("".join(re.findall(r"\d", name)) or 0))
+        if name.startswith("blocks.")
+        else peak * decay ** _steps(name, depth)
+    ),
+    class_token_at_the_peak=lambda name, depth, peak, decay: (
+        peak * decay ** (0 if name == "cls_token" else _steps(name, depth))
+    ),
+    positions_at_the_peak=lambda name, depth, peak, decay: (
+        peak * decay ** (0 if name == "pos_embed" else _steps(name, depth))
+    ),
+    bias_of_the_head_slow=lambda name, depth, peak, decay: (
+        peak * decay ** (depth + 1 if name == "head.bias" else _steps(name, depth))
+    ),
+    only_head_and_norm_slowed=lambda name, depth, peak, decay: peak * decay ** max(1, _steps(name, depth)),
     one_step_too_fast=lambda name, depth, peak, decay: peak * decay ** max(0, _steps(name, depth) - 1),
     embeddings_like_block_0=lambda name, depth, peak, decay: peak * decay ** min(depth, _steps(name, depth)),
     embeddings_at_the_peak=lambda name, depth, peak, decay: (

@@ -109,7 +109,10 @@ def _how_many(candidate):
     share = flipped.double().mean().item()
     if (flipped == flipped[:, :1]).all():
         return f"{'all' if share else 'none'} of them, always" if share in (0, 1) else "all or none"
-    if abs(share - 0.5) < 0.03:
+    always_the_same = bool(
+        (flipped == flipped[0]).all()
+    )  # then there are fewer draws, and the share is less sure
+    if abs(share - 0.5) < (0.1 if always_the_same else 0.03):
         return "about half"
     return "fewer than half" if share < 0.5 else "more than half"
 
@@ -538,9 +541,15 @@ accuracy = Exercise(
     _share_of("5 of 6 right, 4 classes", _six, (_six.argmax(1) + torch.tensor([0, 0, 0, 1, 0, 0])) % 4),
 )
 
+
+def _agree(answers, labels):
+    return answers[: len(labels)] == labels[: len(answers)]
+
+
 accuracy.add_mistakes(
     not_divided=lambda logits, labels: (logits.argmax(-1) == labels).float().sum().item(),
     over_images=lambda logits, labels: (logits.argmax(0) == labels).float().mean().item(),
+    over_images_cut_to_fit=lambda logits, labels: _agree(logits.argmax(0), labels).float().mean().item(),
     percent=lambda logits, labels: 100 * training.accuracy(logits, labels),
     over_classes=lambda logits, labels: (logits.argmax(-1) == labels).float().sum().item() / logits.shape[1],
     error_rate=lambda logits, labels: 1 - training.accuracy(logits, labels),
@@ -1234,6 +1243,18 @@ def divided_by_batches(model, batches):
 def all_batches_alike(model, batches):
     found = _hits(model, batches)
     return sum(right for right, _ in found) / (len(batches) * found[0][1])
+
+
+@evaluate.mistake
+def argmax_over_images_cut_to_fit(model, batches):
+    before, right, total = model.training, 0, 0
+    model.eval()
+    with torch.no_grad():
+        for images, labels in batches:
+            right += _agree(model(images).argmax(0), labels).sum().item()
+            total += len(labels)
+    model.train(before)
+    return right / total
 
 
 @evaluate.mistake

@@ -49,6 +49,9 @@ pool.add_mistakes(
     first_number=lambda tokens, global_pool: (
         tokens[:, :, 0] if global_pool == "token" else tokens.mean(dim=1)
     ),
+    median_of_tokens=lambda tokens, global_pool: (
+        tokens[:, 0] if global_pool == "token" else tokens.median(dim=1).values
+    ),
     one_number=lambda tokens, global_pool: tokens[:, 0] if global_pool == "token" else tokens.mean(),
     one_number_an_image=lambda tokens, global_pool: (
         tokens[:, 0] if global_pool == "token" else tokens.mean(dim=(1, 2))
