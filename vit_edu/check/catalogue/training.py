@@ -82,6 +82,8 @@ def _what_became(candidate, images):
         "with other channels": [images, images.flip(1)],
         "other images of the batch": [w.roll(i, 0) for w in (images, mirrored) for i in range(4)],
     }
+    if images.shape[-1] == images.shape[-2]:
+        ways["with rows and columns exchanged"] = [images, images.mT]
     for words, allowed in ways.items():
         if _is_one_of(out, allowed):
             return words
@@ -184,7 +186,6 @@ random_flip.add_mistakes(
         _coins(images), images.flip(-1), torch.where(_coins(images), images.flip(-2), images)
     ),
     transposed_images=lambda images: torch.where(_coins(images), images.mT, images),
-    moved_by_a_pixel=lambda images: torch.where(_coins(images), images.roll(1, -1), images),
     always=lambda images: images.flip(-1),
     unchanged=lambda images: images.clone(),
 )
@@ -238,11 +239,14 @@ def _keys(images):
     return flat @ torch.randint(1, 2**20, flat.shape[1:], generator=generator).double()
 
 
-def _found(out, image, mode="constant"):
-    """(B, 2) how far each image of `out` is `image` shifted down and right; None if one is not a shifted copy of it."""
+def _found(out, image, mode="constant", value=None):
+    """(B, 2) how far each image of `out` is `image` shifted down and right; None if one is not a shifted copy of it.
+
+    mode, value: what fills the border, as in F.pad.
+    """
     H, W = image.shape[-2:]
     side = 2 * _REACH + 1
-    padded = F.pad(image, [_REACH] * 4, mode=mode)
+    padded = F.pad(image, [_REACH] * 4, mode, value)
     windows = padded.unfold(2, H, 1).unfold(3, W, 1)[0].permute(1, 2, 0, 3, 4).flatten(0, 1)
     same = _keys(out)[:, None] == _keys(windows)  # (B, side²)
     corner = same.int().argmax(1)
@@ -267,6 +271,11 @@ def _shifts(candidate, images, *padding):
     for mode, words in _AT_THE_BORDER.items():
         if _found(out, _one, mode) is not None:
             raise CaseFailed(words)
+    corner = (
+        out[..., 0, 0].flatten().mode().values.item()
+    )  # the border reaches it more often than any pixel does
+    if _found(out, _one, value=corner) is not None:
+        raise CaseFailed("the border is filled with another number than zero")
     if all(_found(out[:, c : c + 1], _one[:, c : c + 1]) is not None for c in range(2)):
         raise CaseFailed("the channels of an image are shifted by different amounts")
     raise CaseFailed("some images are not a shifted copy of the original with zeros at the border")

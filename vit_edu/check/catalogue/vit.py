@@ -1259,10 +1259,18 @@ def _free_logits(model):
     return True
 
 
+def _names(candidate, depth):
+    """How many names its parameters have; one that is shared has several."""
+    model = build(candidate, dim=12, heads=4, depth=depth)
+    return len(list(model.named_parameters(remove_duplicate=False)))
+
+
 def _grows_with_depth(candidate):
     """Does each block add as many parameters as the one before?"""
     counts = [_count(candidate, dim=12, heads=4, depth=depth) for depth in (1, 2, 3)]
     if len(set(counts)) == 1:
+        if _names(candidate, 1) < _names(candidate, 3):
+            raise CaseFailed("all blocks share the same parameters")
         raise CaseFailed("the model has as many parameters with 3 blocks as with 1")
     return counts[1] - counts[0] == counts[2] - counts[1] > 0
 
@@ -1401,6 +1409,13 @@ RepairedViT.add_mistakes(
 class TwoBlocksAlways(Suspect):
     def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
         super().__init__(img_size, patch_size, num_classes, dim, 2, heads)
+
+
+@RepairedViT.mistake
+class OneBlockAgainAndAgain(Suspect):
+    def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
+        super().__init__(img_size, patch_size, num_classes, dim, depth, heads)
+        self.encoder.layers = nn.ModuleList([self.encoder.layers[0]] * depth)
 
 
 @RepairedViT.mistake
