@@ -615,6 +615,8 @@ def _in_pairs(logits):
 
 
 def _first_reads_all(logits):
+    if len(logits) < 3:
+        return logits
     return torch.cat([logits.mean(0, keepdim=True), logits[1:]])
 
 
@@ -648,7 +650,7 @@ batch_independent = Exercise(
     _on("a ViT in which only the last image reads the others", alter_logits=_last_reads_all),
     _on("a ViT in which images 0 and 1 read each other, and 2 is alone", alter_logits=_in_pairs),
     _on("a ViT in which the other images change the logits by less than 0.001", alter_logits=_leaks_a_little),
-    _on("a ViT in which only the first image reads the others", alter_logits=_first_reads_all),
+    _on("a ViT in which only the first of three images reads the others", alter_logits=_first_reads_all),
     _on("a ViT in which the other images make every logit larger", alter_logits=_gains),
     _asks_the_model(models=[(True, {}), (False, {"encode": _across_the_batch})]),
     name="batch_independent",
@@ -672,6 +674,7 @@ batch_independent.add_mistakes(
     ),
     in_training_mode=lambda model, images: _batch_independent(model.train(), images),
     always_true=lambda model, images: True,
+    without_the_first=lambda model, images: torch.allclose(model(images)[1:], model(images[1:]), atol=1e-5),
     only_the_last=lambda model, images: torch.allclose(model(images)[-1:], model(images[-1:]), atol=1e-5),
     one_is_enough=lambda model, images: any(
         torch.allclose(model(images)[i], model(images[i : i + 1])[0], atol=1e-5) for i in range(len(images))
@@ -1207,10 +1210,15 @@ def _patch_by_patch(model):
 
 def _averages(model):
     """Without attention, the logits are a mean: every patch has its own share, and the shares add up."""
+    named = dict(model.double().named_parameters())
+    square = [name for name, p in named.items() if p.numel() == 12 * 12]
+    head = {
+        name.split(".")[0] for name, p in named.items() if p.shape[0] == 10
+    }  # it may have a square layer as well
     with torch.no_grad():
-        for p in model.double().parameters():
-            if p.numel() == 12 * 12:  # attention's last projection, whatever its name
-                p.zero_()
+        # Attention's last projection, whatever its name
+        for name in [name for name in square if name.split(".")[0] not in head] or square:
+            named[name].zero_()
     shares = _gradients(model, _images).abs().sum(dim=(0, 1, 3))
     if not shares.all():
         silent = (shares == 0).nonzero().flatten().tolist()
