@@ -10,10 +10,14 @@ import sys
 import alternatives
 import mutation
 import pytest
+import torch
 
 from benchmarks import catalogue
 from vit_edu import check
 from vit_edu.check import report, texts
+from vit_edu.check.catalogue.vit import BaseViT, Suspect
+from vit_edu.check.engine import variant
+from vit_edu.models import vit
 
 NAMES = check.names()
 ALTERNATIVES = [(n, a) for n in NAMES for a in alternatives.of(n)]
@@ -51,6 +55,81 @@ def test_mistake_is_named(name, mistake):
     found = check.run(name, mistake.build)
     assert found.status in (report.WRONG, report.CRASHED), found.text
     assert found.diagnosis == mistake.diagnosis, found.text
+
+
+LABELS = torch.arange(4)
+
+# Answers that once got the name of another fault, each with the name that is true for it. None is in the catalogue.
+NEIGHBOURS = {
+    "mean over images": ("pool", "mean_over_images", lambda x, how: x[:, 0] if how == "token" else x.mean(0)),
+    "one block only": (
+        "ViT",
+        "OneBlock",
+        variant(BaseViT, make_blocks=lambda _, d, n, h: vit.make_blocks(d, 1, h)),
+    ),
+    "stochastic depth": (
+        "ViT",
+        "DropoutBeforeHead",
+        variant(BaseViT, make_blocks=lambda _, d, n, h: vit.make_blocks(d, n, h, 4.0, 0.1)),
+    ),
+    "no call": ("order_matters", "never_asked", lambda model, images, P: hasattr(model, "pos_embed")),
+    "images for logits": (
+        "order_matters",
+        "images_compared",
+        lambda model, images, P: not torch.equal(vit.patchify(images, P), vit.patchify(images, P).flip(1)),
+    ),
+    "the last image wins": (
+        "batch_independent",
+        "only_the_last",
+        lambda model, x: [
+            torch.allclose(model(x)[i], model(x[i : i + 1])[0], atol=1e-5) for i in range(len(x))
+        ][-1],
+    ),
+    "labels twice": (
+        "accuracy_is_a_share",
+        "classes_for_logits",
+        lambda metric: metric(LABELS.float(), LABELS) == 1 and metric(LABELS.float() + 1, LABELS) == 0,
+    ),
+    "softmax": (
+        "RepairedViT",
+        "Probabilities",
+        variant(Suspect, forward=lambda self, x: Suspect.forward(self, x).exp().softmax(-1)),
+    ),
+    "a hidden layer in the head": (
+        "RepairedViT",
+        "NormAfterTheMean",
+        variant(Suspect, pooled=lambda self, x: torch.nn.functional.gelu(x.mean(1))),
+    ),
+    "right / 3": ("accuracy", None, lambda logits, labels: (logits.argmax(1) == labels).sum().item() / 3),
+    "half of the batch": (
+        "random_flip",
+        "same_draw_each_time",
+        lambda x: torch.cat([x[: len(x) // 2].flip(-1), x[len(x) // 2 :]]),
+    ),
+    "shares of one third": (
+        "evaluate",
+        "batches_all_right",
+        lambda model, batches: all_right(model, batches),
+    ),
+}
+
+
+def all_right(model, batches):
+    before = model.training
+    model.eval()
+    with torch.no_grad():
+        right = [torch.equal(model(x).argmax(-1), y) for x, y in batches]
+    model.train(before)
+    return sum(right) / len(right)
+
+
+@pytest.mark.parametrize("case", NEIGHBOURS)
+def test_a_name_is_true_for_what_gets_it(case):
+    name, wanted, answer = NEIGHBOURS[case]
+    named = {m.diagnosis: m.name for m in check.get(name).mistakes}
+    found = check.run(name, answer)
+    assert not found.passed
+    assert named.get(found.diagnosis) == wanted, found.text
 
 
 @pytest.mark.parametrize("name", NAMES)
