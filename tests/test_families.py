@@ -10,10 +10,7 @@ import re
 
 import numpy as np
 import pytest
-import timm
 import torch
-import transformers
-from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 from torchvision.models import get_model
 
@@ -22,6 +19,9 @@ from vit_edu.models import ViT
 from vit_edu.models.variants import PublishedViT
 from vit_edu.pretrained import loading, names
 from vit_edu.pretrained.config import settings_of
+
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-5
 
@@ -376,7 +376,9 @@ def test_a_file_of_dinov2_is_read_as_timm_reads_it(record_property):
     state["mask_token"] = torch.zeros(1, width)
     first = torch.full((1, 1, width), 0.25)
     state["pos_embed"] = torch.cat([first, state["pos_embed"]], dim=1)
-    theirs.load_state_dict(checkpoint_filter_fn(dict(state), theirs), assign=True)
+    theirs.load_state_dict(
+        timm.models.vision_transformer.checkpoint_filter_fn(dict(state), theirs), assign=True
+    )
     ours = pretrained.convert(state).model()
     result = pretrained.parity(ours, theirs, images(ours))
     record(record_property, "timm", "DINOv2: its authors' names", ours, result)

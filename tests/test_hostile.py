@@ -6,7 +6,9 @@ import threading
 import time
 
 import pytest
-from jupyter_client.manager import start_new_kernel
+from wanted import library
+
+jupyter = library("jupyter_client.manager")
 
 # What the body of count_patches(height, width, patch_size) does -> what the answer says about it. No time passes for it until
 # it sets `time_is_up`; then all of its time is used up.
@@ -114,7 +116,7 @@ print("alive")
 
 @pytest.fixture(scope="module")
 def kernel():
-    manager, client = start_new_kernel(kernel_name="python3")
+    manager, client = jupyter.start_new_kernel(kernel_name="python3")
     run = functools.partial(_run, client)
     run.interrupt = manager.interrupt_kernel
     yield run

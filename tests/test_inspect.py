@@ -1,14 +1,16 @@
 """Looking inside: the weights are those of other people's attention, explain the block's output, and leave no trace."""
 
 import pytest
-import timm
 import torch
 from torch import nn
+from wanted import library
 
 from vit_edu import inspect, pretrained
 from vit_edu.models import HybridViT, ViT
 from vit_edu.models.variants import PublishedViT
 from vit_edu.models.vit import Attention, merge_heads, split_heads
+
+timm = library("timm")
 
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5}
 STEM = ((8, 2),)

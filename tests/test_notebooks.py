@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from vit_edu import check
-from vit_edu.authoring import course, lessons, notebooks
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+from vit_edu.authoring import course, lessons, notebooks  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SOLUTIONS = notebooks.solutions(ROOT)

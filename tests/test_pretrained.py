@@ -4,13 +4,15 @@ import subprocess
 import sys
 
 import pytest
-import timm
 import torch
 from torchvision.models import get_model
 from torchvision.models.vision_transformer import VisionTransformer
+from wanted import library
 
 from vit_edu import pretrained
 from vit_edu.models import SIZES, ViT
+
+timm = library("timm")
 
 
 @pytest.fixture

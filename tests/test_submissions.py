@@ -5,11 +5,13 @@ import json
 import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
+from wanted import library
 
 from vit_edu import check, cli
 from vit_edu.classroom import answers, mistakes, submissions
+
+nbformat = library("nbformat")
 
 ROOT = Path(__file__).parents[1]
 

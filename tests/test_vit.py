@@ -1,13 +1,14 @@
 """models/vit.py against independent implementations, and the facts that teaching code gets wrong most often."""
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from wanted import library
 
 from vit_edu.models import SIZES, ViT, vit
+
+timm = library("timm")
 
 
 def perturbed(model):
@@ -28,7 +29,7 @@ def test_equals_timm_with_the_same_weights(pooling, img_size):
     ours = perturbed(
         ViT(img_size=img_size, embed_dim=48, depth=3, num_heads=3, mlp_ratio=2, global_pool=pooling)
     )
-    theirs = VisionTransformer(
+    theirs = timm.models.VisionTransformer(
         img_size=img_size,
         patch_size=4,
         num_classes=10,

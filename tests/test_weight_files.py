@@ -11,18 +11,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import timm
 import torch
-import transformers
 from PIL import Image
 from safetensors.torch import save_file
-from timm.data import create_transform, resolve_data_config
 from torchvision.models import ViT_B_16_Weights, resnet18
 from torchvision.models.vision_transformer import VisionTransformer
+from wanted import library
 
 from vit_edu import data, pretrained, training
 from vit_edu.models import ViT
 from vit_edu.pretrained import files, loading, names, preprocessing
+
+timm = library("timm")
+transformers = library("transformers")
 
 
 @pytest.fixture(autouse=True)
@@ -481,7 +482,9 @@ def test_preprocessing_of_torchvision():
 def test_preprocessing_of_timm():
     theirs = timm.create_model("vit_tiny_patch16_224")
     ours = pretrained.from_model(theirs)
-    transform = create_transform(**resolve_data_config({}, model=theirs), is_training=False)
+    transform = timm.data.create_transform(
+        **timm.data.resolve_data_config({}, model=theirs), is_training=False
+    )
     pictures = [picture(300, 400), picture(500, 260)]
     torch.testing.assert_close(
         pretrained.preprocess(pictures, ours), torch.stack([transform(p) for p in pictures])
