@@ -113,7 +113,7 @@ def _download_into(folder):
     try:
         CIFAR10(folder, download=True)
     except urllib.error.HTTPError as error:
-        raise DataError(f"{network.answered(CIFAR10.url, error)} Or {by_hand}") from error
+        raise DataError(f"{network.answered(CIFAR10.url, error.code, error.headers)} Or {by_hand}") from error
     except (
         urllib.error.URLError,
         TimeoutError,

@@ -1,7 +1,6 @@
 """Find out within seconds whether a server answers, so that nothing hangs on a dead network."""
 
 import http.client
-import socket
 import ssl
 import threading
 import time
@@ -20,10 +19,11 @@ REMEMBER_SECONDS = 60  # how long we believe that a dead network is still dead
 problems = {}
 
 
-def require_network(url, otherwise="", again=False):
+def require_network(url, otherwise="", again=False, any_answer=False):
     """Raise DataError unless `url` answers within PROBE_SECONDS, which include looking up its name.
 
     otherwise: what else a person can do, as in "set ...", for the error's text. again: ask again if it did not answer before.
+    any_answer: an answer that is an error will do, because another address of that server is asked next.
     """
     try:
         allowed = settings.network()
@@ -38,6 +38,7 @@ def require_network(url, otherwise="", again=False):
         problems[url] = problem, time.monotonic()
         if problem.startswith(f"{url} answers"):  # asking again takes no time, and the remedy may have helped
             del problems[url]
+            problem = "" if any_answer else problem
     if problem:
         raise DataError(f"{problem}, or {otherwise}." if otherwise else f"{problem}.")
 
@@ -63,14 +64,15 @@ def _probe(url):
             # Some servers and signed addresses refuse HEAD alone. The body of the answer is not read
             _ask(url, "GET")
     except urllib.error.HTTPError as error:
-        return answered(url, error).rstrip(".")
+        return answered(url, error.code, error.headers).rstrip(".")
     except (ValueError, http.client.InvalidURL) as error:
         return _no_address(url, error)
     except http.client.HTTPException as error:
         return f"{url} cannot be read: what answers there does not speak HTTP ({type(error).__name__}). Check the address"
     except OSError as error:
         reason = getattr(error, "reason", error)
-        return _no_address(url, reason) if isinstance(reason, str) else _unreachable(url, reason)
+        is_address = not (type(error) is urllib.error.URLError and isinstance(reason, str))
+        return unreachable(url, error) if is_address else _no_address(url, reason)
     return ""
 
 
@@ -83,7 +85,12 @@ def _no_address(url, reason):
     return f"{url} is not an address that can be asked ({reason}). Check how it is spelt"
 
 
-def _unreachable(url, reason):
+def unreachable(url, error, seconds=PROBE_SECONDS):
+    """What kept a connection from coming about and what to do about it, without the last full stop.
+
+    error: of any HTTP library, which holds that of the operating system or of TLS inside. seconds: how long was waited.
+    """
+    reason = _innermost(error)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (
             f"{url} was reached, but its certificate is not trusted ({reason.verify_message}). Check the clock of this "
@@ -91,9 +98,27 @@ def _unreachable(url, reason):
         )
     if isinstance(reason, ssl.SSLError):
         return f"{url} was reached, but no secure connection came about ({reason.reason or reason}). Try another network"
-    if isinstance(reason, (TimeoutError, socket.timeout)):
-        reason = f"no answer within {PROBE_SECONDS} seconds"
+    if "Tunnel connection failed" in str(reason):
+        return (
+            f"{url} cannot be reached, because the proxy of your network refuses ({reason}). Check HTTPS_PROXY, with its name and "
+            "password, or try another network"
+        )
+    if not isinstance(reason, OSError):
+        return f"{url} could not be asked ({type(reason).__name__}: {reason})"
+    if isinstance(reason, TimeoutError):
+        reason = f"no answer within {seconds} seconds"
     return f"{url} cannot be reached ({reason}). Connect to a network"
+
+
+def _innermost(error):
+    """The error of the operating system or of TLS inside `error`, or `error` itself if there is none."""
+    found, inner = error, error
+    while inner is not None and not isinstance(found, (ssl.SSLError, TimeoutError)):
+        if isinstance(inner, OSError) and not isinstance(inner, urllib.error.URLError):
+            found = inner
+        reason = getattr(inner, "reason", None)
+        inner = reason if isinstance(reason, BaseException) else inner.__cause__ or inner.__context__
+    return found
 
 
 ANSWERS = {  # HTTP status -> what it means, and what to do
@@ -108,12 +133,15 @@ ANSWERS = {  # HTTP status -> what it means, and what to do
 }
 
 
-def answered(url, error):
-    """A sentence for an HTTP answer that is an error, with what to do. error: `urllib.error.HTTPError`."""
-    if error.code in ANSWERS:
-        meaning = ANSWERS[error.code]
-    elif error.code >= 500:
+def answered(url, code, headers=None):
+    """A sentence for an HTTP answer that is an error, with what to do. code: its status. headers: of the answer."""
+    wait = (headers or {}).get("Retry-After") or ""
+    if code in ANSWERS:
+        meaning = ANSWERS[code]
+    elif code >= 500:
         meaning = "the server is out of order. Try again later"
     else:
         meaning = "the server does not hand it out. Try again later"
-    return f"{url} answers {error.code} {error.reason}: {meaning}."
+    if wait:
+        meaning = f"{meaning.partition('. ')[0]}. Try again {f'in {wait} seconds' if wait.isdigit() else f'after {wait}'}"
+    return f"{url} answers {code} {http.client.responses.get(code, '')}".rstrip() + f": {meaning}."

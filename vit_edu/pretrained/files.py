@@ -1,10 +1,12 @@
 """Weights from files and from the network. They are verified, arrive whole or not at all, and nothing in them is executed."""
 
+import errno
 import hashlib
 import http.client
 import os
 import pickle
 import shutil
+import ssl
 import urllib.error
 import urllib.request
 import zipfile
@@ -113,9 +115,13 @@ def _damaged(path, error):
     )
 
 
-def _digest(path):
+def _digest(path, kind="SHA-256"):
+    """The hexadecimal digest of a file's bytes. kind: "SHA-256", or "git's SHA-1", whose bytes begin with the size."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if kind == "SHA-256":
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        start = hashlib.sha1(f"blob {os.fstat(file.fileno()).st_size}\0".encode(), usedforsecurity=False)
+        return hashlib.file_digest(file, lambda: start).hexdigest()
 
 
 def write_digest(path, digest=None):
@@ -125,15 +131,28 @@ def write_digest(path, digest=None):
 
 
 def require_digest(path, expected=""):
-    """Raise WeightsError unless the file's SHA-256 begins with `expected`, by default what FILE.sha256 says, if it exists."""
+    """Raise WeightsError unless the file's digest begins with `expected`, by default what FILE.sha256 says, if it exists.
+
+    The digest is SHA-256, or if `expected` has the 40 digits of SHA-1, the one that git gives to files.
+    """
     beside = path.with_name(path.name + ".sha256")
     if not expected and beside.exists():
         expected = beside.read_text(encoding="utf-8").split()[0]
-    if expected and not (found := _digest(path)).startswith(expected):
-        raise WeightsError(
-            f"{path} was altered or cut off: expected SHA-256 {expected[:16]}..., got {found[:16]}.... Remove it and get "
-            "it again."
-        )
+    if other := _another(path, expected):
+        raise WeightsError(f"{path} was altered or cut off: {other}. Remove it and get it again.")
+
+
+def has_digest(path, digest):
+    """Whether the file's digest begins with `digest`, as for `require_digest`."""
+    return not _another(path, digest)
+
+
+def _another(path, expected):
+    """How the file's digest differs from `expected`, of which any beginning will do, or "" if it does not."""
+    kind = "git's SHA-1" if len(expected) == 40 else "SHA-256"
+    if not expected or (found := _digest(path, kind)).startswith(expected):
+        return ""
+    return f"expected {kind} {expected[:16]}..., got {found[:16]}..."
 
 
 def is_ours(path):
@@ -149,19 +168,36 @@ def is_ours(path):
 
 
 def cache_dir():
-    """The folder for downloaded weights: "weights" in `settings.cache_dir()`."""
-    return settings.cache_dir() / "weights"
+    """The folder for downloaded weights: "weights" in `settings.cache_dir()`. Raises WeightsError if there is no home for it."""
+    try:
+        return settings.cache_dir() / "weights"
+    except settings.NoHome as error:
+        raise WeightsError(str(error)) from error
 
 
-def fetch(url, path, sha256="", otherwise=""):
-    """Download `url` to `path`, whole and verified or not at all. Returns `path`. Does nothing if it is already there.
+def require_network(url, otherwise, any_answer=False):
+    """Raise WeightsError if downloads are not wanted, or as `data.require_network` does. It is asked each time."""
+    try:
+        if settings.fast():
+            raise WeightsError(f"VIT_EDU_FAST=1 asks for no download.{otherwise}")
+        network.require_network(url, again=True, any_answer=any_answer)
+    except (network.DataError, settings.SettingError) as error:
+        raise WeightsError(f"{error}{otherwise}") from error
 
-    sha256: the digest that the file must have, or its beginning. If the network dies, what has arrived stays in `path`.part,
-    and the next call continues from there. The digest is written to `path`.sha256. otherwise: what else a person can do,
-    added to errors. Raises WeightsError for a network that is dead or stops, a full disk, or unexpected content.
+
+def fetch(url, path, sha256="", otherwise="", authorization="", check=None):
+    """Download `url` to `path`, whole and verified or not at all. Returns `path`. A file that is already there is only verified.
+
+    sha256: the digest that the file must have, as for `require_digest`. If the network dies, what has arrived stays in
+    `path`.part, and the next call continues from there. The digest is written to `path`.sha256. otherwise: what else a person
+    can do, added to errors. authorization: the header of this name for the server of `url`; it goes to no other server that this
+    one may refer to. check: called with the path of what has arrived; it is thrown away if this raises an error.
+    Raises WeightsError for a network that is dead or stops, a full disk, or unexpected content.
     """
     path = Path(path)
     if path.exists():
+        if sha256:
+            require_digest(path, sha256)
         return path
     from filelock import FileLock, Timeout  # torch needs it as well
 
@@ -169,44 +205,61 @@ def fetch(url, path, sha256="", otherwise=""):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=0):
-            _download(url, part, otherwise)
-            found = _digest(part)
-            if not found.startswith(sha256):
+            _download(url, part, otherwise, authorization)
+            try:
+                _require_published(url, part, sha256)
+                if check:
+                    check(part)
+            except WeightsError:
                 part.unlink()
-                raise WeightsError(
-                    f"{url} did not send what was published: expected SHA-256 {sha256[:16]}..., got {found[:16]}.... It was thrown "
-                    "away. Try again. A network that asks for a login sends its own page instead."
-                )
-            write_digest(path, found)
+                raise
+            write_digest(path, _digest(part))
             os.replace(part, path)
     except Timeout:
         raise WeightsError(
             f"another program is downloading {path} right now. Wait for it, and load again."
         ) from None
     except OSError as error:
+        remedy = (
+            "Free some space"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "Change the permissions of its folder"
+        )
         raise WeightsError(
-            f"{path} cannot be written ({error.strerror or error}). Free some space, or set VIT_EDU_CACHE to another folder."
+            f"{path} cannot be written ({error.strerror or error}). {remedy}, or set VIT_EDU_CACHE to another folder."
         ) from error
     return path
 
 
-def _download(url, part, otherwise):
+def _require_published(url, part, sha256):
+    if other := _another(part, sha256):
+        raise WeightsError(
+            f"{url} did not send what was published: {other}. It was thrown away. Try again. A network that asks for a login sends "
+            "its own page instead."
+        )
+
+
+def _download(url, part, otherwise, authorization=""):
     """Append what is missing to `part`. Raises WeightsError."""
     from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "vit_edu"} | ({"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(url, headers=headers)
+    if authorization:
+        request.add_unredirected_header("Authorization", authorization)
+    url = url.partition("?")[0]  # what follows may be a signature, which is long and secret
     try:
-        answer = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=network.STALL_SECONDS
-        )
+        answer = urllib.request.urlopen(request, timeout=network.STALL_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing is missing, so the digest decides
             return
-        raise WeightsError(f"{url} answers {error.code} {error.reason}.{otherwise}") from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise WeightsError(f"{url} cannot be reached ({reason}).{otherwise}") from error
+        who = error.url.partition("?")[0]  # perhaps another server, to which this one referred
+        raise WeightsError(f"{network.answered(who, error.code, error.headers)}{otherwise}") from error
+    except http.client.HTTPException as error:
+        raise WeightsError(f"{url} does not speak HTTP ({type(error).__name__}).{otherwise}") from error
+    except OSError as error:
+        raise WeightsError(f"{network.unreachable(url, error, network.STALL_SECONDS)}.{otherwise}") from error
     with answer, open(part, "ab") as file:
         if answer.status != 206:  # the whole file, from its beginning
             file.truncate(0)
@@ -220,19 +273,20 @@ def _download(url, part, otherwise):
                 "or set VIT_EDU_CACHE to a folder on another disk."
             )
         bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem)
-        reason = "the connection was closed"
+        broken = ""
         with bar:
             try:
                 while chunk := answer.read1(CHUNK):  # what has arrived, which may be less than a chunk
                     file.write(chunk)
                     have += len(chunk)
                     bar.update(len(chunk))
-            except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-                reason = str(error) or type(error).__name__
+            except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
+                broken = str(error) or type(error).__name__
         file.flush()
         os.fsync(file.fileno())
-    if total is not None and have < total:
+    if broken or (total is not None and have < total):
+        of = "" if total is None else f" of {total:,}"
         raise WeightsError(
-            f"the download of {url} broke off at {have:,} of {total:,} bytes ({reason}). What has arrived is kept. Load again, "
+            f"the download of {url} broke off at {have:,}{of} bytes ({broken or 'the connection was closed'}). What has arrived is kept. Load again, "
             f"and the download continues from there.{otherwise}"
         )

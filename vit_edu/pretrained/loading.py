@@ -7,17 +7,18 @@ from pathlib import Path
 
 import torch
 
-from vit_edu import data, settings
 from vit_edu.models.saved import CheckpointError, load_run
-from vit_edu.pretrained import files, preprocessing
+from vit_edu.pretrained import files, hub, preprocessing
 from vit_edu.pretrained.config import config_settings, require_pooling, require_same_sizes, settings_of
 from vit_edu.pretrained.conversion import convert, from_model
 from vit_edu.pretrained.names import WeightsError
 from vit_edu.pretrained.shipped import SHIPPED, about_data, read_weights
 
-HUB = "https://huggingface.co"
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
-HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in this order
+INDEX = ".index.json"  # ends the name of a file that says which tensor is in which of several files
+HUB_WEIGHTS = tuple(
+    f"{n}{s}" for n in ("model.safetensors", "pytorch_model.bin") for s in ("", INDEX)
+)  # in this order
 
 
 def load(name="vit-cifar10", img_size=None, num_classes=None):
@@ -27,9 +28,11 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         "vit-cifar10"                           weights that come with the course; no network is needed
         "torchvision/vit_b_16"                  torchvision's enum, its default; or "torchvision/vit_b_16/NAME"
         "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "facebook/deit-tiny-patch16-224"     a repository of the
-                                                Hugging Face Hub with a ViT of timm or transformers
+                                                Hugging Face Hub with a ViT of timm or transformers. HF_TOKEN, HF_ENDPOINT and
+                                                HF_HUB_OFFLINE are honoured
         "folder/weights.npz"                    a file (.safetensors, .pt, .pth, .bin, .npz) of any family. A config.json and a
-                                                preprocessor_config.json beside it are read. Also their folder
+                                                preprocessor_config.json beside it are read. Also their folder,
+                                                and an index of several files (.index.json)
         "runs/first"                            a run of `training.fit`
     img_size, num_classes: as for `Converted.model`.
 
@@ -51,17 +54,17 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         path = next((path / n for n in HUB_WEIGHTS if (path / n).exists()), path)
     if path.is_dir() or path.name == "checkpoint.pt":
         return _changed(_run(path), img_size, num_classes)
-    if path.suffix in files.SUFFIXES:
+    if path.suffix in files.SUFFIXES or path.name.endswith(INDEX):
         if files.is_ours(path):
             return _changed(read_weights(path), img_size, num_classes)
-        weights = files.read_whole(path)
+        weights = _tensors(path)
         about = _beside(path)
     elif str(name).startswith("torchvision/"):
         path, about = _torchvision(name)
         weights = files.read(path)
     elif re.fullmatch(REPOSITORY, str(name)):
         path, about = _hub(name)
-        weights = files.read_whole(path)
+        weights = _tensors(path, shard=lambda file: hub.get(name, file))
     else:
         known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
         raise WeightsError(
@@ -69,7 +72,7 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
             "like torchvision/vit_b_16, timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k or folder/weights.safetensors."
         )
     # Tensors from a .safetensors file are in the file itself until they are copied
-    converted = convert(weights, copy=path.suffix == ".safetensors", **about.arguments)
+    converted = convert(weights, copy=".safetensors" in path.suffixes, **about.arguments)
     del weights
     require_same_sizes(converted.arguments, about.config)
     if about.published:
@@ -187,25 +190,13 @@ def torchvision_file(weights):
     if theirs.exists() and not target.exists():
         files.require_digest(theirs, digest)
         return theirs
-    size = weights.meta.get("_file_size", 0)
-    return _fetched(weights.url, target, digest, f"{size:,.0f} MB")
-
-
-def _fetched(url, target, digest, size=""):
-    """`files.fetch` if the network answers, or else a WeightsError that says how to do without it."""
-    otherwise = f" If there is no network here, download {url}{f' ({size})' if size else ''} elsewhere and put it at {target}."
+    size = f"{weights.meta.get('_file_size', 0):,.0f} MB"
+    otherwise = (
+        f" If there is no network here, download {weights.url} ({size}) elsewhere and put it at {target}."
+    )
     if not target.exists():
-        _require_network(url, otherwise)
-    return files.fetch(url, target, digest, otherwise)
-
-
-def _require_network(url, otherwise):
-    if settings.fast():
-        raise WeightsError(f"VIT_EDU_FAST=1 asks for no download.{otherwise}")
-    try:
-        data.require_network(url, again=True)  # it was asked for by name, so try each time
-    except data.DataError as error:
-        raise WeightsError(f"{error}{otherwise}") from error
+        files.require_network(weights.url, otherwise)
+    return files.fetch(weights.url, target, digest, otherwise)
 
 
 def torchvision_vit(name="vit_b_16"):
@@ -237,16 +228,75 @@ def torchvision_vit(name="vit_b_16"):
 
 def _hub(repo):
     """A repository, owner/name -> (file of weights, `About`)."""
-    config = read_config(_hub_file(repo, "config.json"))
+    config = read_config(hub.get(repo, "config.json", check=lambda path: _described(read_config(path), None)))
     said = None if "architecture" in config else _preprocessor(repo)
     about = _described(config, said and read_config(said))
-    weights = next((p for name in HUB_WEIGHTS if (p := _cached(repo, name))), None)
-    weights = weights or _hub_file(repo, HUB_WEIGHTS[0], optional=True)
-    return weights or _hub_file(repo, HUB_WEIGHTS[1]), about
+    here = [name for name in HUB_WEIGHTS if hub.cached(repo, name)][:1]
+    for name in here or HUB_WEIGHTS:
+        check = _index if name.endswith(INDEX) else None
+        if path := hub.get(repo, name, optional=True, check=check):
+            if path == hub.place(repo, name) and not path.with_name(f"{name}.sha256").exists():
+                unknown = f"{path} was put there by hand, and was not compared with the digest of what was published."
+                about = replace(about, notes=(*about.notes, unknown))
+            return path, about
+    raise WeightsError(
+        f"the repository {repo} has none of {', '.join(HUB_WEIGHTS)}. Get its file of weights, and load that."
+    )
+
+
+def _tensors(path, shard=None):
+    """The tensors in a file of weights, or in all the files that an index names.
+
+    shard: gives the path of one of these for its name. By default it is beside the index.
+    """
+    if not path.name.endswith(INDEX):
+        return files.read_whole(path)
+    index, found = _index(path), {}
+    for name in sorted(set(index.values())):
+        found |= files.read(shard(name) if shard else path.with_name(name))
+    if missing := sorted(index.keys() - found.keys()):
+        raise WeightsError(
+            f"{path} names {len(missing)} tensors that are not in the files it names them for, such as {missing[0]}. The files do not "
+            "belong together. Get all of them again."
+        )
+    return found
+
+
+def _index(path):
+    """What an index of weights says: {name of a tensor: name of a file}. Raises WeightsError for anything else."""
+    index = read_config(path).get("weight_map")
+    names = index.values() if isinstance(index, dict) else ()
+    if not names or not all(isinstance(n, str) and re.fullmatch(r"[\w-][\w.-]*", n) for n in names):
+        raise WeightsError(
+            f'{path} does not say in which files the weights are; expected {{"weight_map": {{tensor: file}}}}.'
+        )
+    return index
 
 
 def _described(config, processor, notes=()):
     """The contents of config.json and of preprocessor_config.json, None if there is none -> `About`."""
+    try:
+        about = _about(config, processor, notes)
+        heads = about.arguments.get("num_heads", 1)
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+            raise WeightsError(f"config.json says that there are {heads!r} heads; expected their number.")
+        return about
+    except WeightsError:
+        raise
+    except (
+        AttributeError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # values of other kinds than expected
+        raise WeightsError(
+            f"the settings that came with the weights cannot be understood ({type(error).__name__}: {error}). Get config.json and "
+            "preprocessor_config.json again from where the weights come from."
+        ) from error
+
+
+def _about(config, processor, notes):
     if "architecture" in config:  # timm
         about = config.get("pretrained_cfg", config)
         if not isinstance(about, dict) or len(about.get("input_size") or ()) != 3:
@@ -284,23 +334,26 @@ def _beside(path):
 
 def read_config(path):
     """A JSON file of settings -> dict. Raises WeightsError for anything else, such as the page of a network's login."""
+    remedy = "Remove it, and get it again from where the weights come from."
+    if path.suffix == ".part":  # it is about to be thrown away
+        remedy = "It was not kept. If your network asks for a login, log in, and load again."
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} cannot be read as JSON ({error}). Remove it, and get it again from where the weights come from."
-        ) from error
+        raise WeightsError(f"{path} cannot be read as JSON ({error}). {remedy}") from error
     if not isinstance(found, dict):
-        raise WeightsError(f"{path} holds {type(found).__name__} in JSON; expected an object with settings.")
+        raise WeightsError(
+            f"{path} holds {type(found).__name__} in JSON; expected an object with settings. {remedy}"
+        )
     return found
 
 
 def _preprocessor(repo):
     """preprocessor_config.json, or None if there is none, or if only the weights are here and there is no network."""
     try:
-        return _hub_file(repo, "preprocessor_config.json", optional=True)
+        return hub.get(repo, "preprocessor_config.json", optional=True, check=read_config)
     except WeightsError:
-        if any(_cached(repo, name) for name in HUB_WEIGHTS):
+        if any(hub.cached(repo, name) for name in HUB_WEIGHTS):
             return None
         raise
 
@@ -325,44 +378,3 @@ def timm_settings(config):
         said = {k: config[k] for k in ("num_classes", "global_pool") if config.get(k) is not None}
         theirs = timm.create_model(name, **said | config.get("model_args", {}))
     return settings_of(theirs)
-
-
-def _cached(repo, filename):
-    """A file of a repository in our cache or in the Hub's own, or None if it is in neither."""
-    target = files.cache_dir() / "hub" / repo.replace("/", "--") / filename
-    if target.exists():
-        return target
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
-        return None
-    theirs = try_to_load_from_cache(repo, filename)
-    return Path(theirs) if isinstance(theirs, str) else None
-
-
-def _hub_file(repo, filename, optional=False):
-    """One file of a repository on the Hub, or None if it is `optional` and not there."""
-    if found := _cached(repo, filename):
-        return found
-    target = files.cache_dir() / "hub" / repo.replace("/", "--") / filename
-    by_hand = f" If there is no network here, download {HUB}/{repo}/resolve/main/{filename} elsewhere and put it at {target}."
-    try:
-        import huggingface_hub as hub
-    except ImportError:
-        raise WeightsError(
-            f"{repo} is a repository of the Hugging Face Hub: pip install huggingface_hub, and load again.{by_hand}"
-        ) from None
-    _require_network(hub.constants.ENDPOINT, by_hand)
-    try:
-        about = hub.get_hf_file_metadata(hub.hf_hub_url(repo, filename), timeout=data.network.PROBE_SECONDS)
-    except hub.errors.EntryNotFoundError:
-        if optional:
-            return None
-        raise WeightsError(f"the repository {repo} has no {filename}.") from None
-    except hub.errors.RepositoryNotFoundError:
-        raise WeightsError(f"the Hub has no public repository {repo}. Check the name.") from None
-    except Exception as error:  # its HTTP library has its own errors
-        raise WeightsError(f"the Hub could not be asked for {repo} ({error}).{by_hand}") from error
-    # Large files have their SHA-256 here. The others have git's kind of digest, and are read as JSON right away
-    digest = about.etag if about.etag and len(about.etag) == 64 else ""
-    return _fetched(about.location, target, digest)
