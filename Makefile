@@ -17,7 +17,7 @@ INSTALL     := $(BIN)/python -m pip --disable-pip-version-check install -q $(add
 QUICK       := VIT_EDU_FAST=1 VIT_EDU_DATA=shapes VIT_EDU_PROGRESS=off VIT_EDU_MINE=off OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test course lessons format clean
+.PHONY: help lab test plain course lessons format clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /  make \1\t/p' Makefile
@@ -28,6 +28,10 @@ lab: $(VENV)/.lab  ## open JupyterLab at the first lesson; ARGS="--no-browser --
 test: $(VENV)/.dev  ## run everything: lint, unit tests, all notebooks (ARGS go to pytest)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(QUICK) $(BIN)/python -m pytest -n 2 $(ARGS)
+
+plain: build/plain/.done  ## run the unit tests with the runtime requirements alone, in the locale C and without HOME
+	@env -u HOME LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $(QUICK) build/plain/$(notdir $(BIN))/python -m pytest \
+	    -o addopts= -p no:cacheprovider -q -rs tests $(ARGS)
 
 course: $(VENV)/.dev  ## run every solution in full size and write the pages to build/course
 	@$(BIN)/vit-edu course $(ARGS)
@@ -50,6 +54,11 @@ $(BIN)/python$(EXE):
 # A stamp is written only after an installation has succeeded, so that a broken one is tried again.
 $(VENV)/.lab: pyproject.toml $(CONSTRAINTS) | $(BIN)/python$(EXE)
 	$(INSTALL) -e '.[lab]'
+	@touch $@
+
+build/plain/.done: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -m venv build/plain
+	build/plain/$(notdir $(BIN))/python -m pip --disable-pip-version-check install -q $(addprefix -c ,$(CONSTRAINTS)) -e . pytest
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python$(EXE)

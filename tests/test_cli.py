@@ -9,6 +9,7 @@ from importlib import metadata
 import numpy as np
 import pytest
 from PIL import Image
+from wanted import NEEDS_HOME
 
 from vit_edu import cli, data, doctor, lab, training
 
@@ -99,6 +100,7 @@ def without(package, *words):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
+@NEEDS_HOME
 @pytest.mark.parametrize(
     ("package", "words"), [("nbgrader", ["derive", "--check"]), ("nbconvert", ["course", "77"])]
 )

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from wanted import library
+from wanted import NEEDS_HOME, library
 
 jupyter = library("jupyter_client.manager")
 
@@ -137,6 +137,7 @@ def _run(client, code):
     return "".join(said)
 
 
+@NEEDS_HOME
 def test_no_candidate_kills_the_kernel(kernel):
     assert "Error" not in kernel(SETUP)
     assert len(HOSTILE) >= 20
@@ -152,6 +153,7 @@ def test_no_candidate_kills_the_kernel(kernel):
     assert not failures, "\n\n".join(failures)
 
 
+@NEEDS_HOME
 def test_the_stop_button_stops_the_answer_and_nothing_else(kernel, tmp_path):
     kernel(SETUP)
     running = tmp_path / "running"

@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from wanted import library
+from wanted import NEEDS_HOME, library
 
 from vit_edu import check
 from vit_edu.check import session
@@ -128,6 +128,7 @@ def course(tmp_path_factory):
         yield grader
 
 
+@NEEDS_HOME
 @pytest.mark.filterwarnings("ignore:Object of type")  # of SQLAlchemy, about nbgrader's own tables
 @pytest.mark.parametrize("who", CLASS)
 def test_nbgrader_gives_the_points(course, who):

@@ -89,6 +89,7 @@ def test_positions_that_do_not_form_a_square():
 def test_without_weights_it_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("VIT_EDU_FAST", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     model, published, reason = pretrained.torchvision_vit("vit_b_32")
     assert not published

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from wanted import NEEDS_HOME
 
 from vit_edu import __version__, cli, settings
 
@@ -180,6 +181,7 @@ IN_THE_LAB = pytest.mark.skipif(
 
 
 @IN_THE_LAB
+@NEEDS_HOME
 def test_doctor_finds_nothing_wrong_with_this_machine():
     done = vit_edu("doctor", VIT_EDU_DATA="shapes")
     assert done.returncode == 0, done.stdout
@@ -197,6 +199,7 @@ def test_doctor_finds_nothing_wrong_with_this_machine():
 
 
 @IN_THE_LAB
+@NEEDS_HOME
 def test_doctor_names_what_is_wrong_and_the_remedy(tmp_path):
     kernel = tmp_path / "kernels" / "python3"
     kernel.mkdir(parents=True)
@@ -216,6 +219,7 @@ def test_doctor_names_what_is_wrong_and_the_remedy(tmp_path):
 
 
 @IN_THE_LAB
+@NEEDS_HOME
 def test_lab_refuses_without_a_kernel(tmp_path):
     kernel = tmp_path / "kernels" / "python3"
     kernel.mkdir(parents=True)
@@ -229,12 +233,14 @@ def test_lab_refuses_without_a_kernel(tmp_path):
 
 
 @IN_THE_LAB
+@NEEDS_HOME
 def test_arguments_reach_jupyter():
     done = vit_edu("lab", "--version")
     assert done.returncode == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", done.stdout.strip())
 
 
+@NEEDS_HOME
 def test_course_with_an_unknown_number(capsys):
     pytest.importorskip("nbclient")
     pytest.importorskip("nbconvert")

@@ -37,6 +37,7 @@ def test_a_misspelt_switch_is_told_by_the_command_and_sends_nothing(monkeypatch,
 
 
 def test_progress_may_be_switched_off_and_on_in_words(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for word in OFF:
         monkeypatch.setenv("VIT_EDU_PROGRESS", word)
         assert settings.progress_file() is None, word
@@ -55,7 +56,7 @@ def test_data_are_named_in_any_case(monkeypatch, word):
 
 # ---------------------------------------------------------------- nobody at home
 
-NAMES = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR")
+NAMES = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME")
 
 
 def as_nobody(code):
@@ -85,6 +86,24 @@ def test_without_a_home_the_doctor_gives_remedies_that_help():
     assert "ok     Data: generated shapes" in said
     assert "Set HOME" in said or "Set VIT_EDU_CACHE to a folder" in said or "All is well" in said
     assert "make lab" not in said
+
+
+@pytest.mark.parametrize("command", ["lab", "course", "derive"])
+def test_without_a_home_jupyter_is_not_what_is_told(command):
+    pytest.importorskip("nbclient")
+    pytest.importorskip("jupyterlab")
+    said = as_nobody(
+        f"from vit_edu import cli; import sys; sys.stderr = sys.stdout; print(cli.main([{command!r}, *{['77'] * (command == 'course')}]))"
+    )
+    assert (
+        said
+        == "vit-edu: there is no home folder, which Jupyter needs. Set HOME to a folder that you can write to.\n1\n"
+    )
+
+
+def test_torch_compiles_for_a_user_without_a_name():
+    said = as_nobody("import vit_edu, torch; torch.compile(torch.nn.Linear(2, 2)); print('compiled')")
+    assert said == "compiled\n"
 
 
 @pytest.mark.parametrize("name", ["VIT_EDU_CACHE", "VIT_EDU_PROGRESS", "VIT_EDU_DATA"])

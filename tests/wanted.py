@@ -1,6 +1,7 @@
 """Libraries that not everybody has. Where one is missing, the tests that use it are skipped, and counted with its name."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,13 @@ def library(name):
         return importlib.import_module(name)
     except ModuleNotFoundError:
         return Missing(name)
+
+
+def _has_home():
+    try:
+        return bool(Path.home())
+    except RuntimeError:
+        return False
+
+
+NEEDS_HOME = pytest.mark.skipif(not _has_home(), reason="Jupyter needs a home folder, and this user has none")

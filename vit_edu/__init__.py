@@ -44,22 +44,18 @@ def __getattr__(name):
     raise AttributeError(f"module 'vit_edu' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
-def _name_a_cache_for_torch():
+def _name_the_user_for_torch():
     """Where the user has no name, as in a container that runs under any number, torch fails to name its folder after it."""
-    named = any(
-        os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "TORCHINDUCTOR_CACHE_DIR")
-    )
-    if named or not hasattr(os, "getuid"):
+    if any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")) or not hasattr(
+        os, "getuid"
+    ):
         return
     import pwd
-    import tempfile
 
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(
-            tempfile.gettempdir(), f"torchinductor_{os.getuid()}"
-        )
+        os.environ["LOGNAME"] = f"user{os.getuid()}"
 
 
-_name_a_cache_for_torch()
+_name_the_user_for_torch()

@@ -32,6 +32,14 @@ def main(argv=None):
     except (CommandError, settings.NoHome, settings.SettingError) as error:
         print(f"vit-edu: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:  # pathlib's own, from inside Jupyter
+        if str(error) != "Could not determine home directory.":
+            raise
+        print(
+            "vit-edu: there is no home folder, which Jupyter needs. Set HOME to a folder that you can write to.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("\nvit-edu: stopped.", file=sys.stderr)
         return 130
