@@ -209,3 +209,22 @@ def test_data_on_the_command_line_does_not_change_the_environment(tmp_path, monk
     assert "test accuracy" in capsys.readouterr().out
     assert cli.main(["evaluate", out]) == 1  # without the word, the environment's
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "remedy"),
+    [
+        ("Device", RuntimeError("the NVIDIA driver is too old"), "Update the driver of the GPU"),
+        ("Packages", RuntimeError("operator torchvision::nms does not exist"), "Install the course again"),
+        ("Data", ImportError("no module"), "Install the course again"),
+        ("Lessons", KeyError("x"), "It is not known here"),
+        ("JupyterLab", RuntimeError("Could not determine home directory."), "Set HOME to a folder"),
+    ],
+)
+def test_the_doctor_has_a_remedy_that_follows_from_the_error(monkeypatch, capsys, name, error, remedy):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(doctor, "EXAMINATIONS", {name: fail})
+    assert doctor.examine() == 1
+    assert f"Remedy: {remedy}" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Weights from files and from the network: what is damaged, hostile, unfit or cut off is named, and nothing is half-written."""
 
 import contextlib
+import functools
 import hashlib
 import http.server
 import json
@@ -1014,3 +1015,68 @@ def test_what_the_hub_does_not_have(hub, server, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(pretrained.WeightsError, match="pip install huggingface_hub"):
         pretrained.load("someone/vit")
+
+
+# ---------------------------------------------------------------- the cause that a message names
+
+
+def test_a_file_that_is_not_read_is_told_why(tmp_path):
+    garbage = tmp_path / "w.npz"
+    garbage.write_bytes(b"\x00garbage" * 99)
+    with pytest.raises(pretrained.WeightsError, match="cut off, altered or not a file of weights") as told:
+        pretrained.load(garbage)
+    assert "code" not in str(told.value)
+    np.savez(garbage, names=np.array(["a", "b"]))
+    with pytest.raises(pretrained.WeightsError, match="more than plain numbers") as told:
+        pretrained.load(garbage)
+    assert "code" not in str(told.value)
+    other = tmp_path / "w.ckpt"
+    other.write_bytes(b"weights")
+    with pytest.raises(pretrained.WeightsError, match=r"w.ckpt is not named like a file of weights"):
+        pretrained.load(other)
+    with pytest.raises(pretrained.WeightsError, match=f"the folder {tmp_path} holds no weights"):
+        pretrained.load(tmp_path)
+    whole = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(1)}, whole)
+    for said in (b"", b"\xff\xfe", b"w.safetensors is fine\n"):
+        (tmp_path / "w.safetensors.sha256").write_bytes(said)
+        with pytest.raises(
+            pretrained.WeightsError, match=r"w.safetensors.sha256 holds no SHA-256. Remove it"
+        ):
+            pretrained.load(whole)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    def load(name):  # as root may read everything, opening is refused here
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "open", functools.partial(refuse, None), raising=False)
+            with pytest.raises(
+                pretrained.WeightsError, match=r"cannot be read \(Permission denied\). Change its permissions"
+            ):
+                pretrained.load(name)
+
+    for suffix in files.SUFFIXES:
+        load(write({"a": torch.zeros(1)}, tmp_path / f"w{suffix}"))
+    load("vit-cifar10")
+
+
+def test_a_name_that_looks_like_a_repository_is_told_that_it_is_no_folder(monkeypatch):
+    monkeypatch.setenv("VIT_EDU_NETWORK", "off")
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(
+        pretrained.WeightsError, match=r"forbids all connections.* As there is no folder runs/first here"
+    ):
+        pretrained.load("runs/first")
+
+
+def test_a_cache_that_cannot_be_written_to_is_not_called_full(server, tmp_path):
+    server.files["/w.bin"] = BODY
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    with pytest.raises(
+        pretrained.WeightsError, match=r"cannot be written \(.*\). Change the permissions"
+    ) as told:
+        pretrained.fetch(server.url + "/w.bin", tmp_path / "file" / "w.bin")
+    assert "Free some space" not in str(told.value)

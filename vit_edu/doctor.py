@@ -20,21 +20,27 @@ def examine():
             continue
         except Wrong as wrong:
             text, remedy = wrong.args
-        except (settings.NoHome, settings.SettingError) as error:
+        except settings.NoHome as error:
+            text, remedy = str(error), "Set HOME, or that name."
+        except settings.SettingError as error:
             text, remedy = str(error), "Set that name to what is expected, or unset it."
-        except RuntimeError as error:
-            text, remedy = str(error), "Install the course again: make clean && make lab"
-            if "home directory" in text:  # Path.home, in other people's packages
-                remedy = "Set HOME to a folder that you can write to."
         except Exception as error:  # a doctor must not die of what it finds
-            text, remedy = (
-                f"{type(error).__name__}: {error}",
-                "Install the course again: make clean && make lab",
-            )
+            text, remedy = f"{type(error).__name__}: {error}", _remedy(name, error)
         problems += 1
         print(f"WRONG  {name}: {text}\n       Remedy: {remedy}")
     print("All is well." if not problems else f"{problems} thing{'s' if problems > 1 else ''} to fix.")
     return 1 if problems else 0
+
+
+def _remedy(name, error):
+    """What helps against an error of somebody else's, where that is known."""
+    if "home directory" in str(error):  # Path.home, in other people's packages
+        return "Set HOME to a folder that you can write to."
+    if isinstance(error, ImportError) or name == "Packages":
+        return f"Install the course again: {'make clean && make lab' if lab.course_root() else lab.install()}"
+    if name == "Device":
+        return "Update the driver of the GPU, or set CUDA_VISIBLE_DEVICES= to go on without it."
+    return "It is not known here. Look for the words of the error."
 
 
 def _python():
@@ -92,7 +98,7 @@ def _memory():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     text = f"{total:.0f} GiB; 4 are enough."
     if total < 3.5:
-        raise Wrong(text, "Close other programs, or set VIT_EDU_FAST=1 for small models.")
+        raise Wrong(text, "Set VIT_EDU_FAST=1 for small models, and close other programs.")
     return text
 
 
@@ -116,7 +122,9 @@ def _lessons():
 def _data():
     from vit_edu import data
 
-    remedy = "Set VIT_EDU_DATA to a folder of images, to cifar10 or to shapes, or unset it."
+    remedy = (
+        "Do what it says. Or set VIT_EDU_DATA to a folder of images, to cifar10 or to shapes, or unset it."
+    )
     try:
         kind, path, reason = data.choose()
         if kind == "folder":

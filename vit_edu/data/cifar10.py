@@ -32,6 +32,8 @@ def load_cifar10(root, reason):
             [CIFAR10.meta["filename"], CIFAR10.meta["md5"]],
         ]
         bad = [name for name, md5 in files if not check_integrity(folder / name, md5)]
+        if not bad:  # then it is something else
+            raise
         raise DataError(
             f"CIFAR-10 in {folder} is incomplete or damaged: {', '.join(bad)} "
             f"{'does' if len(bad) == 1 else 'do'} not have the published checksum. "
@@ -73,8 +75,9 @@ def unpack_archive(archive):
 
 
 def _unreadable(path, error):
+    remedy = "Change its permissions, or name" if isinstance(error, PermissionError) else "Name"
     return DataError(
-        f"{path} cannot be read ({error.strerror or error}). Change its permissions, or name another folder in VIT_EDU_DATA."
+        f"{path} cannot be read ({error.strerror or error}). {remedy} another folder in VIT_EDU_DATA."
     )
 
 

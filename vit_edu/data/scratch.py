@@ -94,7 +94,7 @@ def _size_of_unfinished(cache):
 
 
 def _cannot_be_written(cache, error):
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return DataError(f"the disk of the cache folder {cache} is full ({error.strerror}). {_remedy(error)}")
     return DataError(
         f"the cache folder {cache} cannot be written to ({error.strerror or error}). "
@@ -102,10 +102,10 @@ def _cannot_be_written(cache, error):
     )
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 
 
 def _remedy(error):
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         return "Free some space, or set VIT_EDU_CACHE to a folder on another disk."
     return "Set VIT_EDU_CACHE to another folder that you can write to."

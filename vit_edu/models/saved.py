@@ -22,7 +22,10 @@ def read_checkpoint(path):
             "are loaded with `pretrained.load`."
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+        remedy = " Change its permissions." if isinstance(error, PermissionError) else ""
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).{remedy}") from error
+    except MemoryError:  # the file may be sound
+        raise
     except Exception as error:  # without its text, in which torch tells how to load an unsafe file anyway
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint. Is it one? It should be the checkpoint.pt of a run. If it is "

@@ -1,10 +1,10 @@
 """Weights from files and from the network. They are verified, arrive whole or not at all, and nothing in them is executed."""
 
-import errno
 import hashlib
 import http.client
 import os
 import pickle
+import re
 import shutil
 import ssl
 import urllib.error
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from vit_edu import atomic, settings
-from vit_edu.data import network
+from vit_edu.data import network, scratch
 from vit_edu.pretrained.names import WeightsError, without_entries
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
@@ -48,14 +48,17 @@ def read_whole(path):
         raise WeightsError(
             f"{path} is not named like a file of weights; expected a name that ends in one of {', '.join(SUFFIXES)}."
         )
-    if not path.is_file():
-        raise WeightsError(f"there is no file {path}.")
+    require_readable(path)
     _require_no_text(path)
     require_digest(path)
     try:
         if path.suffix == ".safetensors":
             found = load_file(path)
         elif path.suffix == ".npz":
+            if not zipfile.is_zipfile(path) and not _is_pickle(
+                path
+            ):  # numpy takes whatever it does not know for a pickle
+                raise OSError("there is no list of arrays at its end")
             with np.load(path, allow_pickle=False) as arrays:  # checks the CRC of each array
                 found = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
         else:
@@ -63,11 +66,23 @@ def read_whole(path):
     except (OSError, EOFError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
     except (ValueError, TypeError) as error:  # numpy refuses objects; torch has no tensors of that kind
+        code = " That may be code, which was not run." if "allow_pickle" in str(error) else ""
         raise WeightsError(
-            f"{path} holds more than plain numbers ({error}). It may hold code, which was not run. Get the weights from "
-            "their publisher, as .safetensors if possible."
+            f"{path} holds more than plain numbers ({error}).{code} Get the weights from their publisher, as .safetensors if possible."
         ) from error
     return found
+
+
+def require_readable(path):
+    """Raise WeightsError unless there is a file that may be read."""
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise WeightsError(f"there is no file {path}.") from error
+    except OSError as error:
+        remedy = " Change its permissions." if isinstance(error, PermissionError) else ""
+        raise WeightsError(f"{path} cannot be read ({error.strerror or error}).{remedy}") from error
 
 
 def _require_no_text(path):
@@ -84,6 +99,11 @@ def _require_no_text(path):
             f"{path} is a web page, not a file of weights: perhaps the page of a login, or the one around the download. Remove it and "
             "get the file itself."
         )
+
+
+def _is_pickle(path):
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _read_torch(path):
@@ -137,7 +157,9 @@ def require_digest(path, expected=""):
     """
     beside = path.with_name(path.name + ".sha256")
     if not expected and beside.exists():
-        expected = beside.read_text(encoding="utf-8").split()[0]
+        expected = beside.read_bytes().decode("ascii", "replace").partition(" ")[0].strip()
+        if not re.fullmatch("[0-9a-f]{64}", expected):
+            raise WeightsError(f"{beside} holds no SHA-256. Remove it, and get it again with the weights.")
     if other := _another(path, expected):
         raise WeightsError(f"{path} was altered or cut off: {other}. Remove it and get it again.")
 
@@ -220,11 +242,8 @@ def fetch(url, path, sha256="", otherwise="", authorization="", check=None):
             f"another program is downloading {path} right now. Wait for it, and load again."
         ) from None
     except OSError as error:
-        remedy = (
-            "Free some space"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "Change the permissions of its folder"
-        )
+        full = error.errno in scratch.DISK_FULL
+        remedy = "Free some space" if full else "Change the permissions of its folder"
         raise WeightsError(
             f"{path} cannot be written ({error.strerror or error}). {remedy}, or set VIT_EDU_CACHE to another folder."
         ) from error

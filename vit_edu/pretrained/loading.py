@@ -1,5 +1,6 @@
 """`load`: a trained model by its name, from the package, a file, the cache or the network."""
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass, field, replace
@@ -52,9 +53,13 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         path.is_dir() and not (path / "checkpoint.pt").exists()
     ):  # of `save_pretrained`, or a copy of a repository
         path = next((path / n for n in HUB_WEIGHTS if (path / n).exists()), path)
+    if path.is_dir() and not (path / "checkpoint.pt").exists():
+        raise WeightsError(
+            f"the folder {path} holds no weights: neither the checkpoint.pt of a run nor {', '.join(HUB_WEIGHTS)}. Name the file."
+        )
     if path.is_dir() or path.name == "checkpoint.pt":
         return _changed(_run(path), img_size, num_classes)
-    if path.suffix in files.SUFFIXES or path.name.endswith(INDEX):
+    if path.suffix in files.SUFFIXES or path.name.endswith(INDEX) or path.is_file():
         if files.is_ours(path):
             return _changed(read_weights(path), img_size, num_classes)
         weights = _tensors(path)
@@ -63,7 +68,14 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         path, about = _torchvision(name)
         weights = files.read(path)
     elif re.fullmatch(REPOSITORY, str(name)):
-        path, about = _hub(name)
+        try:
+            path, about = _hub(name)
+        except WeightsError as error:
+            if hub.cached(name, "config.json"):
+                raise
+            raise WeightsError(
+                f"{error} As there is no folder {name} here, the name was taken for a repository of the Hugging Face Hub."
+            ) from error
         weights = _tensors(path, shard=lambda file: hub.get(name, file))
     else:
         known = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
@@ -273,27 +285,26 @@ def _index(path):
     return index
 
 
-def _described(config, processor, notes=()):
-    """The contents of config.json and of preprocessor_config.json, None if there is none -> `About`."""
+@contextlib.contextmanager
+def _understood():
+    """A `with` statement in which settings of other kinds than their names promise are a WeightsError."""
     try:
-        about = _about(config, processor, notes)
-        heads = about.arguments.get("num_heads", 1)
-        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
-            raise WeightsError(f"config.json says that there are {heads!r} heads; expected their number.")
-        return about
-    except WeightsError:
-        raise
-    except (
-        AttributeError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:  # values of other kinds than expected
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(
             f"the settings that came with the weights cannot be understood ({type(error).__name__}: {error}). Get config.json and "
             "preprocessor_config.json again from where the weights come from."
         ) from error
+
+
+def _described(config, processor, notes=()):
+    """The contents of config.json and of preprocessor_config.json, None if there is none -> `About`."""
+    with _understood():
+        about = _about(config, processor, notes)
+    heads = about.arguments.get("num_heads", 1)
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise WeightsError(f"config.json says that there are {heads!r} heads; expected their number.")
+    return about
 
 
 def _about(config, processor, notes):
@@ -316,7 +327,8 @@ def _beside(path):
     config, processor = path.with_name("config.json"), path.with_name("preprocessor_config.json")
     said = read_config(processor) if processor.is_file() else None
     if not config.is_file():
-        cfg = {} if said is None else preprocessing.from_transformers(said)
+        with _understood():
+            cfg = {} if said is None else preprocessing.from_transformers(said)
         return About({}, cfg, () if said is None else (f"The preprocessing is that of {processor}.",))
     try:
         found = read_config(config)
@@ -337,6 +349,7 @@ def read_config(path):
     remedy = "Remove it, and get it again from where the weights come from."
     if path.suffix == ".part":  # it is about to be thrown away
         remedy = "It was not kept. If your network asks for a login, log in, and load again."
+    files.require_readable(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ def read_weights(path):
     Raises WeightsError for a file that is damaged, is not one of ours, or holds a model that this version does not know.
     """
     path = Path(path)
+    files.require_readable(path)
     files.require_digest(path)
     try:
         with safe_open(path, "pt") as file:
