@@ -228,3 +228,16 @@ def test_the_doctor_has_a_remedy_that_follows_from_the_error(monkeypatch, capsys
     monkeypatch.setattr(doctor, "EXAMINATIONS", {name: fail})
     assert doctor.examine() == 1
     assert f"Remedy: {remedy}" in capsys.readouterr().out
+
+
+def test_the_doctor_counts_what_is_left_out_of_a_folder(monkeypatch, capsys, tmp_path):
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    monkeypatch.setenv("VIT_EDU_DATA", str(tmp_path))
+    monkeypatch.setattr(doctor, "EXAMINATIONS", {"Data": doctor.EXAMINATIONS["Data"]})
+    assert doctor.examine() == 0
+    assert "Left out" not in capsys.readouterr().out
+    (tmp_path / "cat" / "notes.txt").write_text("a cat", encoding="utf-8")
+    assert doctor.examine() == 0
+    assert "Left out: 1 file ending in .txt (cat/notes.txt)." in capsys.readouterr().out

@@ -556,3 +556,20 @@ def test_random_crop_draws_what_torchvision_draws():
     # 556 expected, 5 sigma is 111 each
     assert all(abs(count[0][k] - count[1][k]) < 150 for k in count[0])
     assert torch.equal(ours.flatten(1).unique(dim=0), theirs.flatten(1).unique(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda d: next(data.batches(d.test, 0, d.mean, d.std)), "at least one image, got batch_size=0"),
+        (lambda d: next(data.batches(d.test, -3, d.mean, d.std, train=True)), "got batch_size=-3"),
+        (lambda d: d.train.take(-1), "to take is at least 0, got -1"),
+        (lambda d: d.train.hold_out(-1), "to take is at least 0, got -1"),
+        (lambda d: data.shapes(train=-1), "train is at least 0, got -1"),
+        (lambda d: data.shapes(test=-1), "test is at least 0, got -1"),
+        (lambda d: data.shapes(train=1, test=1, size=0), "size is at least 1, got 0"),
+    ],
+)
+def test_numbers_that_make_no_sense(ask, says):
+    with pytest.raises(ValueError, match=says):
+        ask(data.shapes(train=12, test=4, size=8))

@@ -125,10 +125,11 @@ def _data():
     remedy = (
         "Do what it says. Or set VIT_EDU_DATA to a folder of images, to cifar10 or to shapes, or unset it."
     )
+    left_out = ""
     try:
         kind, path, reason = data.choose()
         if kind == "folder":
-            data.check_folder(path)
+            left_out = data.check_folder(path)[2]
     except data.DataError as error:
         raise Wrong(str(error), remedy) from error
     texts = {
@@ -138,7 +139,7 @@ def _data():
         "shapes": "generated shapes",
     }
     if kind != "download":
-        return f"{texts[kind]}. Why: {reason}"
+        return f"{texts[kind]}. Why: {reason} {left_out}".rstrip()
     problem = data.download_problem()
     if not problem:
         return f"CIFAR-10 will be downloaded into {settings.cache_dir()} when a lesson first needs it."

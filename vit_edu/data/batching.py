@@ -22,9 +22,11 @@ def batches(split, batch_size, mean, std, train=False, generator=None, crop=4, f
     and drops the last batch if it is smaller than the others. generator: a CPU generator for the order. augment: functions of
     a batch of images as they are stored, uint8 (B, C, H, W), that take the place of flips and shifts, one after the other.
     Yields (images (B, C, H, W), labels (B,)) on the split's device. If the split has further targets, a dict takes the
-    place of the labels. It holds them as "labels", beside the other targets. Raises ValueError for an empty split,
-    and for `augment` where further targets would have to move with the images.
+    place of the labels. It holds them as "labels", beside the other targets. Raises ValueError for an empty split, for
+    batches of less than one image, and for `augment` where further targets would have to move with the images.
     """
+    if batch_size < 1:
+        raise ValueError(f"a batch has at least one image, got batch_size={batch_size}.")
     if len(split) == 0:
         raise ValueError("there are no images to make batches of, because the split is empty.")
     if augment and split.targets:

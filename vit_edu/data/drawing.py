@@ -33,8 +33,12 @@ def shapes(
     be without this argument. From frame to frame the shape moves by 1/64 to 3/64 of the image's width, straight ahead in
     one of eight directions, which is given as "direction" (N,), an index into `DIRECTIONS`. As with a camera that stands
     still, the background stays the same and each frame has its own noise. There is then a mask and a box for each frame,
-    (N, F, H, W) and (N, F, 1, 4). Raises ValueError for fewer frames than one.
+    (N, F, H, W) and (N, F, 1, 4). Raises ValueError for fewer frames than one, and for fewer
+    images than none.
     """
+    for name, value, least in (("train", train, 0), ("test", test, 0), ("size", size, 1)):
+        if value < least:
+            raise ValueError(f"{name} is at least {least}, got {value}.")
     if frames is not None and frames < 1:
         raise ValueError(
             f"a clip has at least one frame, got frames={frames}. Leave it out for single images."

@@ -42,11 +42,12 @@ def image_folder(path, size=32, reason="it was asked for."):
 
 
 def check_folder(path):
-    """List the files of an image folder without reading them: ({class: files}, {class: files}), for training and for testing.
+    """List the files of an image folder without reading them: ({class: files}, {class: files}, what is left out).
 
+    The first is for training and the second for testing. The third counts files that are not read, and str() gives a sentence.
     Raises DataError as `image_folder` does.
     """
-    return _survey(Path(path))[:2]
+    return _survey(Path(path))
 
 
 def _survey(path):

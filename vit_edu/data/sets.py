@@ -54,7 +54,12 @@ class Split:
         return self.hold_out(count, seed)[1]
 
     def hold_out(self, count, seed=0):
-        """Two disjoint parts: (the rest, `count` random images). The same seed gives the same parts."""
+        """Two disjoint parts: (the rest, `count` random images). The same seed gives the same parts.
+
+        Raises ValueError for fewer than none.
+        """
+        if count < 0:
+            raise ValueError(f"the number of images to take is at least 0, got {count}.")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         order = order.to(self.labels.device)
         return self.pick(order[count:]), self.pick(order[:count])
