@@ -224,6 +224,26 @@ def test_all_ranks_hear_of_a_problem(two_ranks, problem, says):
     assert first == second
 
 
+def test_a_rank_that_hangs_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_PATIENCE", "0.2")
+    started = torchrun(__file__, "run_long", tmp_path)
+    try:
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "checkpoint.pt").exists():
+            assert started.poll() is None, started.communicate()[0]
+            assert time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.05)
+        other = int((tmp_path / "rank-1.pid").read_text(encoding="utf-8"))
+        os.kill(other, signal.SIGSTOP)
+        said = next((line for line in started.stdout if "has not answered for 0.2 minutes" in line), "")
+        os.kill(other, signal.SIGCONT)
+        started.communicate(timeout=100)
+    finally:
+        started.kill()
+    assert "ParallelError" in said
+    assert started.returncode != 0
+
+
 def test_a_killed_rank_ends_the_run_which_goes_on_with_another_number_of_ranks(tmp_path):
     started = torchrun(__file__, "run_long", tmp_path)
     try:

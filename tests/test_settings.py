@@ -48,6 +48,18 @@ def test_progress_may_be_switched_off_and_on_in_words(monkeypatch, tmp_path):
     assert settings.progress_file() == tmp_path / "mine.json"
 
 
+@pytest.mark.parametrize("word", ["ten", "0", "-1", "nan", "inf"])
+def test_patience_is_a_time(monkeypatch, word):
+    assert settings.patience() == 10
+    monkeypatch.setenv("VIT_EDU_PATIENCE", "0.5")
+    assert settings.patience() == 0.5
+    monkeypatch.setenv("VIT_EDU_PATIENCE", word)
+    with pytest.raises(
+        settings.SettingError, match=f"VIT_EDU_PATIENCE is '{word}'; expected a number of minutes"
+    ):
+        settings.patience()
+
+
 @pytest.mark.parametrize("word", ["CIFAR10", "cifar-10", "Shapes"])
 def test_data_are_named_in_any_case(monkeypatch, word):
     monkeypatch.setenv("VIT_EDU_DATA", word)

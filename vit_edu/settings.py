@@ -9,6 +9,7 @@
 | VIT_EDU_LANG | the language of the checker's answers, such as en; else that of the locale, else English |
 | VIT_EDU_PROGRESS | the file that keeps what a learner has solved, or off |
 | VIT_EDU_MINE | the folder that keeps a learner's right answers as Python files, or off |
+| VIT_EDU_PATIENCE | for how many minutes a rank of a run on several waits for the others; 10 where it is not set |
 
 What is switched on or off understands 1 and 0, on and off, yes and no, true and false, in upper and lower case.
 """
@@ -126,6 +127,18 @@ def mine_folder():
         lambda: Path(platformdirs.user_data_dir("vit_edu")) / "mine",
         "a folder that you can write to, or to off",
     )
+
+
+def patience():
+    """The minutes that a rank waits for the others: VIT_EDU_PATIENCE, or 10. Raises SettingError for what is no time."""
+    asked = _asked("VIT_EDU_PATIENCE") or "10"
+    try:
+        minutes = float(asked)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e6:
+        raise SettingError(f"VIT_EDU_PATIENCE is {asked!r}; expected a number of minutes, such as 10 or 0.5.")
+    return minutes
 
 
 def languages():

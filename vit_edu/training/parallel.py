@@ -13,9 +13,12 @@ rank's own images, so that such runs are similar but not equal.
 import contextlib
 import importlib
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from vit_edu import settings
 
 
 class ParallelError(Exception):
@@ -210,12 +213,21 @@ def group():
         torch.cuda.set_device(local)
     # Imported later, by torch itself, it would hold on to the group for good: a thread of gloo's that outlives Python aborts it
     importlib.import_module("torch.distributed.nn.functional")
+    patience = settings.patience()
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group(backend, timeout=timedelta(minutes=patience))
     except (RuntimeError, ValueError) as error:
         raise ParallelError(_why_no_group(error)) from error
     try:
         yield Ranks()
+    except RuntimeError as error:
+        if "Timed out waiting" not in str(error):  # of gloo; NCCL ends the process itself
+            raise
+        raise ParallelError(
+            f"another rank has not answered for {patience:g} minutes: it hangs, or was suspended. End the run, and look at that rank. The "
+            "same command goes on from the last checkpoint. If a rank may take longer, set VIT_EDU_PATIENCE to more minutes."
+        ) from error
     finally:
         dist.destroy_process_group()
 
