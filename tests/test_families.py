@@ -244,11 +244,9 @@ def test_names_and_shapes_of_timm():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("vit_base_patch16_clip_224", "no place for theirs: norm_pre.weight"),
         ("vit_base_patch16_rpn_224", "ResPostBlock, a different architecture"),
         ("vit_small_patch16_18x2_224", "ParallelThingsBlock, a different architecture"),
-        ("vit_giant_patch14_dinov2", "activation is SiLU|no place|MLP"),
-        ("vit_base_patch16_siglip_224", "no place for theirs: attn_pool"),
+        ("vit_tiny_r_s16_p8_224", "no place for theirs: patch_embed.backbone"),
         ("vit_relpos_small_patch16_224", "different architecture|no place"),
         ("vit_small_patch16_dinov3", "different architecture|no place"),
         ("swin_tiny_patch4_window7_224", "is no ViT that we know"),
@@ -316,7 +314,7 @@ def test_pooling_in_the_words_of_mae(said, pool):
     [
         ({"global_pool": "max"}, "pooling is 'max'"),
         ({"global_pool": "mean"}, "pooling is 'mean'"),
-        ({"gelu": "quick"}, "gelu is \"none\" .* got 'quick'"),
+        ({"gelu": "relu"}, "gelu is \"none\" .* got 'relu'"),
         ({"num_heads": 0}, "at least 1, got 0"),
         ({"num_heads": 5}, "5 heads cannot share a width of 64"),
         ({"norm_eps": -1e-6}, "got -1e-06"),
@@ -528,13 +526,14 @@ def test_a_layer_before_the_head_takes_the_head_with_it(capsys):
 def test_tables_map_into_a_vit():
     """Every name on the right of every table is one that our models have."""
     with torch.device("meta"):
-        ours = PublishedViT(dist_token=True, dist_head=True, registers=4, fc_norm=True)
-    known = {*ours.state_dict(), "norm.weight", "norm.bias"}
+        ours = PublishedViT(dist_token=True, dist_head=True, registers=4, fc_norm=True, norm_pre=True)
+        pooled = PublishedViT(class_token=False, global_pool="map")
+    known = {*ours.state_dict(), *pooled.state_dict()}
     for family in names.FAMILIES.values():
         for name in family.names.values():
             name, _, part = name.replace("{i}", "0").partition("[")
             assert name in known or f"{name}.weight" in known
-            assert part in ("", "q]", "k]", "v]", "scale]")
+            assert part in ("", "q]", "k]", "v]", "kv]", "g]", "x]", "scale]")
 
 
 # ---------------------------------------------------------------- parity finds what shapes do not

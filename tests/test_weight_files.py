@@ -162,7 +162,9 @@ def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(pretrained.WeightsError, match="expected a state dict"):
         pretrained.load(tmp_path / "list.pt")
     write(resnet18().state_dict(), tmp_path / "resnet.pt")
-    with pytest.raises(pretrained.WeightsError, match=r"no family knows any of the 122 names \(conv1.weight"):
+    with pytest.raises(
+        pretrained.WeightsError, match=r"knows 1 of their 122 names. None is a part of a block \(conv1.weight"
+    ):
         pretrained.load(tmp_path / "resnet.pt")
     with pytest.raises(pretrained.WeightsError, match="no family is called 'jex'; there are: torchvision"):
         pretrained.convert(small_vit().state_dict(), "jex")
@@ -208,7 +210,7 @@ def test_causes_that_are_named():
     with pytest.raises(pretrained.WeightsError, match="another architecture"):
         pretrained.convert(small_vit().state_dict() | counter)
     with pytest.raises(pretrained.WeightsError, match="multiples of 8"):
-        pretrained.convert(small_vit().state_dict(), img_size=36)
+        pretrained.convert(small_vit().state_dict(), img_size=44)
     for name in ("o/", "./first", "", None):
         with pytest.raises(pretrained.WeightsError, match=r"no such folder|expected a name"):
             pretrained.load(name)
@@ -287,13 +289,22 @@ def test_what_a_state_dict_does_not_tell_is_asked_for():
 def test_what_a_state_dict_does_not_tell_is_said(tmp_path):
     state = small_vit().state_dict()
     converted = pretrained.convert(state)
-    assert set(converted.guesses) == {"num_heads", "img_size", "global_pool", "norm_eps", "gelu"}
+    assert set(converted.guesses) == {"num_heads", "img_size", "global_pool", "norm_eps", "gelu", "order"}
     notes = converted.model().pretrained_cfg["notes"]
-    for words in ("1 were taken", "32 x 32 pixels", "the class token was taken", "epsilon", "exact GELU"):
+    for words in (
+        "1 were taken",
+        "32 x 32 pixels",
+        "the class token was taken",
+        "epsilon",
+        "exact GELU",
+        "norms come before",
+    ):
         assert any(words in note for note in notes)
         assert f"guessed: {next(note for note in notes if words in note)}" in str(converted)
     some = pretrained.convert(state, num_heads=2, gelu="tanh")
-    assert set(some.guesses) == {"img_size", "global_pool", "norm_eps"}
+    assert set(some.guesses) == {"img_size", "global_pool", "norm_eps", "order"}
+    described = pretrained.convert(state, num_heads=2, gelu="tanh", norm_eps=1e-6)
+    assert set(described.guesses) == {"img_size", "global_pool"}
     assert pretrained.from_model(small_vit()).pretrained_cfg["notes"] == []
 
 

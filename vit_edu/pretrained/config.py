@@ -4,10 +4,9 @@ import math
 
 from torch import nn
 
+from vit_edu.models.variants import POOLINGS
 from vit_edu.pretrained.names import WeightsError
 from vit_edu.pretrained.resolution import Resizing
-
-POOLINGS = ("token", "avg", "token+avg")  # what our models can do
 
 
 def settings_of(theirs):
@@ -25,11 +24,15 @@ def settings_of(theirs):
     try:
         if hasattr(theirs, "hidden_dim"):  # torchvision
             blocks, size, pool = theirs.encoder.layers, theirs.image_size, "token"
-            heads, acts = {b.num_heads for b in blocks}, [b.mlp[1] for b in blocks]
+            heads, acts = {b.num_heads for b in blocks}, [_gelu(b.mlp[1]) for b in blocks]
         elif hasattr(theirs, "blocks"):
             blocks, size, pool = theirs.blocks, theirs.patch_embed.img_size, _pooling(theirs)
             _require_plain_blocks(blocks)
-            heads, acts = {b.attn.num_heads for b in blocks}, [b.mlp.act for b in blocks]
+            heads, acts = {b.attn.num_heads for b in blocks}, [_gelu_inside(b.mlp) for b in blocks]
+            if (attn_pool := getattr(theirs, "attn_pool", None)) is not None:
+                _require_plain_pooling(attn_pool)
+                heads.add(attn_pool.num_heads)
+                acts.append(_gelu(attn_pool.mlp.act))
             _require_plain_patches(theirs.patch_embed.proj)
             if hasattr(
                 theirs, "interpolate_pos_encoding"
@@ -46,7 +49,7 @@ def settings_of(theirs):
         raise WeightsError(
             f"their blocks have different numbers of heads ({sorted(heads)}), and ours have one number."
         )
-    gelus = {_gelu(act) for act in acts}
+    gelus = set(acts)
     if len(gelus) != 1:
         raise WeightsError("their blocks use different kinds of GELU, and ours use one.")
     return found | {"num_heads": heads.pop(), "img_size": size, "gelu": gelus.pop(), "global_pool": pool}
@@ -60,12 +63,30 @@ def _unknown(theirs, why=""):
 
 
 def _gelu(act):
-    """ "none" or "tanh", as for `torch.nn.GELU`."""
+    """ "none" or "tanh", as for `torch.nn.GELU`, or "quick"."""
     kind = type(act).__name__
-    gelu = {"GELU": getattr(act, "approximate", "none"), "GELUTanh": "tanh"}.get(kind)
+    gelu = {
+        "GELU": getattr(act, "approximate", "none"),
+        "GELUTanh": "tanh",
+        "QuickGELU": "quick",
+    }.get(kind)
     if gelu is None:
         raise WeightsError(f"their activation is {kind}, and ours is GELU.")
     return gelu
+
+
+def _gelu_inside(mlp):
+    """The same for an MLP of theirs, and "none" for a SwiGLU like ours, which has no GELU."""
+    kind = type(mlp).__name__
+    if kind not in ("SwiGLU", "GluMlp"):
+        return _gelu(mlp.act)
+    act, gate_last = getattr(mlp, "act", None), getattr(mlp, "gate_last", False)
+    if gate_last or not isinstance(act, (nn.SiLU, type(None))):
+        raise WeightsError(
+            f"their MLP is a {kind} with {type(act).__name__} on its {'last' if gate_last else 'first'} half, and ours is a SwiGLU: SiLU "
+            "on the first half."
+        )
+    return "none"
 
 
 def _pooling(theirs):
@@ -82,8 +103,6 @@ def _pooling(theirs):
     if isinstance(pool, bool):
         normed_afterwards = isinstance(getattr(theirs, "fc_norm", None), nn.LayerNorm)
         pool = {(True, True): "avg", (False, False): "token"}.get((pool, normed_afterwards), pool)
-    if pool == "map" and getattr(theirs, "attn_pool", None) is not None:
-        return None  # `convert` names the tensors that ours does not have
     return require_pooling(pool)
 
 
@@ -91,8 +110,8 @@ def require_pooling(pool):
     """The same pooling, or WeightsError if ours has none of this kind."""
     if pool not in POOLINGS or not isinstance(pool, str):
         raise WeightsError(
-            f'their pooling is {pool!r}; ours is "token" (the class token), "avg" (the mean over the patches) or "token+avg" (both, side by side). Anything else '
-            "would be another function."
+            f'their pooling is {pool!r}; ours is "token" (the class token), "avg" (the mean over the patches) or "token+avg" (both, side by side) or '
+            '"map" (a learned query that reads the patches). Anything else would be another function.'
         )
     return pool
 
@@ -120,6 +139,21 @@ def _require_plain_blocks(blocks):
             raise WeightsError(
                 f"their attention multiplies its scores by {scale:g}, and ours by {usual:g}, one over the root of a head's width."
             )
+
+
+def _require_plain_pooling(pool):
+    """Raise WeightsError for a pooling by attention that computes something else than ours."""
+    if type(pool).__name__ != "AttentionPool" and (
+        type(pool).__name__ != "AttentionPoolLatent"
+        or (pool.latent_len, pool.pool, pool.pos_embed) != (1, "token", None)
+        or not isinstance(pool.q_norm, nn.Identity)
+        or not isinstance(pool.q, nn.Linear)
+        or pool.mlp is None
+    ):
+        raise WeightsError(
+            f"their pooling is a {type(pool).__name__} with other parts than ours, which has one learned query, no positions, no norm "
+            "of queries and keys, and an MLP."
+        )
 
 
 def _require_plain_patches(proj):

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from vit_edu.models.variants import PublishedViT
+from vit_edu.models.variants import PublishedViT, QuickGELU
 from vit_edu.models.vit import ViT
 from vit_edu.pretrained import preprocessing
 from vit_edu.pretrained.config import require_pooling, settings_of
@@ -19,6 +19,7 @@ from vit_edu.pretrained.names import (
     Family,
     WeightsError,
     differences,
+    image_tower,
     recognise,
     second_set,
     without_entries,
@@ -35,8 +36,15 @@ EXTRAS = {
     "dist_token": False,
     "dist_head": False,
     "registers": 0,
+    "register_positions": False,
     "fc_norm": False,
+    "norm_pre": False,
+    "swiglu": False,
 }
+# How parts become one tensor. Those of a stack have the same shape, and "kv" is twice as long as "q"
+STACKS = (("q]", "k]", "v]"), ("q]", "kv]"), ("g]", "x]"))
+CLIP_EPSILON = 1e-5  # of all published models with a norm before the blocks
+GELUS = {"none": "an exact GELU", "tanh": "an approximate (tanh) GELU", "quick": "QuickGELU"}
 
 
 PATCHES = "The weights hold each patch as one row of numbers; {in_chans} channels of {patch_size} x {patch_size} pixels were taken."
@@ -223,11 +231,12 @@ class Converted:
         return model
 
     def _settle(self, model):
-        for module in model.modules():
+        for module in list(model.modules()):
             if isinstance(module, nn.LayerNorm):
                 module.eps = self.norm_eps
-            elif isinstance(module, nn.GELU):
-                module.approximate = self.gelu
+            for name, child in module.named_children():
+                if isinstance(child, (nn.GELU, QuickGELU)):
+                    setattr(module, name, QuickGELU() if self.gelu == "quick" else nn.GELU(self.gelu))
 
 
 def convert(
@@ -262,60 +271,22 @@ def convert(
         raise WeightsError(f"no family is called {family!r}; there are: {', '.join(FAMILIES)}.")
     state_dict, prefixes = without_prefix(state_dict, own and [own])
     taken_away += prefixes
+    state_dict, ignored = image_tower(state_dict)
     family = "your family" if own else family or recognise(state_dict)
-    names, problems = own or FAMILIES[family], []
+    names = own or FAMILIES[family]
     _require_floats(state_dict, names)
     _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype)
     if global_pool is not None and global_pool not in names.poolings:
         raise WeightsError(
             f"global_pool={global_pool!r} of {family} is another function than ours of this name; known is: {', '.join(names.poolings)}."
         )
-    mapped, ignored, parts = {}, {}, {}
-    for key, value in state_dict.items():
-        ours, reason = names.ours(key), names.reason_to_ignore(key)
-        if reason:
-            ignored[key] = reason
-        elif ours is None:
-            problems.append(f"no place for theirs: {key}, shape {tuple(value.shape)}")
-        else:
-            name, _, part = ours.partition("[")
-            if part in parts.setdefault(name, {}):
-                problems.append(f"two tensors for ours: {name}; the second is theirs: {key}")
-            mapped[key], parts[name][part] = ours, value
-    if PRE_LOGITS in ignored.values():
-        for key in [k for k, ours in mapped.items() if ours.startswith("head")]:
-            parts.pop(mapped.pop(key))
-            ignored[key] = PRE_LOGITS
-    unknown = [key for key in state_dict if key not in mapped and key not in ignored]
-    problems[:0] = differences(unknown)
-    few = len(unknown) > len(mapped)
-    closing = f"{family} knows {len(mapped)} of their {len(state_dict)} names. {OWN_TABLE}" if few else ""
-    closing = second_set(unknown) + closing
-    pieces, filled = _assemble(parts, names, problems), {}
-    if not any(key.endswith("attn.qkv.bias") for key in pieces):
-        for key in [k for k in pieces if k.endswith("attn.qkv.weight")]:
-            bias = key.replace("weight", "bias")
-            pieces[bias] = Pieces((pieces[key].tensors[0].new_zeros(pieces[key].shape[0]),))
-            filled[bias] = "zeros: theirs has no bias here"
-    _require_no(problems, closing)
+    mapped, parts, problems = _placed(state_dict, names, ignored)
+    pieces = _assemble(parts, names, problems)
+    _require_no(problems, _closing(state_dict, mapped, ignored, family))
+    filled = _zero_biases(pieces)
     arguments = _arguments(pieces, names, filled, img_size, global_pool)
-    arguments["num_heads"] = num_heads or _guess_heads(state_dict, names, arguments["embed_dim"])
-    if arguments["embed_dim"] % arguments["num_heads"]:
-        raise WeightsError(
-            f"{arguments['num_heads']} heads cannot share a width of {arguments['embed_dim']} evenly. Give another num_heads=."
-        )
-    expected = _shapes(arguments)
-    problems += _differences(pieces, arguments["embed_dim"])
-    for key in sorted(expected.keys() | pieces.keys()):
-        if key not in pieces:
-            problems.append(f"missing: {_both(key, names)}, shape {tuple(expected[key])}")
-        elif key not in expected:
-            problems.append(f"not expected: {_both(key, names)}, shape {tuple(pieces[key].shape)}")
-        elif pieces[key].shape != expected[key]:
-            problems.append(
-                f"{_both(key, names)}: ours has shape {tuple(expected[key])}, theirs {tuple(pieces[key].shape)}"
-            )
-    _require_no(problems)
+    arguments["num_heads"] = _heads(num_heads, state_dict, names, arguments["embed_dim"])
+    _require_no(_differences(pieces, arguments["embed_dim"]) + _misfits(pieces, _shapes(arguments), names))
     said = {
         "num_heads": num_heads,
         "img_size": img_size,
@@ -323,11 +294,16 @@ def convert(
         "norm_eps": norm_eps,
         "gelu": gelu,
     }
-    guesses = _guesses(arguments, names, "your family says" if own else f"is usual for {family}")
+    if norm_eps is None:
+        norm_eps = CLIP_EPSILON if arguments.get("norm_pre") else names.norm_eps
+    gelu = gelu or names.gelu
+    guesses = _guesses(
+        arguments, names, norm_eps, gelu, "your family says" if own else f"is usual for {family}"
+    )
     if parts["patch_embed.proj.weight"][""].ndim == 2:
-        guesses["patches"], said["patches"] = PATCHES.format(**arguments), None
+        guesses["patches"] = PATCHES.format(**arguments)
     if taken_away:
-        guesses["names"], said["names"] = " ".join(taken_away), None
+        guesses["names"] = " ".join(taken_away)
     return Converted(
         family,
         arguments,
@@ -335,11 +311,11 @@ def convert(
         mapped,
         ignored,
         filled,
-        names.norm_eps if norm_eps is None else norm_eps,
-        gelu or names.gelu,
+        norm_eps,
+        gelu,
         dtype,
         copy,
-        {name: guesses[name] for name, given in said.items() if given is None and name in guesses},
+        _still_open(guesses, said),
         resizing or (names.resizing(state_dict) if callable(names.resizing) else names.resizing),
     )
 
@@ -422,8 +398,10 @@ def _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype):
     """Raise WeightsError for arguments of `convert` that would silently mean something else."""
     if global_pool is not None:
         require_pooling(global_pool)
-    if gelu not in (None, "none", "tanh"):
-        raise WeightsError(f'gelu is "none" (exact) or "tanh" (approximate), got {gelu!r}.')
+    if gelu is not None and gelu not in GELUS:
+        raise WeightsError(
+            f'gelu is "none" (exact), "tanh" (approximate) or "quick" (as in CLIP), got {gelu!r}.'
+        )
     if num_heads is not None and (type(num_heads) is not int or num_heads < 1):
         raise WeightsError(f"num_heads is a whole number of at least 1, got {num_heads!r}.")
     if norm_eps is not None and not 0 <= norm_eps < 1:
@@ -438,6 +416,8 @@ def _require_settings(num_heads, global_pool, norm_eps, gelu, resizing, dtype):
 
 def _require_floats(state_dict, names):
     for key, value in state_dict.items():
+        if names.reason_to_ignore(key):
+            continue
         if key.endswith("num_batches_tracked"):
             raise WeightsError(
                 f"{key!r} counts the batches of a batch norm; our ViT has layer norms only, so this is another architecture."
@@ -471,26 +451,100 @@ def _both(ours, names):
     return f"{ours} (theirs: {shown or 'no such name'})"
 
 
+def _placed(state_dict, names, ignored):
+    """({theirs: ours}, {ours: {part: tensor}}, problems): every tensor in its place. Completes `ignored`."""
+    mapped, parts, problems = {}, {}, []
+    for key, value in state_dict.items():
+        ours, reason = names.ours(key), names.reason_to_ignore(key)
+        if reason:
+            ignored[key] = reason
+        elif ours is None:
+            problems.append(f"no place for theirs: {key}, shape {tuple(value.shape)}")
+        else:
+            name, _, part = ours.partition("[")
+            if part in parts.setdefault(name, {}):
+                problems.append(f"two tensors for ours: {name}; the second is theirs: {key}")
+            mapped[key], parts[name][part] = ours, value
+    if PRE_LOGITS in ignored.values():
+        for key in [k for k, ours in mapped.items() if ours.startswith("head")]:
+            parts.pop(mapped.pop(key))
+            ignored[key] = PRE_LOGITS
+    problems[:0] = differences([key for key in state_dict if key not in mapped and key not in ignored])
+    return mapped, parts, problems
+
+
+def _closing(state_dict, mapped, ignored, family):
+    """What to say after the names without a place: whether there is a second model, or another architecture altogether."""
+    unknown = [key for key in state_dict if key not in mapped and key not in ignored]
+    few = len(unknown) > len(mapped)
+    return second_set(unknown) + (
+        f"{family} knows {len(mapped)} of their {len(state_dict)} names. {OWN_TABLE}" if few else ""
+    )
+
+
 def _assemble(parts, names, problems):
-    """{ours: {part: tensor}} -> {ours: Pieces}: queries, keys and values in this order, with LayerScale's factors."""
+    """{ours: {part: tensor}} -> {ours: Pieces}: parts one after the other, with LayerScale's factors."""
     pieces = {}
     for name, tensors in parts.items():
         if "scale]" in tensors:
             continue
         tensors = {part: names.transpose(name, value) for part, value in tensors.items()}
-        lost = [part for part in ("q]", "k]", "v]") if part not in tensors and "" not in tensors]
+        stack = ("",) if "" in tensors else max(STACKS, key=lambda stack: len(tensors.keys() & set(stack)))
+        lost = [part for part in stack if part not in tensors]
         problems += [f"missing: the part [{part} of ours: {name}" for part in lost]
         if lost:
             continue
-        stacked = (tensors[""],) if "" in tensors else tuple(tensors[p] for p in ("q]", "k]", "v]"))
+        stacked = tuple(tensors[part] for part in stack)
         scale = parts.get(name.rpartition(".")[0], {}).get("scale]")
-        kinds = {t.shape for t in stacked}
-        if len(kinds) > 1 or (scale is not None and scale.shape != stacked[0].shape[:1]):
+        if not _fit_together(stack, stacked, scale):
             shapes = [tuple(t.shape) for t in (*stacked, *([] if scale is None else [scale]))]
             problems.append(f"{name}: theirs cannot be put together, shapes {shapes}")
             continue
         pieces[name] = Pieces(stacked, scale)
     return pieces
+
+
+def _fit_together(stack, tensors, scale):
+    first, *others = (t.shape for t in tensors)
+    wanted = (2 * first[0], *first[1:]) if "kv]" in stack else first
+    return all(shape == wanted for shape in others) and (scale is None or scale.shape == first[:1])
+
+
+def _zero_biases(pieces):
+    """Zeros for the biases that theirs does without, added to `pieces`. Returns {ours: what it was filled with}.
+
+    A layer does without only if it has a bias in no block. Patches and head may do without behind a norm, as in CLIP.
+    """
+
+    def layer(key):
+        return re.sub(r"^blocks\.\d+\.", "", key).rpartition(".")[0]
+
+    lacking = {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"} - {
+        layer(k) for k in pieces if k.endswith(".bias")
+    }
+    if "norm_pre.weight" in pieces:
+        lacking |= {k for k in ("patch_embed.proj", "head") if f"{k}.bias" not in pieces}
+    filled = {}
+    for key in [k for k in pieces if k.endswith(".weight") and layer(k) in lacking]:
+        bias = key.replace("weight", "bias")
+        pieces[bias] = Pieces((pieces[key].tensors[0].new_zeros(pieces[key].shape[0]),))
+        filled[bias] = "zeros: theirs has no bias here"
+    return filled
+
+
+def _misfits(pieces, expected, names):
+    """What is missing, not expected or of another shape than {ours: shape}, as sentences."""
+    problems = []
+    for key in sorted(expected.keys() | pieces.keys()):
+        if key not in pieces:
+            problems.append(f"missing: {_both(key, names)}, shape {tuple(expected[key])}")
+        elif key not in expected:
+            problems.append(f"not expected: {_both(key, names)}, shape {tuple(pieces[key].shape)}")
+        elif pieces[key].shape != expected[key]:
+            problems.append(
+                f"{_both(key, names)}: ours has shape {tuple(expected[key])}, theirs {tuple(pieces[key].shape)}"
+            )
+    return problems
 
 
 def _pair(size):
@@ -501,8 +555,11 @@ def _patches(size, patch):
     return (size[0] // patch) * (size[1] // patch)
 
 
-def _require_whole_patches(size, patch):
-    if len(size) != 2 or any(type(side) is not int or side < 1 or side % patch for side in size):
+def _require_whole_patches(size, patch, rest=False):
+    """Raise WeightsError for anything but two sides that are multiples of the patch; with `rest`, not necessarily multiples."""
+    if len(size) != 2 or any(
+        type(side) is not int or side < 1 or (side % patch and not rest) for side in size
+    ):
         raise WeightsError(
             f"images of {' x '.join(map(str, size))} pixels cannot be cut into patches of {patch} x {patch}: expected two sides that are "
             f"multiples of {patch}."
@@ -516,7 +573,37 @@ def _head_width(arguments):
 
 def _arguments(pieces, names, filled, img_size, global_pool):
     """The constructor's arguments that the shapes tell. Completes `pos_embed` if it has rows for patches only."""
-    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
+    arguments = _sizes(pieces, names)
+    token = "cls_token" in pieces
+    pool = arguments["global_pool"] = _pool(pieces, global_pool, arguments["embed_dim"])
+    extras = {
+        "class_token": None if token == ("token" in pool) else token,
+        "dist_token": "dist_token" in pieces,
+        "dist_head": "head_dist.weight" in pieces,
+        "registers": pieces["reg_token"].shape[1] if "reg_token" in pieces else 0,
+        "register_positions": False,
+        "fc_norm": "fc_norm.weight" in pieces,
+        "norm_pre": "norm_pre.weight" in pieces,
+        "swiglu": _is_gated(pieces),
+    }
+    size, placed = _grid(
+        pieces, names, arguments["patch_size"], token + extras["dist_token"], extras, img_size
+    )
+    arguments["img_size"], extras["register_positions"] = size, placed == "registers"
+    cut_off = any(side % arguments["patch_size"] for side in size)
+    if extras != EXTRAS or cut_off or pool not in ("token", "avg"):
+        arguments |= extras | {"class_token": token}
+    in_front = token + extras["dist_token"]
+    if placed == "patches" and in_front:
+        (theirs,) = pieces["pos_embed"].tensors
+        pieces["pos_embed"] = Pieces((theirs.new_zeros(1, in_front, theirs.shape[2]), theirs), dim=1)
+        filled["pos_embed"] = f"zeros for the {in_front} tokens in front: theirs have no position"
+    return arguments
+
+
+def _sizes(pieces, names):
+    """Arguments that are sizes of tensors."""
+    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
     _require_no([f"missing: {_both(key, names)}" for key in needed if key not in pieces])
     projection = pieces["patch_embed.proj.weight"]
     if len(projection.shape) != 4 or projection.shape[2] != projection.shape[3]:
@@ -527,7 +614,7 @@ def _arguments(pieces, names, filled, img_size, global_pool):
     hidden = pieces["blocks.0.mlp.fc1.weight"].shape[0]
     ratio = hidden / D if int(D * (hidden / D)) == hidden else math.nextafter(hidden / D, math.inf)
     head = pieces.get("head.weight")
-    arguments = {
+    return {
         "img_size": None,
         "patch_size": P,
         "in_chans": C,
@@ -536,77 +623,107 @@ def _arguments(pieces, names, filled, img_size, global_pool):
         "depth": 1 + max(int(k.split(".")[1]) for k in pieces if k.startswith("blocks.")),
         "mlp_ratio": ratio,
     }
-    token, registers = "cls_token" in pieces, pieces.get("reg_token")
+
+
+def _is_gated(pieces):
+    """Whether the second layer of the MLP reads half of what the first one gives, as in a SwiGLU."""
+    first, second = (pieces[f"blocks.0.mlp.fc{i}.weight"].shape for i in (1, 2))
+    return len(second) == 2 and 2 * second[1] == first[0]
+
+
+def _pool(pieces, global_pool, width):
+    """What the head reads: as it was said, or as the tensors show. Raises WeightsError for what is not there."""
+    token, head = "cls_token" in pieces, pieces.get("head.weight")
     pool = global_pool or ("token" if token and "fc_norm.weight" not in pieces else "avg")
-    if pool == "token" and head is not None and head.shape[1:] == (2 * D,):
+    if global_pool is None and "attn_pool.latent" in pieces:
+        pool = "map"
+    if pool == "token" and head is not None and head.shape[1:] == (2 * width,):
         pool = "token+avg"  # the shape says it: DINOv2's classifiers in transformers
-    if pool != "avg" and not token:
+    if "token" in pool and not token:
         raise WeightsError(
             'their pooling reads the class token, but the weights have no class token. Give global_pool="avg".'
         )
-    arguments["global_pool"] = pool
-    extras = {
-        "class_token": None if token == (pool == "token") else token,
-        "dist_token": "dist_token" in pieces,
-        "dist_head": "head_dist.weight" in pieces,
-        "registers": 0 if registers is None else registers.shape[1],
-        "fc_norm": "fc_norm.weight" in pieces,
-    }
-    if extras != EXTRAS:
-        arguments |= extras | {"class_token": token}
+    return pool
 
-    in_front = token + extras["dist_token"]
-    positions = pieces["pos_embed"].shape[1]
+
+def _grid(pieces, names, patch, in_front, extras, img_size):
+    """((H, W) of the images, what has positions besides the tokens in front: "registers", "tokens" or only "patches").
+
+    Raises WeightsError where the positions do not belong to such images.
+    """
+    rows = pieces["pos_embed"].shape[1]
+    besides = {in_front: "tokens", 0: "patches", in_front + extras["registers"]: "registers"}
+    if not extras["registers"]:
+        besides[in_front] = "tokens"
     if img_size is not None:
-        height, width = _pair(img_size)
-        _require_whole_patches((height, width), P)
-        patches = _patches((height, width), P)
+        size = _pair(img_size)
+        _require_whole_patches(size, patch, rest=True)  # timm leaves a rest of the image out
+        patches = _patches(size, patch)
     else:
-        patches = next((n for n in (positions - in_front, positions) if math.isqrt(n) ** 2 == n), 0)
-        height = width = math.isqrt(patches) * P
-    arguments["img_size"] = (height, width)
-    if positions == patches and in_front:
-        (theirs,) = pieces["pos_embed"].tensors
-        pieces["pos_embed"] = Pieces((theirs.new_zeros(1, in_front, D), theirs), dim=1)
-        filled["pos_embed"] = f"zeros for the {in_front} tokens in front: theirs have no position"
-    elif positions != patches + in_front:
-        raise WeightsError(
-            f"{_both('pos_embed', names)} has {positions} rows: {in_front} for tokens in front, and the others do not form a "
-            f"{'square grid' if img_size is None else f'grid for {height} x {width} pixels'} of patches. Give img_size=(H, W), "
-            "the size in pixels that these weights were trained for."
-        )
-    return arguments
+        patches = next((rows - n for n in besides if math.isqrt(max(rows - n, 0)) ** 2 == rows - n), 0)
+        size = (math.isqrt(patches) * patch,) * 2
+    if rows - patches in besides and patches:
+        return size, besides[rows - patches]
+    if img_size is not None:
+        _require_whole_patches(size, patch)
+    registers = f", {extras['registers']} for registers or none" if extras["registers"] else ""
+    raise WeightsError(
+        f"{_both('pos_embed', names)} has {rows} rows: {in_front} for tokens in front{registers}, and the others do not form a "
+        f"{'square grid' if img_size is None else f'grid for {size[0]} x {size[1]} pixels'} of patches. Give img_size=(H, W), "
+        "the size in pixels that these weights were trained for."
+    )
 
 
-def _guesses(arguments, names, usual):
+def _guesses(arguments, names, norm_eps, gelu, usual):
     """{argument of `convert`: what is taken where nobody says it, in a sentence}."""
     (height, width), P = arguments["img_size"], arguments["patch_size"]
-    reads = {
-        "token": "the class token",
-        "avg": "the mean over the patches",
-        "token+avg": "the class token beside the mean over the patches",
-    }[arguments["global_pool"]]
+    pool = arguments["global_pool"]
+    reads = {"token": "the class token", "avg": "the mean over the patches"}
     guesses = {
         "num_heads": f"The weights do not say how many attention heads there are; {arguments['num_heads']} were taken, as is usual "
         f"for a width of {arguments['embed_dim']}. Another number gives other answers: num_heads= of `convert` sets it.",
         "img_size": f"The weights do not say for which pictures they are; {height} x {width} pixels were taken, so that the positions "
         f"form a square of {height // P} x {width // P} patches: img_size=(H, W) sets it.",
-        "global_pool": f"The weights do not say what the head reads; {reads} was taken"
+        "global_pool": f"The weights do not say what the head reads; {reads.get(pool)} was taken"
         + (
             ": global_pool= sets it."
             if len(names.poolings) > 1
             else ". If theirs reads anything else, it is another function than ours."
         ),
-        "norm_eps": f"The weights do not say the epsilon of their layer norms; {names.norm_eps:g} was taken, as {usual}: "
+        "norm_eps": f"The weights do not say the epsilon of their layer norms; {norm_eps:g} was taken, as {usual}: "
         "norm_eps= sets it.",
-        "gelu": f"The weights do not say their activation; {'an exact' if names.gelu == 'none' else 'an approximate (tanh)'} GELU was "
-        f"taken, as {usual}: gelu= sets it.",
+        "gelu": f"The weights do not say their activation; {GELUS[gelu]} was taken, as {usual}: gelu= sets it.",
+        "order": "The weights do not say whether their norms come before or after attention and MLP; before was taken, as is usual.",
     }
-    if arguments["global_pool"] == "token+avg":
-        del guesses["global_pool"]  # the width of the head tells it
+    if pool not in reads:
+        del guesses["global_pool"]  # the width of the head tells it, or the tensors of the pooling
+    if arguments.get("swiglu"):
+        guesses["gelu"] = (
+            "The weights do not say how their MLPs compute, whose second layer reads half of what the first gives; a SwiGLU was "
+            "taken whose first half is the gate."
+        )
     if names.heads is not None:
         del guesses["num_heads"]
     return guesses
+
+
+def _still_open(guesses, said):
+    """The guesses about what was not `said`. Who said how the blocks compute knows the order of their norms as well."""
+    left = {name: guess for name, guess in guesses.items() if said.get(name) is None}
+    if not left.keys() & {"num_heads", "norm_eps", "gelu"}:
+        left.pop("order", None)
+    return left
+
+
+def _heads(num_heads, state_dict, names, width):
+    """The number of heads, as it was said, as the family knows it or as is usual."""
+    if num_heads is None:
+        num_heads = _guess_heads(state_dict, names, width)
+    if width % num_heads:
+        raise WeightsError(
+            f"{num_heads} heads cannot share a width of {width} evenly. Give another num_heads=."
+        )
+    return num_heads
 
 
 def _guess_heads(state_dict, names, width):
@@ -617,12 +734,11 @@ def _guess_heads(state_dict, names, width):
                 f"the family says {heads!r} for the number of heads; expected a whole number of at least 1."
             )
         return heads
-    heads = HEADS.get(width, width // 64)
     if width not in HEADS and width % 64:
         raise WeightsError(
             f"no state dict says how many heads there are, and a width of {width} does not tell it. Give num_heads=."
         )
-    return heads
+    return HEADS.get(width, width // 64)
 
 
 def _build(arguments):

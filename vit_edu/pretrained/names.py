@@ -5,6 +5,8 @@ How to read a table:
     {i}         the number of the block
     .*          two rows: weight and bias (in JAX: kernel and bias)
     [q] [k] [v] queries, keys and values, which are three tensors there and one here, stacked in this order
+    [kv]        keys and values in one tensor
+    [g] [x]     the gate of a SwiGLU and its values, stacked in this order
     [scale]     LayerScale, one factor for each output of the layer, multiplied into its weight and bias
 
 Ours are timm's names (see `models.vit`, and `models.variants` for tokens and heads that a plain ViT does not have).
@@ -51,7 +53,7 @@ class Family:
     Give one of your own to `convert`; docs/own-weights.md shows how. `table` makes `names`. All else has defaults:
 
     prefixes: what may come before every name. norm_eps: the epsilon of its layer norms, which no state dict holds.
-    gelu: its GELU, "none" (exact) or "tanh" (approximate), as for `torch.nn.GELU`.
+    gelu: its GELU, "none" (exact) or "tanh" (approximate), as for `torch.nn.GELU`, or "quick" (x sigmoid(1.702 x)).
     resizing: how its authors resize positions; also a function of the names, where one family holds the weights of several.
     transpose: (our name, a tensor of theirs) -> the tensor in our layout. heads: how many attention heads, also a function of the
     state dict. poolings: those that compute the same as ours of this name.
@@ -65,7 +67,7 @@ class Family:
     resizing: Resizing | Callable = AS_TIMM
     transpose: Callable = lambda ours, value: value
     heads: int | Callable | None = None
-    poolings: tuple = ("token", "avg", "token+avg")
+    poolings: tuple = ("token", "avg", "token+avg", "map")
 
     @cached_property
     def known(self):
@@ -119,9 +121,23 @@ blocks.{i}.norm2.*              blocks.{i}.norm2.*
 blocks.{i}.mlp.fc1.*            blocks.{i}.mlp.fc1.*
 blocks.{i}.mlp.fc2.*            blocks.{i}.mlp.fc2.*
 blocks.{i}.ls2.gamma            blocks.{i}.mlp.fc2[scale]
+blocks.{i}.mlp.fc1_g.*          blocks.{i}.mlp.fc1.*[g]
+blocks.{i}.mlp.fc1_x.*          blocks.{i}.mlp.fc1.*[x]
+blocks.{i}.mlp.w12.*            blocks.{i}.mlp.fc1.*
+blocks.{i}.mlp.w3.*             blocks.{i}.mlp.fc2.*
+norm_pre.*                      norm_pre.*
 norm.*                          norm.*
+attn_pool.latent                attn_pool.latent
+attn_pool.q.*                   attn_pool.qkv.*[q]
+attn_pool.kv.*                  attn_pool.qkv.*[kv]
+attn_pool.qkv.*                 attn_pool.qkv.*
+attn_pool.proj.*                attn_pool.proj.*
+attn_pool.norm.*                attn_pool.norm.*
+attn_pool.mlp.fc1.*             attn_pool.mlp.fc1.*
+attn_pool.mlp.fc2.*             attn_pool.mlp.fc2.*
 fc_norm.*                       fc_norm.*
 head.*                          head.*
+head.proj.*                     head.*
 head_dist.*                     head_dist.*
 """)
 
@@ -178,6 +194,51 @@ encoder.layer.{i}.mlp.fc2.*                     blocks.{i}.mlp.fc2.*
 encoder.layer.{i}.layer_scale2.lambda1          blocks.{i}.mlp.fc2[scale]
 layernorm.*                                     norm.*
 classifier.*                                    head.*
+""")
+
+# OpenAI's CLIP and OpenCLIP: github.com/mlfoundations/open_clip, src/open_clip/transformer.py, VisionTransformer.
+OPENCLIP = table("""
+class_embedding                             cls_token
+conv1.*                                     patch_embed.proj.*
+positional_embedding                        pos_embed
+ln_pre.*                                    norm_pre.*
+transformer.resblocks.{i}.ln_1.*            blocks.{i}.norm1.*
+transformer.resblocks.{i}.attn.in_proj_weight   blocks.{i}.attn.qkv.weight
+transformer.resblocks.{i}.attn.in_proj_bias     blocks.{i}.attn.qkv.bias
+transformer.resblocks.{i}.attn.out_proj.*   blocks.{i}.attn.proj.*
+transformer.resblocks.{i}.ls_1.gamma        blocks.{i}.attn.proj[scale]
+transformer.resblocks.{i}.ln_2.*            blocks.{i}.norm2.*
+transformer.resblocks.{i}.mlp.c_fc.*        blocks.{i}.mlp.fc1.*
+transformer.resblocks.{i}.mlp.c_proj.*      blocks.{i}.mlp.fc2.*
+transformer.resblocks.{i}.ls_2.gamma        blocks.{i}.mlp.fc2[scale]
+ln_post.*                                   norm.*
+proj                                        head.weight
+""")
+
+# transformers, the image towers of CLIP and SigLIP
+TRANSFORMERS_CLIP = table("""
+embeddings.class_embedding                  cls_token
+embeddings.patch_embedding.*                patch_embed.proj.*
+embeddings.position_embedding.weight        pos_embed
+pre_layrnorm.*                              norm_pre.*
+encoder.layers.{i}.layer_norm1.*            blocks.{i}.norm1.*
+encoder.layers.{i}.self_attn.q_proj.*       blocks.{i}.attn.qkv.*[q]
+encoder.layers.{i}.self_attn.k_proj.*       blocks.{i}.attn.qkv.*[k]
+encoder.layers.{i}.self_attn.v_proj.*       blocks.{i}.attn.qkv.*[v]
+encoder.layers.{i}.self_attn.out_proj.*     blocks.{i}.attn.proj.*
+encoder.layers.{i}.layer_norm2.*            blocks.{i}.norm2.*
+encoder.layers.{i}.mlp.fc1.*                blocks.{i}.mlp.fc1.*
+encoder.layers.{i}.mlp.fc2.*                blocks.{i}.mlp.fc2.*
+post_layernorm.*                            norm.*
+visual_projection.*                         head.*
+head.probe                                  attn_pool.latent
+head.attention.in_proj_weight               attn_pool.qkv.weight
+head.attention.in_proj_bias                 attn_pool.qkv.bias
+head.attention.out_proj.*                   attn_pool.proj.*
+head.layernorm.*                            attn_pool.norm.*
+head.mlp.fc1.*                              attn_pool.mlp.fc1.*
+head.mlp.fc2.*                              attn_pool.mlp.fc2.*
+classifier.*                                head.*
 """)
 
 # The authors' own files, .npz: github.com/google-research/vision_transformer, vit_jax/models_vit.py.
@@ -264,6 +325,18 @@ def jax_to_torch(ours, value):
     return value.mT if value.ndim == 2 else value
 
 
+def clip_to_torch(ours, value):
+    """A tensor of a CLIP in our layout: (D,) -> (1, 1, D) for the class token, (T, D) -> (1, T, D) for positions."""
+    if ours == "cls_token":
+        return value.reshape(1, 1, -1)
+    return value[None] if ours == "pos_embed" else value
+
+
+def openclip_to_torch(ours, value):
+    """The same for OpenCLIP, whose projection is (D, E) where ours is (E, D)."""
+    return value.mT if ours == "head.weight" else clip_to_torch(ours, value)
+
+
 # A layer between norm and head that only some older weights have. The head cannot be used without it.
 PRE_LOGITS = (
     "the head reads this extra layer, which our model does not have, so both are left out, as for fine-tuning"
@@ -293,6 +366,7 @@ FAMILIES = {
     ),
     "timm": Family(
         TIMM,
+        prefixes=("visual.trunk.", "visual."),  # in OpenCLIP
         ignored={
             r"^mask_token$": MASK_TOKEN,
             r"^pre_logits\.": PRE_LOGITS,
@@ -317,6 +391,18 @@ FAMILIES = {
         prefixes=("dinov2.", "dinov2_with_registers."),
         ignored={r"embeddings\.mask_token$": MASK_TOKEN},
         resizing=lambda keys: AS_TIMM if any("register_tokens" in key for key in keys) else PLAIN,
+    ),
+    "openclip": Family(
+        OPENCLIP, prefixes=("visual.",), transpose=openclip_to_torch, norm_eps=1e-5, resizing=AS_TIMM
+    ),
+    "transformers-clip": Family(
+        TRANSFORMERS_CLIP,
+        prefixes=("vision_model.",),
+        ignored={r"embeddings\.position_ids$": "the numbers 0, 1, 2, ..."},
+        transpose=clip_to_torch,
+        norm_eps=1e-5,
+        gelu="quick",
+        resizing=PLAIN,
     ),
     "jax": Family(
         JAX,
@@ -473,16 +559,32 @@ OWN_TABLE = (
 )
 
 
+OTHER_TOWER = "belongs to what reads texts, or compares them with images"
+
+
+def image_tower(state_dict):
+    """(the tensors of the image tower, {the others: why they are left out}) of a pair such as CLIP. Otherwise (everything, {})."""
+    for tower in ("visual.", "vision_model."):
+        if any(key.startswith(tower) for key in state_dict):
+            kept = {k: v for k, v in state_dict.items() if k.startswith((tower, "visual_projection."))}
+            return kept, {key: OTHER_TOWER for key in state_dict if key not in kept}
+    return state_dict, {}
+
+
 def recognise(keys):
-    """The name of the family that knows most of the keys. Raises WeightsError if none knows any."""
-    found = {name: sum(f.ours(key) is not None for key in keys) for name, f in FAMILIES.items()}
-    best = max(found, key=found.get)
-    if not found[best]:
+    """The name of the family that knows most of the keys. Raises WeightsError if none knows any of a block."""
+    found = {name: [o for key in keys if (o := f.ours(key))] for name, f in FAMILIES.items()}
+    best = max(found, key=lambda name: len(found[name]))
+    if not any(ours.startswith("blocks.") for ours in found[best]):
+        count = len(found[best])
+        known = f"no family knows any of the {len(keys)} names"
+        if count:
+            known = f"{best} knows {count} of their {len(keys)} names. None is a part of a block"
         examples = "; ".join(f"{n}: {next(iter(f.names))}" for n, f in FAMILIES.items())
         raise WeightsError(
             " ".join(
                 [
-                    f"no family knows any of the {len(keys)} names ({', '.join(list(keys)[:3])}, ...).",
+                    f"{known} ({', '.join(list(keys)[:3])}, ...).",
                     *differences(keys),
                     f"Expected the state dict of a Vision Transformer, with names such as {examples}. {OWN_TABLE}",
                 ]
