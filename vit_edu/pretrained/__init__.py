@@ -6,6 +6,7 @@ convert(state_dict)                 their names -> ours, complete in both direct
 table, Family                       names that no family knows: docs/own-weights.md
 from_model(theirs)                  the same for a module of torchvision, timm or transformers
 parity(ours, theirs, images)        are the two the same function? a table, step by step
+similarities(features, texts)       pictures against texts, for CLIP and SigLIP
 resize_pos_embed, resize_patch_embed    another resolution, another patch size
 
 Nothing here trains. How a run of `training.fit` becomes weights that `load` finds: `authoring.shipping`.
@@ -25,6 +26,7 @@ from vit_edu.pretrained.names import FAMILIES, TORCHVISION, Family, WeightsError
 from vit_edu.pretrained.preprocessing import preprocess
 from vit_edu.pretrained.resolution import Resizing, resize_patch_embed, resize_pos_embed
 from vit_edu.pretrained.shipped import SHIPPED, read_weights
+from vit_edu.pretrained.zero_shot import similarities
 
 __all__ = [
     "FAMILIES",
@@ -50,6 +52,7 @@ __all__ = [
     "rename_key",
     "resize_patch_embed",
     "resize_pos_embed",
+    "similarities",
     "steps",
     "table",
     "torchvision_vit",

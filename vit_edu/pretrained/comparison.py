@@ -185,9 +185,12 @@ def _output(model, result):
     """The logits, or where there is no head, the class token, or where there is none either, the mean of all tokens: (B, ...)."""
     if isinstance(result, torch.Tensor):
         return result
-    logits = getattr(result, "logits", None)
-    if logits is not None:
-        return logits
+    kind = getattr(getattr(model, "config", None), "model_type", "")
+    pooled = ("pooler_output",) if kind in ("clip_vision_model", "siglip_vision_model") else ()
+    for name in ("logits", "image_embeds", *pooled):
+        found = getattr(result, name, None)
+        if found is not None:
+            return found
     tokens = getattr(result, "last_hidden_state", None)
     if tokens is None:
         raise ValueError(

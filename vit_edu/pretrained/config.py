@@ -181,17 +181,25 @@ EPSILON = {
     "ijepa": 1e-12,
     "dinov2": 1e-6,
     "dinov2_with_registers": 1e-6,
+    "clip_vision_model": 1e-5,
+    "siglip_vision_model": 1e-6,
 }
+PAIRS = ("clip", "siglip")  # their config.json holds one for the image tower
+ACTIVATION = {"clip_vision_model": "quick_gelu", "siglip_vision_model": "gelu_pytorch_tanh"}
+POOLING = {"ijepa": "avg", "siglip_vision_model": "map"}  # I-JEPA has no class token; all others read it
 
 
 def config_settings(config):
     """Arguments of `convert`, and "classes", from the config of a transformers model."""
+    config = image_config(config)
     kind = config.get("model_type")
     if kind not in EPSILON:
-        raise WeightsError(f"transformers calls this model {kind!r}; expected one of {', '.join(EPSILON)}.")
+        raise WeightsError(
+            f"transformers calls this model {kind!r}; expected one of {', '.join((*EPSILON, *PAIRS))}."
+        )
     config = DEFAULTS | {"layer_norm_eps": EPSILON[kind]} | config
-    act = config.get("hidden_act", "gelu")
-    gelu = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}.get(act)
+    act = config.get("hidden_act", ACTIVATION.get(kind, "gelu"))
+    gelu = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}.get(act)
     if gelu is None or config.get("use_swiglu_ffn"):
         raise WeightsError(f"their MLP uses {'SwiGLU' if gelu else act}, and ours uses GELU.")
     try:
@@ -205,9 +213,22 @@ def config_settings(config):
         "img_size": config["image_size"],
         "norm_eps": config["layer_norm_eps"],
         "gelu": gelu,
-        "global_pool": "avg" if kind == "ijepa" else "token",  # I-JEPA has no class token
-        "classes": tuple(labels[i] for i in sorted(labels)),
+        "global_pool": POOLING.get(kind, "token"),
+        "classes": () if kind in ACTIVATION else tuple(labels[i] for i in sorted(labels)),
     }
+
+
+def image_config(config):
+    """The config of the image tower, where that of a pair such as CLIP was given; otherwise the same."""
+    kind = config.get("model_type")
+    if kind not in PAIRS:
+        return config
+    inner = config.get("vision_config")
+    if not isinstance(inner, dict):
+        raise WeightsError(
+            f'config.json of a {kind} holds no "vision_config", which describes the image tower.'
+        )
+    return inner | {"model_type": f"{kind}_vision_model"}
 
 
 def require_same_sizes(arguments, config):

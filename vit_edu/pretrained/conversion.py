@@ -513,7 +513,7 @@ def _fit_together(stack, tensors, scale):
 def _zero_biases(pieces):
     """Zeros for the biases that theirs does without, added to `pieces`. Returns {ours: what it was filled with}.
 
-    A layer does without only if it has a bias in no block. Patches and head may do without behind a norm, as in CLIP.
+    A layer does without only if it has a bias in no block. CLIP's patches do without, and its projection and that of SigLIP.
     """
 
     def layer(key):
@@ -522,8 +522,8 @@ def _zero_biases(pieces):
     lacking = {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"} - {
         layer(k) for k in pieces if k.endswith(".bias")
     }
-    if "norm_pre.weight" in pieces:
-        lacking |= {k for k in ("patch_embed.proj", "head") if f"{k}.bias" not in pieces}
+    projections = {"patch_embed.proj": {"norm_pre.weight"}, "head": {"norm_pre.weight", "attn_pool.latent"}}
+    lacking |= {k for k, signs in projections.items() if signs & pieces.keys() and f"{k}.bias" not in pieces}
     filled = {}
     for key in [k for k in pieces if k.endswith(".weight") and layer(k) in lacking]:
         bias = key.replace("weight", "bias")

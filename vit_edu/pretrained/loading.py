@@ -10,12 +10,19 @@ import torch
 
 from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import files, hub, preprocessing
-from vit_edu.pretrained.config import config_settings, require_pooling, require_same_sizes, settings_of
+from vit_edu.pretrained.config import (
+    config_settings,
+    image_config,
+    require_pooling,
+    require_same_sizes,
+    settings_of,
+)
 from vit_edu.pretrained.conversion import convert, from_model
 from vit_edu.pretrained.names import WeightsError
 from vit_edu.pretrained.shipped import SHIPPED, about_data, read_weights
 
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
+PROJECTED = ("openclip", "transformers-clip")  # families whose head gives no classes
 INDEX = ".index.json"  # ends the name of a file that says which tensor is in which of several files
 HUB_WEIGHTS = tuple(
     f"{n}{s}" for n in ("model.safetensors", "pytorch_model.bin") for s in ("", INDEX)
@@ -102,7 +109,13 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
                 f"The weights have no head, so there are no classes: the model returns {converted.arguments['embed_dim']} numbers for "
                 "each picture."
             )
-    if not cfg.get("classes") and converted.arguments["num_classes"] == 1000:
+    is_projection = converted.family in PROJECTED and converted.arguments["num_classes"]
+    if is_projection and num_classes is None:
+        model.pretrained_cfg["notes"].append(
+            "The head is a projection into the space that images share with texts, so the outputs are no classes: `similarities` compares "
+            "them with the vectors of texts."
+        )
+    elif not cfg.get("classes") and converted.arguments["num_classes"] == 1000:
         from torchvision.models import ViT_B_16_Weights
 
         cfg = cfg | {"classes": tuple(ViT_B_16_Weights.DEFAULT.meta["categories"])}
@@ -319,7 +332,7 @@ def _about(config, processor, notes):
     cfg = {"classes": arguments.pop("classes")}
     if processor is not None:
         cfg |= preprocessing.from_transformers(processor)
-    return About(arguments, cfg, notes, config)
+    return About(arguments, cfg, notes, image_config(config))
 
 
 def _beside(path):

@@ -141,6 +141,7 @@ PROCESSORS = {
     "DeiT": SQUARE | CROPPED | {"size": {"height": 256, "width": 256}},
     "Bit": BIT,
     "CLIP": BIT,
+    "Siglip": SQUARE | {"resample": 3},
 }
 # Steps that `preprocess` does or that change nothing for it. Any other "do_..." that is switched on is refused.
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
