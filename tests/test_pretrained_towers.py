@@ -1,10 +1,13 @@
 """Image towers of CLIP and SigLIP, by the names of OpenCLIP, OpenAI and transformers, and what a bare file of them leaves open."""
 
+import json
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 import transformers
+from PIL import Image
 from torch import nn
 
 from vit_edu import pretrained
@@ -223,3 +226,56 @@ def test_a_rest_of_the_image_is_left_out_where_the_weights_say_so():
     assert "32 x 32 pixels were taken" in bare.guesses["img_size"]
     with pytest.raises(ValueError, match="reads images of shape"):
         bare.model()(images(2, 37))
+
+
+def test_a_pooling_that_could_be_another_is_refused():
+    """Files of timm's Perception Encoder have the names of a SigLIP with a class token, and rotary positions besides."""
+    theirs = randomised(timm.create_model("vit_pe_core_tiny_patch16_384", depth=2, img_size=64))
+    with pytest.raises(pretrained.WeightsError, match="EvaBlock"):
+        pretrained.from_model(theirs)
+    with pytest.raises(pretrained.WeightsError, match=r"class token and a pooling by attention"):
+        pretrained.convert(theirs.state_dict())
+    plain = randomised(
+        timm.models.VisionTransformer(
+            img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=3, global_pool="map"
+        )
+    )
+    ours = pretrained.convert(plain.state_dict(), global_pool="map").model()
+    torch.testing.assert_close(ours(images()), plain(images()), atol=1e-5, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- in a sentence
+
+
+def test_what_the_environment_says_wrong_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("VIT_EDU_CACHE", "~nobody-of-this-name/cache")
+    for name in ("torchvision/vit_b_16", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"):
+        with pytest.raises(pretrained.WeightsError, match=r"VIT_EDU_CACHE is .* Set VIT_EDU_CACHE to"):
+            pretrained.load(name)
+    with pytest.raises(pretrained.WeightsError, match="Give the path in full"):
+        pretrained.load("~nobody-of-this-name/weights.pt")
+    monkeypatch.setenv("VIT_EDU_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("VIT_EDU_FAST", "perhaps")
+    with pytest.raises(pretrained.WeightsError, match="VIT_EDU_FAST is 'perhaps'; expected 1 or 0"):
+        pretrained.load("torchvision/vit_b_16")
+
+
+@pytest.mark.parametrize("mode", ["F", "LAB"])
+def test_pictures_without_known_colours(mode):
+    model = pretrained.load("vit-cifar10")
+    with pytest.raises(pretrained.WeightsError, match=rf"has the mode '{mode}', .* PNG or JPEG\.$"):
+        pretrained.preprocess(Image.new(mode, (32, 32)), model)
+
+
+@pytest.mark.parametrize(
+    "said", [{"architecture": "vit_of_tomorrow"}, {"model_args": {"tokens": 3}}, {"global_pool": "all"}]
+)
+def test_a_config_that_timm_cannot_build(said, tmp_path):
+    about = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": "vit_base_patch32_clip_224", "num_classes": 3, "pretrained_cfg": about} | said
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    torch.save({"cls_token": torch.zeros(1, 1, 64)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(pretrained.WeightsError, match="cannot build 'vit_"):
+        pretrained.load(tmp_path)

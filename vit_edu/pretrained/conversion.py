@@ -637,6 +637,12 @@ def _pool(pieces, global_pool, width):
     pool = global_pool or ("token" if token and "fc_norm.weight" not in pieces else "avg")
     if global_pool is None and "attn_pool.latent" in pieces:
         pool = "map"
+        if token:
+            raise WeightsError(
+                "these weights have a class token and a pooling by attention. Of published models, those of Meta's Perception Encoder "
+                "have both, and rotary positions besides, which no file shows and ours does not have. If yours does without, and pools "
+                'over the patches only, give global_pool="map".'
+            )
     if pool == "token" and head is not None and head.shape[1:] == (2 * width,):
         pool = "token+avg"  # the shape says it: DINOv2's classifiers in transformers
     if "token" in pool and not token:

@@ -53,7 +53,17 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
     """
     if not isinstance(name, (str, Path)) or not str(name):
         raise WeightsError(f"expected a name or a path of weights, got {name!r}.")
-    path, about = Path(name).expanduser(), About()
+    try:
+        return _loaded(name, img_size, num_classes)
+    except (
+        settings.NoHome,
+        settings.SettingError,
+    ) as error:  # where downloads are kept, and whether there are any
+        raise WeightsError(str(error)) from error
+
+
+def _loaded(name, img_size, num_classes):
+    path, about = _path(name), About()
     if (SHIPPED / f"{name}.safetensors").exists():
         return _changed(read_weights(SHIPPED / f"{name}.safetensors"), img_size, num_classes)
     if (
@@ -136,6 +146,13 @@ def _size_of_preprocessing(cfg, arguments):
             f"{patch} x {patch}. Give img_size=(H, W), two multiples of {patch}, to `load`."
         )
     return size
+
+
+def _path(name):
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # ~ without a home
+        raise WeightsError(f"{name} cannot be found ({error}). Give the path in full.") from error
 
 
 @dataclass(frozen=True)
@@ -402,5 +419,10 @@ def timm_settings(config):
         ) from None
     with torch.device("meta"):  # the shapes only, without numbers
         said = {k: config[k] for k in ("num_classes", "global_pool") if config.get(k) is not None}
-        theirs = timm.create_model(name, **said | config.get("model_args", {}))
+        try:
+            theirs = timm.create_model(name, **said | (config.get("model_args") or {}))
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            raise WeightsError(
+                f"timm {timm.__version__} cannot build {name!r}, which config.json names ({error}). Perhaps a newer timm can."
+            ) from error
     return settings_of(theirs)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from vit_edu.data.pictures import as_shown
+from vit_edu.data.sets import DataError
 from vit_edu.pretrained.names import WeightsError
 
 # What `model.pretrained_cfg` holds for `preprocess`:
@@ -22,7 +23,7 @@ def preprocess(images, model):
     images: uint8 (B, C, H, W) or (C, H, W), a tensor or an array, also with the channels last; a PIL image; or a list of
     images, of any sizes. model: as `load` returns it, or a dict such as its `pretrained_cfg`. Raises WeightsError for weights
     that came without a word about their preprocessing, for images that are not uint8, because their scale cannot be known,
-    and for another number of channels.
+    for another number of channels, and for pictures in a mode that has no known colours.
     """
     cfg = model if isinstance(model, dict) else getattr(model, "pretrained_cfg", {})
     if cfg.get("mean") is None:
@@ -87,7 +88,10 @@ def _prepare(image, cfg):
             "PIL.Image.open(path), and turn lists of numbers into an array: numpy.array(numbers, dtype=numpy.uint8)."
         )
     else:
-        image = as_shown(image).convert("RGB" if cfg["input_size"][0] == 3 else "L")
+        try:
+            image = as_shown(image).convert("RGB" if cfg["input_size"][0] == 3 else "L")
+        except DataError as error:
+            raise WeightsError(f"{error}.") from error
     size = list(cfg["input_size"][1:])
     how = T.InterpolationMode(cfg.get("interpolation", "bicubic"))
     resize = cfg["resize"]
