@@ -1,8 +1,9 @@
 """How many of timm's `vit_*` and `deit*` models we load as the same function: `python benchmarks/coverage.py`.
 
-Each architecture is built with two blocks and random numbers in every tensor, in float32, and taken over three ways:
+Each architecture is built in its published width with two blocks, for images of 4 x 4 patches (and the rest of pixels that the
+published size leaves), with random numbers in every tensor, in float32, and taken over three ways:
 
-    model    `from_model`, which reads what the module shows
+    model    as `from_model` does it, which reads what the module shows
     config   as `load` does it: the state dict, and the config.json that timm puts beside its weights
     bare     the state dict alone, so that heads, epsilon, activation and pooling are guesses
 
@@ -35,6 +36,7 @@ from vit_edu.pretrained.config import settings_of
 
 WAYS = ("model", "config", "bare")
 TOLERANCE = 1e-5  # of the largest output, float32
+RANDOM = torch.randn(2**22 + 7, generator=torch.Generator().manual_seed(0))  # shared: drawing takes longest
 
 
 def listed(pretrained=False):
@@ -43,28 +45,42 @@ def listed(pretrained=False):
 
 
 def shaped(name):
-    """The architecture on the meta device, (it, whether it has two blocks only)."""
+    """(The architecture on the meta device, the arguments with which timm builds it with two blocks and for few patches).
+
+    The arguments are None where it has all its blocks. An image has 4 x 4 patches, and the same rest as the published size.
+    """
     with torch.device("meta"):
         try:
-            return timm.create_model(name, pretrained=False, depth=2), True
+            model = timm.create_model(name, pretrained=False, depth=2)
         except AssertionError:  # one of its settings is a list with an entry for each block
-            return timm.create_model(name, pretrained=False), False
+            return timm.create_model(name, pretrained=False), None
+        patch = getattr(model.patch_embed, "patch_size", None)
+        if type(model.patch_embed) is not timm.layers.PatchEmbed:
+            return model, {"depth": 2}
+        size = tuple(4 * p + s % p for p, s in zip(patch, model.patch_embed.img_size, strict=True))
+        return timm.create_model(name, pretrained=False, depth=2, img_size=size), {
+            "depth": 2,
+            "img_size": size,
+        }
 
 
-def filled(model, name):
+def filled(model, name, arguments):
     """The same with random numbers everywhere, so that no part of it can be left out unseen."""
     if any(True for _ in model.buffers()):  # computed while it is built
-        model = timm.create_model(name, pretrained=False, depth=2)
+        model = timm.create_model(name, pretrained=False, **arguments)
     model = model.to_empty(device="cpu") if next(model.parameters()).is_meta else model
-    generator = torch.Generator().manual_seed(0)
+    at = 0
     with torch.no_grad():
         for key, p in model.named_parameters():
+            at = (at + 7919 * 31) % len(RANDOM)
+            numbers = RANDOM[at : at + p.numel()]
+            if len(numbers) < p.numel():
+                numbers = torch.cat([numbers, RANDOM.repeat(p.numel() // len(RANDOM) + 1)])[: p.numel()]
+            p.copy_(numbers.view(p.shape))
             if p.ndim > 1 and key.endswith("weight"):
-                p.normal_(std=1.5 * p[0].numel() ** -0.5, generator=generator)
+                p.mul_(1.5 * p[0].numel() ** -0.5)
             else:
-                p.normal_(
-                    mean=1.0 if re.search(r"norm.*weight|gamma", key) else 0.0, std=0.3, generator=generator
-                )
+                p.mul_(0.3).add_(1.0 if re.search(r"norm.*weight|gamma", key) else 0.0)
     return model.eval()
 
 
@@ -79,24 +95,22 @@ def difference(ours, theirs, images):
 
 def config_of(theirs):
     """What timm writes into config.json beside these weights."""
-    cfg = theirs.pretrained_cfg
-    about = {
-        "architecture": cfg["architecture"],
-        "num_classes": theirs.num_classes,
-        "model_args": {"depth": len(theirs.blocks)},
-    }
+    cfg = dict(theirs.pretrained_cfg)
+    size = getattr(theirs.patch_embed, "img_size", None) or cfg["input_size"][1:]
+    about = {"architecture": cfg["architecture"], "num_classes": theirs.num_classes}
+    about["model_args"] = {"depth": len(theirs.blocks), "img_size": tuple(size)}
     if getattr(theirs, "global_pool", None) is not None:
         about["global_pool"] = theirs.global_pool
-    return about | {"pretrained_cfg": cfg}
+    return about | {"pretrained_cfg": cfg | {"input_size": (cfg["input_size"][0], *size)}}
 
 
 def taken_over(theirs, way):
-    """Our model of theirs, and the `Converted` that it was made of where there is one."""
+    """Their weights as ours, not yet in a model."""
     if way == "model":
-        return pretrained.from_model(theirs, copy=False), None
-    arguments = loading._described(config_of(theirs), None).arguments if way == "config" else {}
-    converted = pretrained.convert(theirs.state_dict(), copy=False, **arguments)
-    return converted.model(), converted
+        arguments = settings_of(theirs)  # as `from_model` does
+    else:
+        arguments = loading._described(config_of(theirs), None).arguments if way == "config" else {}
+    return pretrained.convert(theirs.state_dict(), copy=False, **arguments)
 
 
 def told(theirs, converted, output, images):
@@ -111,14 +125,17 @@ def told(theirs, converted, output, images):
     return difference(ours, output, images) <= TOLERANCE
 
 
-def outcome(theirs, way, output, images):
-    """(a word of the list above, the reason or "")."""
+def outcome(theirs, way, output, images, known):
+    """(a word of the list above, the reason or ""). known: [(what a model is, its difference)], so that none is computed twice."""
     try:
-        ours, converted = taken_over(theirs, way)
-        if tuple(images.shape[2:]) != ours.patch_embed.img_size:
-            relative = float("inf")  # ours refuses these images
-        else:
-            relative = difference(ours, output, images)
+        converted = taken_over(theirs, way)
+        what = (converted.arguments, converted.norm_eps, converted.gelu)
+        relative = next((found for other, found in known if other == what), None)
+        if relative is None:
+            ours = converted.model()
+            fits = tuple(images.shape[2:]) == ours.patch_embed.img_size  # ours refuses others
+            relative = difference(ours, output, images) if fits else float("inf")
+            known.append((what, relative))
     except pretrained.WeightsError as error:
         return "refused", str(error)
     except Exception as error:
@@ -132,23 +149,24 @@ def outcome(theirs, way, output, images):
 
 def examined(name, largest):
     """{way: (word, reason)} for one architecture."""
-    theirs, is_cut = shaped(name)
-    if not is_cut or sum(p.numel() for p in theirs.parameters()) > largest:
+    theirs, arguments = shaped(name)
+    if arguments is None or sum(p.numel() for p in theirs.parameters()) > largest:
         return {way: without_numbers(theirs, way) for way in WAYS}
-    theirs = filled(theirs, name)
+    theirs = filled(theirs, name, arguments)
     size = theirs.pretrained_cfg["input_size"]
     size = (size[0], *(getattr(theirs.patch_embed, "img_size", None) or size[1:]))
     images = torch.randn(1, *size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         output = theirs(images)
-    return {way: outcome(theirs, way, output, images) for way in WAYS}
+    known = []
+    return {way: outcome(theirs, way, output, images, known) for way in WAYS}
 
 
 def without_numbers(theirs, way):
     """For what is too large to be computed: whether it is refused."""
     try:
         with torch.device("meta"):
-            taken_over(theirs, way)
+            taken_over(theirs, way).model()
     except pretrained.WeightsError as error:
         return "refused", str(error)
     return "too large", ""
