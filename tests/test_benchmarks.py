@@ -325,6 +325,17 @@ def test_mimetic_initialisation_is_near_the_identity():
     assert torch.equal(model.pos_embed[0], sincos_positions(8, 8, 64))
 
 
+def test_coverage_counts_parity_and_refusals(capsys):
+    pytest.importorskip("timm")
+    from benchmarks import coverage
+
+    names = "deit_tiny_patch16_224|xsmall_patch16_clip|relpos_small_patch16_224|tiny_r_s16_p8_224$"
+    counts = coverage.main(["--only", f"^vit_({names})|^deit_tiny_patch16_224"])
+    assert counts["names"]["model"] == counts["names"]["config"] == {"parity": 2, "refused": 2}
+    assert counts["tags"]["bare"]["parity"] == 2
+    assert "RelPosBlock, a different architecture" in capsys.readouterr().out
+
+
 @torch.no_grad()
 def test_rotary_scores_know_only_differences_of_places():
     model = ViT(embed_dim=64, num_heads=2, depth=1, global_pool="avg", pos_embed="none")

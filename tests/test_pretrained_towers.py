@@ -3,14 +3,15 @@
 import json
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-import transformers
 from PIL import Image
 from torch import nn
 
 from vit_edu import pretrained
+
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
 
 VISION = {
     "hidden_size": 64,
