@@ -153,24 +153,9 @@ class Converted:
                         " That the old ones form a square is a guess: if they do not, give convert(..., img_size=(H, W))."
                     )
             arguments["img_size"] = new
-        there = arguments["num_classes"]
-        if num_classes is not None and num_classes != there:
-            heads = ["head", "head_dist"] if arguments.get("dist_head") else ["head"]
-            for head in heads:
-                for kind, *shape in (("weight", _head_width(arguments)), ("bias",)):
-                    weights.pop(f"{head}.{kind}", None)
-                    if num_classes:
-                        weights[f"{head}.{kind}"] = weights["pos_embed"].new_zeros(num_classes, *shape)
-            arguments["num_classes"] = num_classes
-            before = f"The weights know {there:,} classes" if there else "The weights have no head"
-            notes.append(
-                f"{before}, and {num_classes:,} classes were asked for. "
-                + (
-                    "The new head is all zeros: train it before you use it."
-                    if num_classes
-                    else "The head is left out."
-                )
-            )
+        if num_classes not in (None, arguments["num_classes"]):
+            notes.append(_replace_head(arguments, weights, num_classes))
+            filled.pop("head.bias", None)
         with torch.device("meta"):
             model = _build(arguments)
         self._settle(model)
@@ -564,6 +549,21 @@ def _require_whole_patches(size, patch, rest=False):
             f"images of {' x '.join(map(str, size))} pixels cannot be cut into patches of {patch} x {patch}: expected two sides that are "
             f"multiples of {patch}."
         )
+
+
+def _replace_head(arguments, weights, num_classes):
+    """Put a head of zeros, or none, in the place of theirs. Changes both dicts, and returns a note about it."""
+    there, arguments["num_classes"] = arguments["num_classes"], num_classes
+    for head in ["head", "head_dist"] if arguments.get("dist_head") else ["head"]:
+        for kind, *shape in (("weight", _head_width(arguments)), ("bias",)):
+            weights.pop(f"{head}.{kind}", None)
+            if num_classes:
+                weights[f"{head}.{kind}"] = weights["pos_embed"].new_zeros(num_classes, *shape)
+    before = f"The weights know {there:,} classes" if there else "The weights have no head"
+    after = (
+        "The new head is all zeros: train it before you use it." if num_classes else "The head is left out."
+    )
+    return f"{before}, and {num_classes:,} classes were asked for. {after}"
 
 
 def _head_width(arguments):
