@@ -17,8 +17,8 @@ The outputs for one random image are compared. What can come out:
     raises        any other error
 
 A tag is an architecture with its published settings (number of classes, image size, pooling). Tags and names that build the
-same thing are computed once and counted each. Nothing is downloaded. It needs about 4 GB of memory; what has more than
-`--largest` parameters with two blocks is not computed but counted as "too large".
+same thing are computed once and counted each. Nothing is downloaded. What has more than `--largest` parameters
+with two blocks is not computed but counted as "too large".
 """
 
 import argparse
