@@ -223,7 +223,7 @@ def test_hostile_candidate_becomes_a_sentence(candidate, says, own_clock):
     expected = {in_place: report.WRONG, endless: report.SLOW, crashes: report.CRASHED}
     assert found.status == expected.get(candidate, found.status) != report.RIGHT
     assert says in " ".join(found.text.split())
-    assert found.diagnosis is None
+    assert found.diagnosis is None or found.diagnosis.startswith("Your function returned ")
 
 
 def test_numbers_that_cannot_be_formatted_are_a_sentence():
@@ -852,3 +852,147 @@ def test_a_copy_of_the_class_token_cannot_learn():
 
     checks = {c.name: c for c in check.run("prepend_class_token", prepend_class_token).checks}
     assert "only a copy" in checks["the class token can learn"].message
+
+
+# ---------------------------------------------------------------- the wrong kind of result
+
+
+def accuracy_of(logits, labels):
+    return check.get("accuracy").reference(logits, labels)
+
+
+def nothing(*args):
+    return None
+
+
+# (exercise, what becomes of the right result, what is said)
+KINDS = {
+    "nothing": (
+        "patchify",
+        nothing,
+        "returned None, where a tensor of shape (1, 4, 4) was expected. Is there",
+    ),
+    "printed": ("accuracy", print, "returned None, where a number was expected. What it prints is right"),
+    "printed tensor": ("patchify", print, "What it prints is right"),
+    "printed in words": ("accuracy", lambda x: print(f"{x:.1%} of them"), "It prints something"),
+    "text": ("accuracy", lambda x: f"{x}", "returned a text, where a number was expected. Return the value"),
+    "set": ("patchify", lambda x: {1, 2}, "returned a set, where a tensor of shape (1, 4, 4)"),
+    "whole number": ("pool", lambda x: 3, "returned a whole number, where a tensor of shape (1, 2)"),
+    "truth": ("learning_rate", bool, "returned True or False, where a number"),
+    "numbers": ("patchify", torch.Tensor.tolist, "a list of length 1, where a tensor of shape (1, 4, 4)"),
+    "one in a list": ("pool", lambda x: [x], "Return what it holds, without the list"),
+    "one of two": ("pool", lambda x: (x, 3), "Its value number 1 has the right form"),
+    "rows in a list": ("patchify", list, "`torch.stack` or `torch.cat`"),
+    "array": ("pool", lambda x: x.detach().numpy(), "returned a NumPy array of shape (1, 2)"),
+    "tensor": ("learning_rate", torch.tensor, "`.item()` gives its value"),
+    "whole numbers": (
+        "pool",
+        torch.Tensor.long,
+        "a tensor of type torch.int64, where a tensor of type torch.float32",
+    ),
+    "three values": (
+        "scaled_dot_product_attention",
+        lambda x: (*x, x[0]),
+        "a tuple of length 3, where a tuple of length 2 was expected",
+    ),
+    "one value in two": (
+        "scaled_dot_product_attention",
+        lambda x: (x[0], None),
+        "returned None as its value number 2, where a tensor of shape (3, 3)",
+    ),
+    "class": (
+        "pool",
+        lambda x: nn.GELU,
+        "returned a class, GELU, where a tensor of shape (1, 2) was expected. Are its",
+    ),
+    "module": ("pool", lambda x: nn.GELU(), "returned a module, GELU"),
+    "function": (
+        "pool",
+        lambda x: lambda: x,
+        "returned a function, where a tensor of shape (1, 2) was expected. Are its",
+    ),
+    "generator": ("pool", lambda x: (y for y in x), "It computes nothing until somebody asks"),
+    # the case looks at what becomes of the images, and says so in words
+    "hidden by the case": (
+        "random_flip",
+        lambda x: [x],
+        "returned a list of length 1, where a tensor of shape",
+    ),
+    "hidden by truth": ("order_matters", lambda x: "no" if x else "", "returned a text, where True or False"),
+    "forward": ("Mlp", nothing, "`forward` returned None, where a tensor of shape (1, 1, 2)"),
+    "forward, two values": ("Block", lambda x: (x, x), "`forward` returned a tuple of length 2"),
+    "forward, a module": ("ViT", lambda x: nn.GELU(), "`forward` returned a module, GELU"),
+}
+
+
+def with_result(name, change):
+    """An answer to this exercise that is right but for what becomes of its result."""
+    reference = check.get(name).reference
+    if not isinstance(reference, type):
+        return lambda *args, **kwargs: change(reference(*args, **kwargs))
+
+    class Answer(reference):
+        def forward(self, *args, **kwargs):
+            return change(super().forward(*args, **kwargs))
+
+    return Answer
+
+
+@pytest.mark.parametrize(("name", "change", "says"), KINDS.values(), ids=KINDS)
+def test_a_result_of_the_wrong_kind_is_named(name, change, says):
+    found = check.run(name, with_result(name, change))
+    assert found.status in (report.WRONG, report.CRASHED)
+    assert says in found.diagnosis, found.text
+
+
+def test_a_class_for_a_function_and_the_other_way_round():
+    class accuracy:
+        def __init__(self, logits, labels):
+            self.value = accuracy_of(logits, labels)
+
+    assert "asks for a function" in check.run("accuracy", accuracy).diagnosis
+    said = check.run("Mlp", lambda in_features, hidden_features: torch.zeros(2)).diagnosis
+    assert "gave a tensor of shape (2,); the exercise asks for a class that inherits" in said
+
+
+OTHERWISE = {
+    "other numbers": ("pool", lambda x: x + 1),
+    "another shape": ("pool", lambda x: x[None]),
+    # half of the failed checks saw a number
+    "wrong in value as well": ("learning_rate", lambda x: x if x < 5e-4 else "high"),
+}
+
+
+@pytest.mark.parametrize(("name", "change"), OTHERWISE.values(), ids=OTHERWISE)
+def test_wrong_numbers_are_not_called_a_wrong_kind(name, change):
+    reference = check.get(name).reference
+    found = check.run(name, lambda *args, **kwargs: change(reference(*args, **kwargs)) * 2)
+    assert not found.passed
+    assert "was expected" not in (found.diagnosis or "")
+
+
+def test_an_object_that_answers_nothing_is_still_described():
+    class Closed(torch.Tensor):
+        @property
+        def shape(self):
+            raise RuntimeError("closed")
+
+    class Odd:
+        def __getattribute__(self, name):
+            raise RuntimeError("odd")
+
+    for result in (torch.zeros(2).as_subclass(Closed), Odd()):
+        found = check.run("pool", lambda tokens, kind, result=result: result)
+        assert found.status == report.WRONG
+        assert type(result).__name__ in found.text
+
+
+def test_what_was_asked_for_is_not_used_up():
+    seen = []
+
+    def patchify(images, patch_size):
+        seen.append(iter([1]))
+        return seen[-1]
+
+    check.run("patchify", patchify)
+    assert next(seen[0]) == 1

@@ -11,6 +11,7 @@ import torch
 from vit_edu.check.compare import described
 from vit_edu.check.language import N_, Sentence
 from vit_edu.check.layouts import layouts
+from vit_edu.check.returned import Notes
 
 
 class CaseFailed(Exception):
@@ -54,7 +55,7 @@ class Case:
 class Subject:
     """A candidate on its way through the cases.
 
-    build: the candidate itself. reference: what it is compared with. views: see `layouts`.
+    build: the candidate itself. reference: what it is compared with. views: see `layouts`. notes: what it returned.
     layouts: the layouts that were used, by the sizes of the module. layout_confirmed: whether the candidate, with one of them,
     computes what the reference does.
     """
@@ -62,11 +63,14 @@ class Subject:
     build: callable
     reference: callable
     views: tuple = ()
+    notes: Notes = field(default_factory=Notes)
     layouts: dict = field(default_factory=dict)
     layout_confirmed: bool = False
 
     def __call__(self, *args, **kwargs):
-        return self.build(*args, **kwargs)
+        result = self.build(*args, **kwargs)
+        self.notes.note(result)
+        return result
 
 
 # Added to the seed of every input. Answers draw with the global generator, which starts at 0, or set a small seed of their

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vit_edu.check import guard, texts
+from vit_edu.check import guard, returned, texts
 from vit_edu.check.cases import CaseFailed, NoLayout, Subject
 from vit_edu.check.compare import (
     NO_FORWARD,
@@ -117,7 +117,8 @@ class Exercise:
     def check(self, candidate):
         """Run all cases and return a `Report`. Never raises for what the candidate does."""
         # First, because the candidate may break what the reference needs.
-        expected = self.observations(self.reference)
+        reference = self._observed_once(self.reference)
+        expected = reference.got
         if broken := [e for e in expected if isinstance(e, Failure)]:
             return Report(self.name, UNCHECKED, [_reference_fails(broken[0])])
         seen = self._observe(candidate, watch=True)
@@ -135,7 +136,9 @@ class Exercise:
                 is_reference=seen.is_reference,
             )
         status = _status(rows)
-        diagnosis = self._diagnose(rows)
+        diagnosis = self._diagnose(rows) or returned.diagnosis(
+            rows, reference.calls, seen.calls, candidate, self.reference
+        )
         if seen.layout and (seen.layout_confirmed or diagnosis):
             accept_parameters(rows)
         if not seen.layout_confirmed and not diagnosis:
@@ -155,11 +158,14 @@ class Exercise:
 
         If the reference fails, that is not remembered, because what it needs may be restored later in the session.
         """
+        return self._observed_once(build).got
+
+    def _observed_once(self, build):
         if build not in self._observed:
-            got = self._observe(build).got
-            if build is self.reference and any(isinstance(g, Failure) for g in got):
-                return got
-            self._observed[build] = got
+            seen = self._observe(build)
+            if build is self.reference and any(isinstance(g, Failure) for g in seen.got):
+                return seen
+            self._observed[build] = seen
         return self._observed[build]
 
     def _observe(self, build, watch=False):
@@ -167,22 +173,25 @@ class Exercise:
 
         watch: whether to find out if it uses the reference, which takes a little time.
         """
-        subject, got, over = Subject(build, self.reference, self.views), [], threading.Event()
+        notes = returned.Notes(keep=build is self.reference)
+        subject, got, over = Subject(build, self.reference, self.views, notes), [], threading.Event()
         origin = Watch(build, self.reference)
 
         def work():
             for case in self.cases:
                 if over.is_set():  # a candidate that was left behind has come to its end after all
                     return
+                notes.begin()
                 with origin if watch else contextlib.nullcontext():
                     got.append(_run_case(case, subject))
 
         with guard.own_name(build), guard.preserved() as printed:
+            notes.prints = printed
             outcome = guard.limited(work, TIME_LIMIT)
         over.set()
         layout = next(iter(subject.layouts.values()), None)
         got = _complete(list(got), outcome, len(self.cases))
-        return Observed(got, printed.text, layout, subject.layout_confirmed, origin.used)
+        return Observed(got, notes.calls, printed.text, layout, subject.layout_confirmed, origin.used)
 
     def _diagnose(self, rows):
         """The diagnosis of the first mistake that gives the same results on every case.
@@ -221,13 +230,14 @@ class Exercise:
 class Observed:
     """What the cases saw of one candidate.
 
-    got: for each case a value, or a `Failure` if there was nothing to see. printed: what the candidate printed, perhaps
+    got: for each case a value, or a `Failure` if there was nothing to see. calls: a `returned.Call` for each case that was run. printed: what the candidate printed, perhaps
     shortened. layout: that of its parameters, if their names or shapes differ from the reference's, else None.
     layout_confirmed: whether the candidate, with this layout, computes what the reference does. is_reference: whether it is the
     reference, or leaves its work to it.
     """
 
     got: list
+    calls: list
     printed: str
     layout: Layout | None
     layout_confirmed: bool
