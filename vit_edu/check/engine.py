@@ -291,7 +291,9 @@ def _run_case(case, subject):
     """What the case sees of the candidate, or a Failure."""
     try:
         with guard.seeded():
-            return case.run(subject)
+            result = case.run(subject)
+            isinstance(result, Failure)  # an object that fails to answer even this could not be compared
+            return result
     except guard.Stopped:
         raise
     except CaseFailed as error:
