@@ -996,3 +996,67 @@ def test_what_was_asked_for_is_not_used_up():
 
     check.run("patchify", patchify)
     assert next(seen[0]) == 1
+
+
+# ---------------------------------------------------------------- types that the text does not ask for
+
+
+def filled_in(result):
+    out = torch.zeros(result.shape)
+    out[:] = result
+    return out
+
+
+REMARKS = {
+    "a fixed dtype": ("pool", filled_in, "of type torch.float64, your answer returns torch.float32"),
+    "rounded inside": ("project_patches", lambda x: x.float().to(x.dtype), "only as exact as float32"),
+    "an error": (
+        "prepend_class_token",
+        lambda x: x @ torch.eye(x.shape[-1]),
+        "your answer stops: RuntimeError",
+    ),
+    "whole numbers": ("merge_heads", filled_in, "of type torch.int64, your answer returns torch.float32"),
+    "one of two results": (
+        "scaled_dot_product_attention",
+        lambda x: (x[0], filled_in(x[1])),
+        "your answer returns torch.float32",
+    ),
+    "a module": ("Attention", filled_in, "of type torch.float64, your answer returns torch.float32"),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "says"), REMARKS.values(), ids=REMARKS)
+def test_a_type_that_was_not_asked_for_is_a_remark(name, change, says):
+    found = check.run(name, with_result(name, change))
+    assert found.passed, found.text
+    assert says in found.note
+    assert len(found.checks) == len(check.get(name).cases)
+
+
+@pytest.mark.parametrize("name", ["patchify", "unpatchify", "overlapping_patches"])
+def test_a_type_that_was_asked_for_is_required(name):
+    found = check.run(name, with_result(name, filled_in))
+    assert not found.passed
+    assert not found.note
+
+
+FORMULAS = {
+    "a constant that is nearly right": ("project_patches", lambda x: x * (1 + 3e-6)),
+    "wrong numbers of another type": ("pool", lambda x: filled_in(x) * (1 + (x.dtype == torch.float64))),
+}
+
+
+@pytest.mark.parametrize(("name", "change"), FORMULAS.values(), ids=FORMULAS)
+def test_wrong_numbers_in_float64_are_wrong(name, change):
+    found = check.run(name, with_result(name, change))
+    assert [c.name for c in found.failed] == ["numbers in float64 give an answer in float64"]
+
+
+def test_a_known_mistake_is_named_whatever_its_type():
+    def merge_heads(x):
+        return filled_in(x.transpose(2, 3).reshape(len(x), x.shape[2], -1))
+
+    found = check.run("merge_heads", merge_heads)
+    mistakes = {m.name: m.diagnosis for m in check.get("merge_heads").mistakes}
+    assert found.diagnosis == mistakes["token_and_width_exchanged"], found.text
+    assert not any("torch.float32" in c.message for c in found.checks)

@@ -62,6 +62,16 @@ def fused_twice(q, k, v):
 
 
 @alternative("split_heads")
+def filled_in(x, num_heads):
+    # Always float32. That is a remark, because the exercise does not ask for more.
+    B, T, D = x.shape
+    heads = torch.zeros(B, num_heads, T, D // num_heads)
+    for i, head in enumerate(x.chunk(num_heads, dim=-1)):
+        heads[:, i] = head
+    return heads
+
+
+@alternative("split_heads")
 def reshape_transpose(x, num_heads):
     B, T, D = x.shape
     return x.reshape(B, T, num_heads, D // num_heads).transpose(1, 2)

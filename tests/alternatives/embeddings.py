@@ -15,6 +15,17 @@ from vit_edu.models import vit
 
 
 @alternative("project_patches")
+def one_patch_after_the_other(patches, weight, bias):
+    # Always float32. That is a remark, because the exercise does not ask for more.
+    B, N, _ = patches.shape
+    tokens = torch.zeros(B, N, len(weight))
+    for b in range(B):
+        for n in range(N):
+            tokens[b, n] = weight @ patches[b, n] + bias
+    return tokens
+
+
+@alternative("project_patches")
 def functional_linear(patches, weight, bias):
     return F.linear(patches, weight, bias)
 
@@ -40,6 +51,16 @@ def convolution_of_width_1(patches, weight, bias):
 
 
 # ---------------------------------------------------------------- prepend_class_token
+
+
+@alternative("prepend_class_token")
+def filled_in(tokens, cls_token):
+    # Always float32. That is a remark, because the exercise does not ask for more.
+    B, N, D = tokens.shape
+    result = torch.zeros(B, N + 1, D)
+    result[:, :1] = cls_token
+    result[:, 1:] = tokens
+    return result
 
 
 @alternative("prepend_class_token")

@@ -128,6 +128,16 @@ def row_by_row(query, key, value):
 
 
 @alternative("resize_pos_embed")
+def always_float32(pos_embed, new_grid, num_prefix_tokens=1):
+    # That is a remark, because the exercise does not ask for more.
+    prefix, grid = pos_embed.float().split([num_prefix_tokens, pos_embed.shape[1] - num_prefix_tokens], dim=1)
+    n = round(grid.shape[1] ** 0.5)
+    grid = rearrange(grid, "b (r c) d -> b d r c", r=n)
+    grid = F.interpolate(grid, size=tuple(new_grid), mode="bicubic", antialias=True)
+    return torch.cat([prefix, rearrange(grid, "b d r c -> b (r c) d")], dim=1)
+
+
+@alternative("resize_pos_embed")
 def axis_by_axis(pos_embed, new_grid, num_prefix_tokens=1):
     """Bicubic interpolation is separable: first the rows, then the columns."""
     head, grid = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]

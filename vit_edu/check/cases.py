@@ -40,7 +40,8 @@ class Case:
     are shown. run: candidate -> something to compare.
     kind: "parameters" for names and shapes, "weights" for what can be compared only when those are right, "property" for
     what is worth mentioning only when the plain cases are right.
-    given: the arguments, if they are worth showing.
+    given: the arguments, if they are worth showing. remark: whether it uses a type of numbers that the exercise does not ask for:
+    an answer that fails for the type alone is right, and a remark says so. The first of `given` then has that type.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Case:
     tolerance: float = 1e-5
     kind: str = ""
     given: tuple = ()
+    remark: bool = False
 
 
 @dataclass
@@ -134,20 +136,26 @@ def _same(a, b):
     return torch.allclose(a, b, 1e-5, 1e-6, equal_nan=True)
 
 
-def call(name, *args, hint="", tolerance=1e-5, kind="", **kwargs):
+def call(name, *args, hint="", tolerance=1e-5, kind="", remark=False, **kwargs):
     """A case that calls the candidate with copies of these arguments."""
-    return Case(name, lambda candidate: settled(candidate, *args, **kwargs), hint, tolerance, kind, args)
+    return Case(
+        name, lambda candidate: settled(candidate, *args, **kwargs), hint, tolerance, kind, args, remark
+    )
 
 
-def in_double(*args, **kwargs):
-    """A case that does the same in float64, compared to 1e-9. It finds rounded numbers and a fixed dtype."""
+def in_double(*args, asked=False, tolerance=1e-9, **kwargs):
+    """A case that does the same in float64, compared to 1e-9. It finds formulas that are only nearly right.
+
+    asked: whether the text of the exercise asks for any dtype. If not, a fixed dtype is a remark.
+    """
     args = tuple(v.double() if _is_float(v) else v for v in args)
     return call(
         "numbers in float64 give an answer in float64",
         *args,
         hint="Take dtype and device from the input (x.new_zeros, device=x.device, .to(x.dtype)) instead of fixing them.",
-        tolerance=1e-9,
+        tolerance=tolerance,
         kind="property",
+        remark=not asked,
         **kwargs,
     )
 
@@ -303,7 +311,7 @@ def parameters(name, *args, hint="", **kwargs):
 def forward(name, *args, inputs, train=False, double=False, hint="", tolerance=1e-4, **kwargs):
     """A case that builds the module, fills it with known weights and applies it to `inputs` (a tuple of tensors).
 
-    train: whether it is in training mode. double: whether module and inputs are in float64.
+    train: whether it is in training mode. double: whether module and inputs are in float64, which is never asked for.
     """
     if double:
         inputs = tuple(v.double() for v in inputs)
@@ -317,7 +325,7 @@ def forward(name, *args, inputs, train=False, double=False, hint="", tolerance=1
         torch.manual_seed(1)
         return settled(module, *inputs)
 
-    return Case(name, run, hint, tolerance, kind="weights", given=inputs)
+    return Case(name, run, hint, tolerance, kind="weights", given=inputs, remark=double)
 
 
 def gradients(name, *args, inputs, hint="", **kwargs):

@@ -1,7 +1,6 @@
 """Compares what was expected with what came, in words and as a small worked case."""
 
-import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -162,6 +161,42 @@ def _differs(expected, got, tolerance):
     return ~torch.isclose(b, a, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
+_WITHOUT_RESULT = (TOO_SLOW, NOT_RUN, STOPPED, UNWRITTEN, NO_FORWARD, NO_LAYOUT, TOO_LARGE, "")
+
+
+def other_type(expected, got):
+    """Did the answer raise an error, or return another type of numbers than was expected, whatever their values?"""
+    if isinstance(got, Failure):
+        return got.kind not in _WITHOUT_RESULT
+    return any(e.shape == g.shape and e.dtype != g.dtype for e, g in _tensors(expected, got))
+
+
+def type_alone(expected, got):
+    """What the answer does with numbers of this type, as a Sentence, if its result is right but for type and rounding, else None.
+
+    The rounding is that of float32: the same numbers as in float32, or almost the expected ones.
+    """
+    if isinstance(got, Failure):
+        error = replace(got, where="")
+        return Sentence("your answer stops: {error}", error=error) if other_type(expected, got) else None
+    pairs = list(_tensors(expected, got))
+    if not pairs or not all(_nearly(e, g) for e, g in pairs):
+        return None
+    types = [g.dtype for e, g in pairs if g.dtype != e.dtype]
+    if types:
+        return Sentence("your answer returns {type}", type=types[0])
+    return Sentence("your answer is only as exact as float32")
+
+
+def _nearly(expected, got):
+    if expected.shape != got.shape or expected.requires_grad != got.requires_grad:
+        return False
+    if not got.is_floating_point():
+        return bool(not _differs(expected, got, 0).any())
+    in_float32 = got.dtype != torch.float64 or torch.equal(got, got.float().double())
+    return bool(not _differs(expected, got, 1e-5 if in_float32 else 1e-6).any())
+
+
 def _dict_difference(expected, got):
     """For {name: shape} and the like: what is missing, what is extra, what differs."""
     if not isinstance(got, dict):
@@ -269,13 +304,12 @@ def worked(rows):
     """
     found = []
     for row in rows:
-        with contextlib.suppress(Exception):  # with a subclass, even looking at it can fail
-            for e, g in _tensors(row.expected, row.got):
-                if e.shape == g.shape and e.ndim and e.layout == g.layout and g.device == e.device:
-                    wrong = _differs(e, g, row.case.tolerance)
-                    if wrong.any():
-                        large = e.shape[-1] > COLUMNS or e.shape[-2:-1] > (ROWS,)
-                        found.append((e.numel() * large, row.case, e.detach(), g.detach(), wrong))
+        for e, g in _tensors(row.expected, row.got):
+            if e.shape == g.shape and e.ndim and e.layout == g.layout and g.device == e.device:
+                wrong = _differs(e, g, row.case.tolerance)
+                if wrong.any():
+                    large = e.shape[-1] > COLUMNS or e.shape[-2:-1] > (ROWS,)
+                    found.append((e.numel() * large, row.case, e.detach(), g.detach(), wrong))
     if not found:
         return None
     case, e, g, wrong = min(found, key=lambda f: f[0])[1:]
@@ -291,7 +325,8 @@ def worked(rows):
 
 def _tensors(expected, got):
     if isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor):
-        yield expected, got
+        # a subclass may do anything when it is looked at
+        yield expected, got if type(got) is torch.Tensor else got.as_subclass(torch.Tensor)
     elif isinstance(expected, tuple | list) and isinstance(got, tuple | list):
         for e, g in zip(expected, got, strict=False):
             yield from _tensors(e, g)

@@ -32,13 +32,22 @@ from vit_edu.check.compare import (
     UNWRITTEN,
     Failure,
     compare,
+    other_type,
     worked,
 )
 from vit_edu.check.language import N_, Sentence, _
 from vit_edu.check.layouts import Layout
 from vit_edu.check.origin import Watch
 from vit_edu.check.report import CRASHED, EMPTY, RIGHT, SLOW, STOPPED_BY_HAND, UNCHECKED, WRONG, Check, Report
-from vit_edu.check.rows import UNSEEN, accept_parameters, allow_layout, compare_all, leave_uncompared
+from vit_edu.check.rows import (
+    UNSEEN,
+    accept_parameters,
+    allow_layout,
+    allow_types,
+    compare_all,
+    leave_uncompared,
+    without_types,
+)
 
 TIME_LIMIT = 10.0  # seconds for all cases of one candidate; right answers take a fraction of a second
 
@@ -125,13 +134,17 @@ class Exercise:
         if all(isinstance(g, Failure) and g.kind == UNWRITTEN for g in seen.got):
             return Report(self.name, EMPTY, has_hints=True)
         rows = compare_all(self.cases, expected, seen.got)
-        note = allow_layout(rows, seen.layout) if seen.layout else ""
+        notes = [
+            _(THE_REFERENCE) if seen.is_reference else "",
+            allow_types(rows),
+            allow_layout(rows, seen.layout) if seen.layout else "",
+        ]
         if all(row.passed for row in rows):
             return Report(
                 self.name,
                 RIGHT,
                 [r.as_check for r in rows],
-                note=_(THE_REFERENCE) if seen.is_reference else note,
+                note=" ".join(filter(None, notes)),
                 printed=seen.printed,
                 is_reference=seen.is_reference,
             )
@@ -139,6 +152,7 @@ class Exercise:
         diagnosis = self._diagnose(rows) or returned.diagnosis(
             rows, reference.calls, seen.calls, candidate, self.reference
         )
+        rows = without_types(rows)
         if seen.layout and (seen.layout_confirmed or diagnosis):
             accept_parameters(rows)
         if not seen.layout_confirmed and not diagnosis:
@@ -223,6 +237,7 @@ class Exercise:
             compare(row.case, wrong, row.got)[0]
             for row, wrong in zip(rows, self.observations(mistake.build), strict=True)
             if row in some
+            and not (not row.passed and row.case.remark and other_type(row.expected, row.got))
         )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vit_edu.check.cases import Case
-from vit_edu.check.compare import NO_LAYOUT, NOT_RUN, Failure, compare
+from vit_edu.check.compare import NO_LAYOUT, NOT_RUN, Failure, compare, other_type, type_alone
 from vit_edu.check.language import _
 from vit_edu.check.report import Check
 
@@ -60,6 +60,34 @@ def _rank(row):
     if isinstance(row.got, Failure) and row.got.kind:
         return UNSEEN if row.got.kind in (NOT_RUN, NO_LAYOUT) else ERROR
     return PROPERTY if row.case.kind == "property" else VALUES
+
+
+# ---------------------------------------------------------------- types that no exercise asks for
+
+
+def allow_types(rows):
+    """Accept what fails only for a type of numbers that the exercise does not ask for. This changes the rows.
+
+    Returns the remark that goes with the answer, or "" if something else is wrong as well, or nothing.
+    """
+    failed = [row for row in rows if not row.passed and row.case.kind != "parameters"]
+    if not all(row.case.remark and type_alone(row.expected, row.got) for row in failed):
+        return ""
+    for row in failed:
+        row.accept()
+    if not failed:
+        return ""
+    inputs = next(value.dtype for value in failed[0].case.given if hasattr(value, "dtype"))
+    return _(
+        "With an input of type {type}, {what}. The exercise does not ask for that. To be ready for it, take dtype and device from "
+        "the input (x.new_zeros, device=x.device, .to(x.dtype)) instead of fixing them."
+    ).format(type=inputs, what=type_alone(failed[0].expected, failed[0].got))
+
+
+def without_types(rows):
+    """The rows without those that an answer fails for a type that the exercise does not ask for, if others fail as well."""
+    asked = [r for r in rows if r.passed or not r.case.remark or not other_type(r.expected, r.got)]
+    return rows if all(r.passed for r in asked) else asked
 
 
 # ---------------------------------------------------------------- parameters under other names

@@ -200,7 +200,7 @@ split_heads = Exercise(
     call("a batch of 2, 5 tokens of width 12, 3 heads", _tokens(2, 5, 12), 3),
     call("one head", _tokens(2, 5, 4), 1),
     call("as many heads as numbers: width 1", _tokens(2, 3, 4), 4),
-    call("whole numbers stay whole numbers", torch.arange(12).reshape(1, 2, 6), 3),
+    call("whole numbers stay whole numbers", torch.arange(12).reshape(1, 2, 6), 3, remark=True),
     in_double(drawn(2, 5, 12), 3),
     not_contiguous(_tokens(2, 5, 12), 3),
     passes_gradient(drawn(1, 3, 4), 2),
@@ -236,15 +236,6 @@ def transposed_too_early(x, num_heads):
     return x.transpose(1, 2).reshape(B, num_heads, T, D // num_heads)
 
 
-@split_heads.mistake
-def always_float32(x, num_heads):
-    B, T, D = x.shape
-    heads = torch.zeros(B, num_heads, T, D // num_heads)
-    for i, head in enumerate(x.chunk(num_heads, dim=-1)):
-        heads[:, i] = head
-    return heads
-
-
 merge_heads = Exercise(
     vit.merge_heads,
     call(
@@ -256,7 +247,7 @@ merge_heads = Exercise(
     call("one head", _tokens(2, 1, 20).reshape(2, 1, 5, 4)),
     call("one token", _tokens(2, 3, 4).reshape(2, 3, 1, 4)),
     call("it undoes split_heads", vit.split_heads(_tokens(1, 2, 6), 3)),
-    call("whole numbers stay whole numbers", torch.arange(12).reshape(1, 3, 2, 2)),
+    call("whole numbers stay whole numbers", torch.arange(12).reshape(1, 3, 2, 2), remark=True),
     in_double(drawn(2, 3, 5, 4)),
     not_contiguous(_tokens(2, 3, 20).reshape(2, 3, 5, 4)),
     passes_gradient(drawn(1, 2, 3, 2)),

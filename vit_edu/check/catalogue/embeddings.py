@@ -155,15 +155,6 @@ def zeros_in_front(tokens, cls_token):
     return torch.cat([tokens.new_zeros(B, 1, D), tokens], dim=1)
 
 
-@prepend_class_token.mistake
-def always_float32(tokens, cls_token):
-    B, N, D = tokens.shape
-    result = torch.zeros(B, N + 1, D)
-    result[:, :1] = cls_token
-    result[:, 1:] = tokens
-    return result
-
-
 # ---------------------------------------------------------------- sine-cosine positions
 
 

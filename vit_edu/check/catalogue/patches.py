@@ -48,7 +48,7 @@ patchify = Exercise(
         2,
         hint="Cutting only moves numbers: it should work for every dtype, and keep it.",
     ),
-    in_double(_numbered(1, 2, 4, 6), 2),
+    in_double(_numbered(1, 2, 4, 6), 2, asked=True),
     not_contiguous(_numbered(2, 3, 4, 6), 2),
     passes_gradient(_numbered(1, 2, 4, 6), 2),
 )
@@ -166,7 +166,7 @@ unpatchify = Exercise(
         *_cut(1, 3, 4, 6, P=2, dtype=torch.uint8),
         hint="Putting together only moves numbers: it should work for every dtype, and keep it.",
     ),
-    in_double(*_cut(1, 2, 4, 6, P=2)),
+    in_double(*_cut(1, 2, 4, 6, P=2), asked=True),
     not_contiguous(*_cut(2, 3, 4, 6, P=2)),
     passes_gradient(*_cut(1, 2, 4, 6, P=2)),
 )
@@ -341,7 +341,7 @@ overlapping_patches = Exercise(
         1,
         hint="Cutting only moves numbers: it should work for every dtype, and keep it.",
     ),
-    in_double(_numbered(1, 2, 4, 5), 2, 1),
+    in_double(_numbered(1, 2, 4, 5), 2, 1, asked=True),
     not_contiguous(_numbered(2, 3, 4, 5), 2, 1),
     passes_gradient(
         _numbered(1, 2, 4, 5),
