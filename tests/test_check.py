@@ -905,7 +905,18 @@ KINDS = {
         lambda x: nn.GELU,
         "returned a class, GELU, where a tensor of shape (1, 2) was expected. Are its",
     ),
-    "module": ("pool", lambda x: nn.GELU(), "returned a module, GELU"),
+    "module": ("pool", lambda x: nn.GELU(), "returned a module, GELU, where a tensor of shape (1, 2)"),
+    "classes for logits": (
+        "ViT",
+        lambda x: x.argmax(-1),
+        "a tensor of type torch.int64 and shape (3,), where",
+    ),
+    "logits for an answer": (
+        "batch_independent",
+        float,
+        "returned a number, where True or False was expected. A comp",
+    ),
+    "no list": ("parameters_without_gradient", bool, "True or False, where a list was expected"),
     "function": (
         "pool",
         lambda x: lambda: x,

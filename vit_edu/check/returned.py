@@ -72,9 +72,11 @@ def kind_of(value, deep=True):
     said = Sentence(_PLAIN[sort]) if sort in _PLAIN else described(value)
     try:
         if sort in ("tensor", "array"):
-            shape = tuple(value.shape)
+            shape = tuple(map(int, value.shape))
             form = "a tensor of shape {shape}" if sort == "tensor" else "a NumPy array of shape {shape}"
-            return Kind(sort, Sentence(form, shape=shape), shape, value.dtype)
+            if isinstance(value.dtype, torch.dtype | np.dtype):
+                return Kind(sort, Sentence(form, shape=shape), shape, value.dtype)
+            return Kind("other", said)
         if sort == "values":
             parts = tuple(kind_of(v, deep=False) for v in value[:PARTS]) if deep else ()
             said = Sentence("{what} of length {number}", what=said, number=len(value))
@@ -180,7 +182,7 @@ def diagnosis(rows, expected, got, candidate, reference):
     if unclear >= len(told):
         return None
     first = told[0]
-    return _told(apart[first], expected[first], got[first])
+    return _told(apart[first], expected[first], got[first], isinstance(reference, type))
 
 
 def _apart(expected, got):
@@ -196,7 +198,9 @@ def _apart(expected, got):
 
 def _differ(expected, got):
     if expected.sort == got.sort == "tensor":
-        return expected.shape == got.shape and expected.dtype != got.dtype
+        # if the shape is another as well, that says more, unless classes came for numbers, or the other way round
+        unlike = expected.dtype.is_floating_point != got.dtype.is_floating_point
+        return unlike or (expected.shape == got.shape and expected.dtype != got.dtype)
     if expected.sort == got.sort == "values":
         if expected.length != got.length:
             return expected.fixed
@@ -224,18 +228,21 @@ def _is_why(row, apart, harmless):
     return not harmless and (isinstance(row.got, Failure) or not alike)
 
 
-def _told(apart, expected_call, call):
+def _told(apart, expected_call, call, asks_for_class):
     expected, got = apart
-    if expected.sort == "module":
+    if expected.sort == "module" and asks_for_class:
         return _(
             "Calling your answer gave {got}; the exercise asks for a class that inherits from `nn.Module`."
         ).format(got=got.said)
     subject = N_("`forward` returned {got}, where {expected} was expected.")
-    if call.made is call.returned:
+    if expected_call.made is expected_call.returned or expected.sort == "module":
         subject = N_("Your function returned {got}, where {expected} was expected.")
     here, there = got.said, expected.said
     if expected.sort == got.sort == "tensor":
-        here, there = (Sentence("a tensor of type {dtype}", dtype=kind.dtype) for kind in (got, expected))
+        form = N_("a tensor of type {dtype}")
+        if expected.shape != got.shape:
+            form = N_("a tensor of type {dtype} and shape {shape}")
+        here, there = (Sentence(form, dtype=kind.dtype, shape=kind.shape) for kind in (got, expected))
     elif expected.sort == got.sort == "values" and expected.length == got.length:
         place, (e, g) = next(
             (i, pair)
@@ -245,6 +252,10 @@ def _told(apart, expected_call, call):
         here = Sentence("{what} as its value number {number}", what=g.said, number=place)
         there = e.said
         expected, got = e, g
+    elif expected.sort == "values" and got.sort != "values" and not expected.fixed:
+        there = Sentence("a list")
+    elif expected.sort == "module":
+        there = Sentence("a module (`nn.Module`)")
     said = _(subject).format(got=here, expected=there)
     advice = _advice(expected, got, expected_call, call)
     return f"{said} {advice}" if advice else said
@@ -256,7 +267,7 @@ _ADVICE = {
     "iterator": N_("It computes nothing until somebody asks for its elements."),
     "function": N_("Are its parentheses missing, so that it was never called?"),
     "class": N_("Are its parentheses missing, so that no object was made?"),
-    "module": N_("A module has to be called with its input: `nn.GELU()(x)`."),
+    "module": N_("That is the module itself, and not what it computes or holds."),
     "array": N_("Stay with tensors: a NumPy array carries no gradient and lives on the CPU."),
 }
 
@@ -270,6 +281,8 @@ def _advice(expected, got, expected_call, call):
         return _("It prints something: `print` only shows a value, and `return` hands it on.")
     if got.sort == "values" and expected.sort != "values":
         return _about_values(expected, got)
+    if expected.sort == "truth" and got.sort in ("tensor", "number") and got.dtype != torch.bool:
+        return _("A comparison gives one: how large a difference counts?")
     if got.single and got.sort in ("tensor", "array") and expected.sort in _SCALARS:
         return _("`.item()` gives its value as a Python number.")
     return _(_ADVICE[got.sort]) if got.sort in _ADVICE else ""
