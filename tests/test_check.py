@@ -1071,3 +1071,49 @@ def test_a_known_mistake_is_named_whatever_its_type():
     mistakes = {m.name: m.diagnosis for m in check.get("merge_heads").mistakes}
     assert found.diagnosis == mistakes["token_and_width_exchanged"], found.text
     assert not any("torch.float32" in c.message for c in found.checks)
+
+
+# ---------------------------------------------------------------- which case is shown
+
+
+def test_plain_numbers_are_shown_rather_than_gradients():
+    def overlapping_patches(images, patch_size, stride):
+        x = images.unfold(2, patch_size, stride).unfold(3, patch_size, stride)
+        return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+    worked = check.run("overlapping_patches", overlapping_patches).worked
+    assert "gradient" not in worked.case
+    assert torch.equal(worked.expected, worked.expected.round())
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("scaled_dot_product_attention", lambda x: x[0]),
+        ("scaled_dot_product_attention", lambda x: (*x, x[0])),
+        ("merge_heads", lambda x: x.mean(-1)),
+    ],
+)
+def test_where_nothing_has_the_right_form_no_numbers_are_shown(name, change):
+    found = check.run(name, with_result(name, change))
+    assert found.worked is None
+    assert "Worked case" not in found.text
+
+
+def test_a_gradient_is_shown_if_nothing_else_is_wrong():
+    reference = check.get("project_patches").reference
+    found = check.run("project_patches", lambda x, w, b: reference(2 * x - x.detach(), w, b))
+    assert "gradient" in found.worked.case
+
+
+@pytest.mark.parametrize("scale", [1e-4, 2e-5])
+def test_a_table_has_the_digits_that_differ(scale):
+    worked = check.run(
+        "project_patches", with_result("project_patches", lambda x: x * (1 + scale) + scale)
+    ).worked
+    for expected, got in zip(worked.expected[worked.wrong], worked.got[worked.wrong], strict=True):
+        expected, got = (report.format_number(v.item(), worked.digits) for v in (expected, got))
+        assert expected != got
+        assert f" {got}*" in worked.text
+        assert f" {expected}" in worked.text
+        assert got in report.Report("x", report.WRONG, worked=worked)._repr_mimebundle_()["text/html"]

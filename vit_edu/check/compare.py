@@ -282,13 +282,21 @@ class Worked:
         return text
 
     @property
+    def digits(self):
+        """How many significant digits are shown: at least four, and as many as tell what differs from what was expected."""
+        pairs = list(zip(self.expected[self.wrong].tolist(), self.got[self.wrong].tolist(), strict=True))
+        apart = (n for n in range(4, 18) if all(format_number(e, n) != format_number(g, n) for e, g in pairs))
+        return next(apart, 4)
+
+    @property
     def headings(self):
         """What is written above the two matrices."""
         return _("expected"), _("got (* differs)")
 
     @property
     def text(self):
-        blocks = [_matrix(self.expected, None), _matrix(self.got, self.wrong)]
+        digits = self.digits
+        blocks = [_matrix(self.expected, None, digits), _matrix(self.got, self.wrong, digits)]
         rows = [self.headings, *zip(*blocks, strict=True)]
         width = max(len(expected) for expected, _got in rows) + 4
         lines = [self.title]
@@ -298,18 +306,22 @@ class Worked:
 
 
 def worked(rows):
-    """The first of the failing cases that is small enough to be shown in full, or else the smallest, as a `Worked`.
+    """The failing case that shows best what is wrong, as a `Worked`: one that is small enough to be shown in full, or the smallest.
 
-    rows: those that failed, with `case`, `expected` and `got`. None if no row has two tensors of the same shape.
+    Whole numbers come before others. Properties, such as gradients, only count if nothing else fails.
+    rows: those that failed, with `case`, `expected` and `got`. None if none of these has two tensors of the same shape.
     """
+    rows = list(rows)
+    plain = [row for row in rows if row.case.kind != "property"]
     found = []
-    for row in rows:
+    for row in plain or rows:
         for e, g in _tensors(row.expected, row.got):
             if e.shape == g.shape and e.ndim and e.layout == g.layout and g.device == e.device:
                 wrong = _differs(e, g, row.case.tolerance)
                 if wrong.any():
                     large = e.shape[-1] > COLUMNS or e.shape[-2:-1] > (ROWS,)
-                    found.append((e.numel() * large, row.case, e.detach(), g.detach(), wrong))
+                    key = e.numel() * large, not _whole(row.case.given)
+                    found.append((key, row.case, e.detach(), g.detach(), wrong))
     if not found:
         return None
     case, e, g, wrong = min(found, key=lambda f: f[0])[1:]
@@ -323,12 +335,18 @@ def worked(rows):
     return Worked(case.name, place, (i, j), e, g, wrong, _given(case.given), in_full)
 
 
+def _whole(given):
+    """Are all these inputs whole numbers, which are easily told apart?"""
+    inputs = [value for value in given if isinstance(value, torch.Tensor)]
+    return bool(inputs) and not any(value.detach().remainder(1).any() for value in inputs)
+
+
 def _tensors(expected, got):
     if isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor):
         # a subclass may do anything when it is looked at
         yield expected, got if type(got) is torch.Tensor else got.as_subclass(torch.Tensor)
     elif isinstance(expected, tuple | list) and isinstance(got, tuple | list):
-        for e, g in zip(expected, got, strict=False):
+        for e, g in zip(expected, got, strict=False) if len(expected) == len(got) else ():
             yield from _tensors(e, g)
 
 
@@ -344,14 +362,14 @@ def _one_given(value):
     return f"{tuple(value.shape)}: {' '.join(numbers.split())}"
 
 
-def format_number(value):
-    """A number as text, with four significant digits if it is a float."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def format_number(value, digits=4):
+    """A number as text, with this many significant digits if it is a float."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def _matrix(values, wrong):
+def _matrix(values, wrong, digits=4):
     """The matrix as lines of text with aligned columns, and a * after each number that differs."""
-    cells = [[format_number(v) for v in row] for row in values.tolist()]
+    cells = [[format_number(v, digits) for v in row] for row in values.tolist()]
     if wrong is not None:
         cells = [
             [c + ("*" if w else " ") for c, w in zip(row, marks, strict=True)]

@@ -203,7 +203,8 @@ def _worked_html(worked):
     given = html.escape(_("given {input}").format(input=worked.given))
     given = f"<p style='margin:.2em 0'>{given}</p>" if worked.given else ""
     expected, got = worked.headings
-    tables = _table(expected, worked.expected) + _table(got, worked.got, worked.wrong)
+    tables = _table(expected, worked.expected, worked.digits)
+    tables += _table(got, worked.got, worked.digits, worked.wrong)
     return (
         f"<p style='margin:.5em 0 .2em'><strong>{html.escape(worked.title)}</strong></p>{given}"
         f"<div style='display:flex;flex-wrap:wrap'>{tables}{_pictures(worked)}</div>"
@@ -234,12 +235,14 @@ def _pictures(worked):
     return figures
 
 
-def _table(name, values, wrong=None):
+def _table(name, values, digits, wrong=None):
     body = ""
     marks = wrong.tolist() if wrong is not None else [[False] * values.shape[1]] * len(values)
     for row, differs in zip(values.tolist(), marks, strict=True):
         cells = (
-            f"<td><strong>{format_number(v)}*</strong></td>" if d else f"<td>{format_number(v)}</td>"
+            f"<td><strong>{format_number(v, digits)}*</strong></td>"
+            if d
+            else f"<td>{format_number(v, digits)}</td>"
             for v, d in zip(row, differs, strict=True)
         )
         body += f"<tr>{''.join(cells)}</tr>"
