@@ -70,9 +70,7 @@ class Subject:
     layout_confirmed: bool = False
 
     def __call__(self, *args, **kwargs):
-        result = self.build(*args, **kwargs)
-        self.notes.note(result)
-        return result
+        return self.notes.call(self.build, args, kwargs)
 
 
 # Added to the seed of every input. Answers draw with the global generator, which starts at 0, or set a small seed of their

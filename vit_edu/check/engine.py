@@ -13,7 +13,6 @@ Reference, mistakes and candidate go through the same cases with the same inputs
 candidate raises, prints or changes, the session is not affected.
 """
 
-import contextlib
 import threading
 import traceback
 from dataclasses import dataclass
@@ -187,16 +186,15 @@ class Exercise:
 
         watch: whether to find out if it uses the reference, which takes a little time.
         """
-        notes = returned.Notes(keep=build is self.reference)
-        subject, got, over = Subject(build, self.reference, self.views, notes), [], threading.Event()
         origin = Watch(build, self.reference)
+        notes = returned.Notes(build is self.reference, origin if watch else None)
+        subject, got, over = Subject(build, self.reference, self.views, notes), [], threading.Event()
 
         def work():
             for case in self.cases:
                 if over.is_set():  # a candidate that was left behind has come to its end after all
                     return
-                notes.begin()
-                with origin if watch else contextlib.nullcontext():
+                with notes.case():
                     got.append(_run_case(case, subject))
 
         with guard.own_name(build), guard.preserved() as printed:

@@ -117,40 +117,65 @@ class Call:
 
 
 class Notes:
-    """The first call in each case, as `calls`. prints: a `guard.Prints`. keep: whether values are kept as well."""
+    """The first call in each case, as `calls`. prints: a `guard.Prints`. keep: whether values are kept as well.
 
-    def __init__(self, keep=False):
-        self.calls, self.prints, self._keep, self._start = [], None, keep, 0
+    watch: an `origin.Watch`, which is on during these calls, or None.
+    """
 
-    def begin(self):
-        """From here on, another case runs."""
+    def __init__(self, keep=False, watch=None):
+        self.calls, self.prints, self.watch, self._keep, self._start = [], None, watch, keep, 0
+
+    @contextlib.contextmanager
+    def case(self):
+        """Another case runs inside."""
         self.calls.append(Call())
         self._start = len(self.prints.kept) if self.prints else 0
+        try:
+            yield
+        finally:
+            self._watched(False)
 
-    def note(self, result):
-        """The answer was called and gave this result."""
-        call = self.calls[-1] if self.calls else Call()
-        if call.returned is not None:
-            return
+    def call(self, candidate, args, kwargs):
+        """What the candidate returns, which is noted if it is the first in this case."""
+        if not self.calls or self.calls[-1].returned is not None:
+            return candidate(*args, **kwargs)
+        self._watched(True)
+        result = candidate(*args, **kwargs)
+        self._watched(False)
+        self._note(self.calls[-1], result)
+        return result
+
+    def _note(self, call, result):
         made = kind_of(result)
         call.made = call.made or made
         if made.sort != "module":
             self._note_returned(call, result, made)
             return
+        hooks = []
 
-        def look(_module, _args, out):
-            handle.remove()
+        def before(_module, _args):
+            self._watched(call.returned is None)
+
+        def after(_module, _args, out):
+            self._watched(False)
+            for hook in hooks:
+                hook.remove()
             if call.returned is None:
                 self._note_returned(call, out, kind_of(out))
 
         with contextlib.suppress(Exception):  # without super().__init__(), it has no hooks
-            handle = result.register_forward_hook(look)
+            hooks.append(result.register_forward_pre_hook(before))
+            hooks.append(result.register_forward_hook(after))
 
     def _note_returned(self, call, result, kind):
         call.returned = kind
         call.printed = self.prints.kept[self._start :] if self.prints else ""
         if self._keep:
             call.value = result
+
+    def _watched(self, on):
+        if self.watch:
+            self.watch.start() if on else self.watch.stop()
 
 
 # ---------------------------------------------------------------- telling
