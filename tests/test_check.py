@@ -1,12 +1,16 @@
 """The exercise engine: what it says about right, wrong and hostile answers, and that nothing escapes from it."""
 
+import builtins
 import contextlib
 import gc
 import logging
+import os
 import random
+import sys
 import threading
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -690,6 +694,21 @@ def test_the_reference_is_said_to_be_the_reference_and_is_not_solved(code, capsy
     assert ("tried", 1) in states
 
 
+def test_the_reference_is_noticed_beside_a_debugger():
+    def tracer(*_):
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        found = check.run("accuracy", lambda logits, labels: accuracy_of(logits, labels))
+        kept = sys.gettrace() is tracer
+    finally:
+        sys.settrace(before)
+    assert found.is_reference
+    assert kept
+
+
 def test_from_a_program_the_reference_passes_and_its_note_says_so():
     for name in ("count_patches", "pool", "ViT", "RepairedViT", "random_crop", "train_step", "knn_predict"):
         found = check.run(name, check.get(name).reference)
@@ -774,6 +793,59 @@ LEFT_BEHIND = {
     "the collector of garbage": (gc.disable, gc.isenabled),
     "numpy's draws": (lambda: np.random.seed(9), lambda: np.random.get_state()[1].tolist()),
     "python's draws": (lambda: random.seed(9), random.getstate),
+    "TF32": (
+        lambda: setattr(torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32),
+        lambda: torch.backends.cudnn.allow_tf32,
+    ),
+    "TF32 in products": (
+        lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+        lambda: (torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()),
+    ),
+    "sums in half precision": (
+        lambda: setattr(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False),
+        lambda: torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction,
+    ),
+    "oneDNN": (lambda: torch.backends.mkldnn.set_flags(False), lambda: torch.backends.mkldnn.enabled),
+    "attention of encoder layers": (
+        lambda: torch.backends.mha.set_fastpath_enabled(False),
+        torch.backends.mha.get_fastpath_enabled,
+    ),
+    "checked distributions": (
+        lambda: torch.distributions.Distribution.set_default_validate_args(False),
+        lambda: torch.distributions.Distribution._validate_args,
+    ),
+    "loading into modules": (
+        lambda: torch.__future__.set_swap_module_params_on_conversion(True),
+        torch.__future__.get_swap_module_params_on_conversion,
+    ),
+    "profiler of threads": (lambda: threading.setprofile(print), threading.getprofile),
+    "tracer of threads": (lambda: threading.settrace(print), threading.gettrace),
+    "hook of threads": (
+        lambda: setattr(threading, "excepthook", print),
+        lambda: threading.excepthook,
+    ),
+    "hook of objects that end": (lambda: setattr(sys, "unraisablehook", print), lambda: sys.unraisablehook),
+    "stack of threads": (lambda: threading.stack_size(2**20), threading.stack_size),
+    "search for modules": (lambda: sys.meta_path.insert(0, None), lambda: list(sys.meta_path)),
+    "another sys.path": (lambda: setattr(sys, "path", []), lambda: id(sys.path)),
+    "another environment": (lambda: setattr(os, "environ", {}), lambda: id(os.environ)),
+    "environment": (lambda: os.environ.update(OMP_NUM_THREADS="9"), lambda: dict(os.environ)),
+    "folder": (lambda: os.chdir("/"), os.getcwd),
+    "other filters of warnings": (lambda: setattr(warnings, "filters", []), lambda: id(warnings.filters)),
+    "warnings as text": (lambda: setattr(warnings, "formatwarning", print), lambda: warnings.formatwarning),
+    "handlers of logging": (
+        lambda: logging.root.addHandler(logging.NullHandler()),
+        lambda: list(logging.root.handlers),
+    ),
+    "numpy's functions": (lambda: setattr(np.random, "seed", print), lambda: np.random.seed),
+    "torch's functions": (lambda: setattr(torch.linalg, "norm", print), lambda: torch.linalg.norm),
+    "the optimisers": (lambda: setattr(torch.optim.SGD, "step", print), lambda: torch.optim.SGD.step),
+    "built-in functions": (lambda: setattr(builtins, "sum", print), lambda: builtins.sum),
+    "standard output": (lambda: setattr(sys, "stdout", None), lambda: sys.stdout is None),
+    "settings of pictures": (
+        lambda: plt.rcParams.update({"lines.linewidth": 9}),
+        lambda: plt.rcParams["lines.linewidth"],
+    ),
 }
 
 
@@ -791,6 +863,16 @@ def test_no_setting_is_left_behind(change, look):
     check.run("count_patches", count_patches)
     assert seen[0], "the change cannot be seen"
     assert look() == before
+
+
+def test_what_could_not_be_restored_is_refused():
+    def count_patches(height, width, patch_size):
+        torch.set_num_interop_threads(2)
+
+    before = torch.get_num_interop_threads()
+    assert "set_num_interop_threads() does not belong" in check.run("count_patches", count_patches).text
+    assert torch.get_num_interop_threads() == before
+    assert torch.set_num_interop_threads.__name__ == "set_num_interop_threads"
 
 
 def test_no_mode_is_left_behind():

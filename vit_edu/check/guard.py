@@ -258,15 +258,16 @@ def _settings():
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     folder, environment = os.getcwd(), dict(os.environ)
     streams = {name: getattr(sys, name) for name in _STREAMS}
-    filters, shown, paths = warnings.filters[:], warnings.showwarning, sys.path[:]
+    lists = [(where, name, getattr(where, name), getattr(where, name)[:]) for where, name in _LISTS]
     torch.set_num_threads(1)  # the tensors are tiny, and on a busy machine threads would wait for each other
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
-        warnings.filters[:], warnings.showwarning = filters, shown
-        sys.path[:] = paths
+        for where, name, value, content in lists:
+            value[:] = content
+            setattr(where, name, value)
         for name, value in streams.items():
             setattr(sys, name, value)
         if dict(os.environ) != environment:
@@ -276,6 +277,11 @@ def _settings():
             os.chdir(folder)
 
 
+_LISTS = [
+    *((sys, name) for name in ("path", "meta_path", "path_hooks")),
+    (warnings, "filters"),
+    (logging.root, "handlers"),
+]
 _BACKENDS = torch.backends
 
 # Settings that hold for the whole process: how to read one, and how to set it to what was read. Modes that belong to a thread
@@ -295,6 +301,17 @@ _SWITCHES = [
     (_BACKENDS.cuda.flash_sdp_enabled, _BACKENDS.cuda.enable_flash_sdp),
     (_BACKENDS.cuda.mem_efficient_sdp_enabled, _BACKENDS.cuda.enable_mem_efficient_sdp),
     (_BACKENDS.cuda.math_sdp_enabled, _BACKENDS.cuda.enable_math_sdp),
+    (_BACKENDS.mha.get_fastpath_enabled, _BACKENDS.mha.set_fastpath_enabled),
+    (
+        torch.__future__.get_overwrite_module_params_on_conversion,
+        torch.__future__.set_overwrite_module_params_on_conversion,
+    ),
+    (
+        torch.__future__.get_swap_module_params_on_conversion,
+        torch.__future__.set_swap_module_params_on_conversion,
+    ),
+    (threading.getprofile, threading.setprofile),
+    (threading.gettrace, threading.settrace),
     (np.get_printoptions, lambda options: np.set_printoptions(**options)),
     (np.geterr, lambda handling: np.seterr(**handling)),
     (lambda: logging.root.manager.disable, logging.disable),
@@ -303,8 +320,20 @@ _SWITCHES = [
     (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
     (gc.get_threshold, lambda threshold: gc.set_threshold(*threshold)),
 ]
-# Where a setting is an attribute
+# Where a setting is an attribute. Older versions of torch lack some of them.
 _ATTRIBUTES = [
+    (os, "environ"),
+    (warnings, "showwarning"),
+    (warnings, "formatwarning"),
+    (threading, "excepthook"),
+    (sys, "unraisablehook"),
+    (torch.distributions.Distribution, "_validate_args"),
+    (_BACKENDS.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+    (_BACKENDS.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    (_BACKENDS.mkldnn, "enabled"),
+    (_BACKENDS.opt_einsum, "enabled"),
+    (_BACKENDS.opt_einsum, "strategy"),
+    (_BACKENDS.cudnn, "allow_tf32"),
     (torch.utils.deterministic, "fill_uninitialized_memory"),
     (_BACKENDS.cudnn, "enabled"),
     (_BACKENDS.cudnn, "benchmark"),
@@ -325,7 +354,9 @@ def _global_hooks():
 def _switches():
     """Restores what the process has only once: torch's switches, printing, logging and the hooks of all modules."""
     before = [(read(), write, read) for read, write in _SWITCHES]
-    attributes = [(where, name, getattr(where, name)) for where, name in _ATTRIBUTES]
+    attributes = [(where, name, getattr(where, name)) for where, name in _ATTRIBUTES if hasattr(where, name)]
+    pictures = getattr(sys.modules.get("matplotlib"), "rcParams", {})
+    drawn = dict(dict.items(pictures))
     hooks = [(each, dict(each)) for each in _global_hooks()]
     full = torch.nn.modules.module._global_is_full_backward_hook
     try:
@@ -335,8 +366,9 @@ def _switches():
             if read() != value:
                 write(value)
         for where, name, value in attributes:
-            if getattr(where, name) != value:
+            if getattr(where, name) is not value:
                 setattr(where, name, value)
+        dict.update(pictures, drawn)  # without its warnings for what is outdated
         for each, values in hooks:
             each.clear()
             each.update(values)
@@ -356,7 +388,12 @@ _WATCHED = [
     random,
     time,
     np,
-    *(torch.nn.Module, torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Conv2d, torch.nn.GELU),
+    np.random,
+    np.linalg,
+    os,
+    torch.linalg,
+    torch.nn.init,
+    *(each for place in (torch.nn, torch.optim) for each in vars(place).values() if isinstance(each, type)),
 ]
 
 
@@ -384,7 +421,7 @@ def _refuse(function):
     def refuse(*args, **kwargs):
         raise Forbidden(
             Sentence(
-                "{function} does not belong in an answer: it would end or block your session",
+                "{function} does not belong in an answer: it would end, block or change your whole session",
                 function=function,
             )
         )
@@ -394,10 +431,10 @@ def _refuse(function):
 
 @contextlib.contextmanager
 def _no_exits():
-    """While a candidate runs, refuses whatever would end the process or wait for the keyboard."""
+    """While a candidate runs, refuses whatever would end the process, wait for the keyboard or could not be restored."""
     places = [(os, n) for n in ("_exit", "abort", "kill", "killpg", "fork", "execv", "execve")]
     places += [(signal, "raise_signal"), (sys, "setrecursionlimit"), (builtins, "input")]
-    places += [(builtins, "breakpoint")]
+    places += [(builtins, "breakpoint"), (torch, "set_num_interop_threads")]  # which cannot be set back
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     if shell is not None:  # exit() and quit() ask the kernel to leave
         places.append((shell, "ask_exit"))
