@@ -234,8 +234,7 @@ class Exercise:
         return all(
             compare(row.case, wrong, row.got)[0]
             for row, wrong in zip(rows, self.observations(mistake.build), strict=True)
-            if row in some
-            and not (not row.passed and row.case.remark and other_type(row.expected, row.got))
+            if row in some and not (not row.passed and row.case.remark and other_type(row.expected, row.got))
         )
 
 

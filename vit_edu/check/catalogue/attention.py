@@ -256,7 +256,6 @@ merge_heads = Exercise(
 merge_heads.add_mistakes(
     merged_interleaved=lambda x: rearrange(x, "b h t d -> b t (d h)"),
     merge_detached=lambda x: vit.merge_heads(x.detach()),
-    merged_in_float32=lambda x: vit.merge_heads(x.float()),
     heads_averaged=lambda x: x.mean(dim=1),
     heads_added_up=lambda x: x.sum(dim=1),
     heads_as_more_tokens=lambda x: x.flatten(1, 2),
