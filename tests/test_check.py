@@ -1012,7 +1012,6 @@ KINDS = {
         "returned a list of length 1, where a tensor of shape",
     ),
     "hidden by truth": ("order_matters", lambda x: "no" if x else "", "returned a text, where True or False"),
-    "forward": ("Mlp", nothing, "`forward` returned None, where a tensor of shape (1, 1, 2)"),
     "forward, two values": ("Block", lambda x: (x, x), "`forward` returned a tuple of length 2"),
     "forward, a module": ("ViT", lambda x: nn.GELU(), "`forward` returned a module, GELU"),
 }
