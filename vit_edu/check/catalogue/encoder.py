@@ -303,12 +303,12 @@ class NoBias(BaseMlp):
 # ---------------------------------------------------------------- stochastic depth
 
 
-def _drop(observe, *shape, training=True, dtype=torch.float32):
-    """What a case with drop rate 0.25 runs: `observe` gets the factor by which each number was multiplied."""
+def _drop(observe, *shape, rate=0.25, training=True, dtype=torch.float32):
+    """What a case with a drop rate runs: `observe` gets the factor by which each number was multiplied."""
     x = drawn(*shape).abs().add(1).to(dtype)
 
     def run(candidate):
-        out = apply(candidate, x, 0.25, training)
+        out = apply(candidate, x, rate, training)
         if isinstance(out, torch.Tensor) and out.shape[1:] == x.shape[1:] and len(out) < len(x):
             raise CaseFailed("images are missing from the result: it should be as long as x")
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
@@ -392,13 +392,13 @@ drop_path = Exercise(
         "drop_prob is the probability of *losing* the branch, and each image is drawn independently.",
     ),
     Case(
-        "what is kept is divided by the probability of keeping it, 0.75",
-        _drop(_largest, 1000, 2, 3),
-        "Three quarters of the images must make up for all of them.",
+        "with rate 0.6, what is kept is divided by the probability of keeping it, 0.4",
+        _drop(_largest, 1000, 2, 3, rate=0.6),
+        "Two fifths of the images must make up for all of them.",
     ),
     Case(
         "the mean over 20,000 images is the same as in evaluation: its factor is 1",
-        _drop(_mean, 20_000, 2, 3),
+        _drop(_mean, 20_000, 2, 3, rate=0.6),
         "The probability of keeping an image, times the factor of what is kept, should be 1.",
     ),
     Case(
@@ -570,13 +570,13 @@ Block = Exercise(
         **_block,
         hint="norm1, attn (an Attention), norm2, mlp (an Mlp with hidden width D * mlp_ratio).",
     ),
-    forward("1 image of 2 tokens", inputs=(drawn(1, 2, 4),), dim=4, num_heads=2),
+    forward("1 image of 2 tokens, 3 heads", inputs=(drawn(1, 2, 6),), dim=6, num_heads=3),
     forward("2 images of 5 tokens", inputs=(drawn(2, 5, 8),), **_block),
     forward(
-        "another mlp_ratio, 1.5",
+        "another mlp_ratio, 1.5, and one head",
         inputs=(drawn(2, 5, 8),),
         mlp_ratio=1.5,
-        **_block,
+        **_block | {"num_heads": 1},
         hint="The hidden width is int(dim * mlp_ratio), here 12.",
     ),
     forward(
@@ -916,7 +916,7 @@ make_blocks = Exercise(
     forward("a single block, 1 image of 2 tokens", 4, 1, 2, inputs=(drawn(1, 2, 4),)),
     forward("a single block, 2 images of 5 tokens", 8, 1, 2, inputs=(drawn(2, 5, 8),)),
     forward("4 heads", dim=8, depth=1, num_heads=4, inputs=(drawn(1, 3, 8),)),
-    forward("another mlp_ratio", 8, 1, 2, mlp_ratio=1.5, inputs=(drawn(1, 3, 8),)),
+    forward("another mlp_ratio and one head", 8, 1, 1, mlp_ratio=1.5, inputs=(drawn(1, 3, 8),)),
     Case(
         "3 blocks are applied one after the other",
         _one_after_the_other,

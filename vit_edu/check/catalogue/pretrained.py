@@ -232,7 +232,7 @@ resize_pos_embed = Exercise(
     call("the same grid changes nothing", drawn(1, 5, 3), (2, 2)),
     call("from 4 x 4 to 8 x 8", drawn(1, 17, 6), (8, 8)),
     call("to a grid that is wider than high", drawn(1, 10, 4), (2, 5)),
-    call("to a grid that is higher than wide", drawn(1, 17, 2), (6, 3)),
+    call("to a grid that is higher than wide, with as many positions", drawn(1, 17, 2), (8, 2)),
     call(
         "to a smaller grid",
         drawn(1, 37, 4),
@@ -463,9 +463,9 @@ knn_predict = Exercise(
         hint="The smaller class number wins, whichever is nearer.",
     ),
     call(
-        "labels with gaps: 0, 4 and 9",
+        "labels with gaps: 0, 1500 and 3000",
         _scaled(15, 4, 11),
-        _labels(15, 3, 12).mul(9).div(2, rounding_mode="floor"),
+        _labels(15, 3, 12) * 1500,
         drawn(20, 4, seed=13),
         3,
     ),

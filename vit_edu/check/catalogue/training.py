@@ -59,7 +59,7 @@ _copies = _numbered(1, 2, 4, 4).repeat(600, 1, 1, 1)  # of one image
 
 _four = _numbered(4, 2, 4, 4)  # as many images as columns
 
-_wide = _numbered(3, 2, 4, 8)
+_wide = _numbered(3, 2, 5, 8)
 
 
 def _is_one_of(out, ways):
@@ -293,8 +293,10 @@ def _shares(candidate, images, padding):
 
 
 def _crop_pictures(candidate):
-    out = _applied(candidate, _wide, 2)
-    shifts = [_found(o[None], image[None]) for o, image in zip(out, _wide, strict=True)]
+    pairs = []
+    for images in (_wide, _wide[:1, :1]):
+        pairs += zip(_applied(candidate, images, 2), images, strict=True)
+    shifts = [_found(out[None], image[None]) for out, image in pairs]
     return all(s is not None and bool((s.abs() <= 2).all()) for s in shifts)
 
 
@@ -322,7 +324,7 @@ random_crop = Exercise(
         lambda f: int(_shifts(f, _few).abs().max()),
     ),
     Case(
-        "three images that are wider than high: each becomes a shifted copy of itself",
+        "images that are wider than high, three in colour and one in grey: each becomes a shifted copy of itself",
         _crop_pictures,
         "Rows run to H, columns to W.",
     ),
@@ -855,14 +857,17 @@ def linear(step, total_steps, warmup_steps, peak):
 _batch, _labels = drawn(8, 5), torch.arange(8) % 3
 
 
+_fewer_and_fewer = [(drawn(count, 7, seed=count), (torch.arange(count) + 1) % 4) for count in (6, 3, 1)]
+
+
 class _Probe(nn.Module):
     """A linear classifier that remembers in which mode it was called."""
 
-    def __init__(self):
+    def __init__(self, width=5, classes=3):
         super().__init__()
-        self.linear = nn.Linear(5, 3)
+        self.linear = nn.Linear(width, classes)
         with torch.no_grad():
-            self.linear.weight.copy_(drawn(3, 5, seed=1))
+            self.linear.weight.copy_(drawn(classes, width, seed=1))
             self.linear.bias.zero_()
         self.modes = []
 
@@ -897,15 +902,15 @@ class _Descent:
         return loss
 
 
-def _steps(count, observe):
-    """What a case runs: observe(model, losses, optimizer) after `count` calls of the candidate."""
+def _steps(observe, *batches, classes=3):
+    """What a case runs: observe(model, losses, optimizer) after a call of the candidate for each batch."""
 
     def run(candidate):
-        model = _Probe().eval()
+        model = _Probe(batches[0][0].shape[1], classes).eval()
         optimizer = _Descent(model.parameters(), rate=0.5)
         for p in model.parameters():
             p.grad = torch.ones_like(p)  # left over from earlier
-        losses = [apply(candidate, model, optimizer, _batch, _labels) for _ in range(count)]
+        losses = [apply(candidate, model, optimizer, *batch) for batch in batches]
         return observe(model, losses, optimizer)
 
     return run
@@ -962,11 +967,11 @@ def _what_the_step_found(candidate):
 
 train_step = Exercise(
     training.train_step,
-    Case("the loss is returned, as a Python number", _steps(1, _loss), "loss.item()"),
-    Case("the weights after one step", _steps(1, _weights)),
+    Case("the loss is returned, as a Python number", _steps(_loss, (_batch, _labels)), "loss.item()"),
+    Case("the weights after one step", _steps(_weights, (_batch, _labels))),
     Case(
-        "the weights after three steps",
-        _steps(3, _weights),
+        "the weights after three steps, with 6 images, 3 and 1, of 4 classes",
+        _steps(_weights, *_fewer_and_fewer, classes=4),
         "Gradients add up from call to call unless they are cleared.",
     ),
     Case(
@@ -976,7 +981,7 @@ train_step = Exercise(
     ),
     Case(
         "the mode in which the model computes",
-        _steps(1, lambda m, losses, o: "train" if all(m.modes) else "eval"),
+        _steps(lambda m, losses, o: "train" if all(m.modes) else "eval", (_batch, _labels)),
         "An evaluation may have left it in eval mode, so call model.train() first.",
     ),
 )
@@ -1112,15 +1117,12 @@ class _Judge(nn.Module):
         return logits[:, [0, 2, 1]] if self.training or self.inner.training else logits
 
 
-def _eval_batches(sizes=_SIZES):
-    """Images (n, 3, 1, 1) and labels, of which the model gets 8 of 12 right, 5, 1 and 2 in the three batches."""
-    images = drawn(12, 3, 1, 1)
-    labels = (images.flatten(1).argmax(1) + 1 - _RIGHT) % 3
-    pairs = zip(images.split(5), labels.split(5), strict=True)
-    if sizes != _SIZES:
-        count = sum(sizes)
-        pairs = zip(images[-count:].split(sizes), labels[-count:].split(sizes), strict=True)
-    return list(pairs)
+def _eval_batches(sizes=_SIZES, classes=3):
+    """Images (n, K, 1, 1) and labels, of which the model gets 8 of 12 right, 5, 1 and 2 in the three batches."""
+    images = drawn(12, classes, 1, 1)
+    labels = (images.flatten(1).argmax(1) + 1 - _RIGHT) % classes
+    count = sum(sizes)
+    return list(zip(images[-count:].split(sizes), labels[-count:].split(sizes), strict=True))
 
 
 def _judged(observe, training_before=False, batches=_eval_batches):
@@ -1164,8 +1166,8 @@ evaluate = Exercise(
         "Each image counts once, whatever the size of its batch.",
     ),
     Case(
-        "as many images in each batch as classes",
-        _judged(_share, batches=lambda: _eval_batches((3, 3, 3))),
+        "as many images in each batch as classes, 4",
+        _judged(_share, batches=lambda: _eval_batches((4, 4), classes=4)),
         "The classes are on the last axis of the logits.",
     ),
     Case("a single image", _judged(_share, batches=lambda: _eval_batches((1,)))),

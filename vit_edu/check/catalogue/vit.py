@@ -171,9 +171,15 @@ ViT = Exercise(
     forward("3 images, class token", inputs=(_images,), **_tiny),
     forward("3 images, mean pooling", inputs=(_images,), global_pool="avg", **_tiny),
     forward(
-        "other sizes: 1 channel, 9 patches of 2, 3 blocks, 2 heads",
-        inputs=(drawn(2, 1, 6, 6),),
-        **{**_tiny, "img_size": 6, "patch_size": 2, "in_chans": 1, "depth": 3, "num_heads": 2},
+        "other sizes: one image, 1 channel, 9 patches of 2, 3 blocks, 2 heads, 1 class",
+        inputs=(drawn(1, 1, 6, 6),),
+        img_size=6,
+        patch_size=2,
+        in_chans=1,
+        num_classes=1,
+        embed_dim=6,
+        depth=3,
+        num_heads=2,
     ),
     Case("an image gets the same logits alone and in a batch", _one_by_one, kind="weights"),
     Case(
@@ -641,14 +647,22 @@ batch_independent = Exercise(
     _on("a ViT with attention across the batch", encode=_across_the_batch),
     _on("a sound ViT whose last digits differ from run to run", alter_logits=_shaky),
     _on("the same with logits near 0", alter_logits=_small_and_shaky),
-    _on("a sound model without any rounding: the brightest pixel", model=_BrightestPixel),
+    _on(
+        "a sound model without any rounding, and a single image: the brightest pixel",
+        model=_BrightestPixel,
+        images=drawn(1, 2, 6, 4),
+    ),
     _on("a sound ViT with dropout, in eval mode", encode=_with_dropout),
     _on(
         "a model that says the same about every image, so that no image changes it",
         alter_logits=lambda x: 0 * x,
     ),
     _on("a ViT that subtracts the batch's mean from its logits", alter_logits=lambda x: x - x.mean(0)),
-    _on("a ViT in which only the last image reads the others", alter_logits=_last_reads_all),
+    _on(
+        "a ViT in which only the last of 5 images reads the others",
+        alter_logits=_last_reads_all,
+        images=drawn(5, 3, 8, 8),
+    ),
     _on("a ViT in which images 0 and 1 read each other, and 2 is alone", alter_logits=_in_pairs),
     _on("a ViT in which the other images change the logits by less than 0.001", alter_logits=_leaks_a_little),
     _on("a ViT in which only the first of three images reads the others", alter_logits=_first_reads_all),
@@ -1274,6 +1288,18 @@ def _names(candidate, depth):
     return len(list(model.named_parameters(remove_duplicate=False)))
 
 
+def _with_other_sizes(candidate):
+    """The shape of the logits for one image. CaseFailed if the number of heads makes no difference."""
+    images, logits = drawn(3, 3, 12, 12), []
+    for heads in (2, 3):
+        torch.manual_seed(0)
+        model = _lively(candidate, img_size=12, patch_size=4, num_classes=5, dim=12, depth=1, heads=heads)
+        logits.append(model(images.clone()))
+    if logits[0].shape == logits[1].shape and torch.allclose(*logits, atol=1e-5):
+        raise CaseFailed("with 2 heads and with 3, and the same weights, your model gives the same logits")
+    return list(model(images[:1].clone()).shape)
+
+
 def _grows_with_depth(candidate):
     """Does each block add as many parameters as the one before?"""
     counts = [_count(candidate, dim=12, heads=4, depth=depth) for depth in (1, 2, 3)]
@@ -1298,14 +1324,10 @@ RepairedViT = Exercise(
     ),
     _on_repaired("every parameter gets a gradient", _all_reached),
     Case("the order of the patches matters", _has_positions),
-    _on_repaired(
-        "other sizes: 9 patches of 4, 5 classes",
-        lambda m: list(m(drawn(2, 3, 12, 12)).shape),
+    Case(
+        "other sizes: one image, 9 patches of 4, 5 classes, 2 heads or 3",
+        _with_other_sizes,
         "Take all sizes from the arguments.",
-        img_size=12,
-        patch_size=4,
-        num_classes=5,
-        depth=1,
     ),
     _on_repaired(
         "each token sees the pixels of one patch",
