@@ -1,10 +1,15 @@
 """Answers with a number built in: the cases of every exercise reject them, and an experiment with the sizes finds the number."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
 
-from vit_edu import check, data, pretrained
+from vit_edu import check, data, pretrained, transfer
+from vit_edu.check import probes
 from vit_edu.models import vit
 
 # ---------------------------------------------------------------- no built-in number passes
@@ -109,3 +114,242 @@ BUILT_IN = [
 @pytest.mark.parametrize(("name", "candidate"), BUILT_IN, ids=lambda x: getattr(x, "__name__", x))
 def test_a_built_in_number_does_not_pass(name, candidate):
     assert not check.run(name, candidate).passed
+
+
+# ---------------------------------------------------------------- the number is found
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """On a busy machine an experiment may take longer than a learner should wait."""
+    monkeypatch.setattr(probes, "SECONDS", 30)
+
+
+def count_of_256(height, width, patch_size):
+    return height * width // 256
+
+
+def patchify_of_8(images, patch_size):
+    x = images.unfold(2, 8, 8).unfold(3, 8, 8)
+    return rearrange(x, "b c r s p q -> b (r s) (p q c)")
+
+
+def patchify_of_64(images, patch_size):
+    P = patch_size
+    x = images.reshape(*images.shape[:2], 8, P, 8, P)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(len(images), 64, -1)
+
+
+def unpatchify_of_16(patches, patch_size, image_size):
+    P = patch_size
+    x = patches.reshape(len(patches), 4, 4, P, P, -1)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, 4 * P, 4 * P)
+
+
+def overlapping_of_stride_2(images, patch_size, stride):
+    x = images.unfold(2, patch_size, 2).unfold(3, patch_size, 2)
+    return rearrange(x, "b c r s p q -> b (r s) (p q c)")
+
+
+def projected_to_64(patches, weight, bias):
+    out = patches.new_zeros(*patches.shape[:2], 64)
+    return out + patches @ weight.T + bias
+
+
+def class_token_of_8_images(tokens, cls_token):
+    return torch.cat([cls_token.repeat(8, 1, 1), tokens], dim=1)
+
+
+def scaled_by_8(q, k, v):
+    weights = (q @ k.transpose(-2, -1) / 8).softmax(dim=-1)
+    return weights @ v, weights
+
+
+def scaled_by_an_eighth(q, k, v):
+    weights = (q @ k.transpose(-2, -1) * 0.125).softmax(dim=-1)
+    return weights @ v, weights
+
+
+def four_heads(x, num_heads):
+    return rearrange(x, "b t (h d) -> b h t d", h=4)
+
+
+def merged_to_64(x):
+    return x.transpose(1, 2).reshape(len(x), x.shape[2], 64)
+
+
+def norm_with_eps(x, weight, bias, eps=1e-6):
+    return (
+        F.batch_norm(x.flatten(0, -2).T, None, None, training=True, eps=1e-5).T.reshape(x.shape) * weight
+        + bias
+    )
+
+
+HEADS = 4
+
+
+class AttentionOfFour(nn.Module):
+    def __init__(self, dim, num_heads=8):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x):
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).reshape(B, T, 3, HEADS, D // HEADS).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, T, D))
+
+
+class MlpOf128(nn.Module):
+    def __init__(self, in_features, hidden_features):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(in_features, 128), nn.Linear(128, in_features)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class EmbeddingsOf65(nn.Module):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+        super().__init__()
+        self.patch_embed = vit.PatchEmbed(img_size, patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 65, embed_dim) * 0.02)
+
+    def forward(self, images):
+        x = self.patch_embed(images)
+        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+
+
+class EmbeddingsOf32Pixels(EmbeddingsOf65):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+        super().__init__(img_size, patch_size, in_chans, embed_dim)
+        self.pos_embed = nn.Parameter(torch.randn(1, (32 // patch_size) ** 2 + 1, embed_dim) * 0.02)
+
+
+class BlockOfThreeHeads(vit.Block):
+    def __init__(self, dim, num_heads, mlp_ratio=4.0, drop_path=0.0):
+        super().__init__(dim, 3, mlp_ratio, drop_path)
+
+
+def pooled_by_17(tokens, global_pool):
+    return tokens[:, 0] if global_pool == "token" else tokens.sum(dim=1) / 17
+
+
+class ViTOfTenClasses(vit.ViT):
+    def __init__(
+        self, img_size, patch_size, in_chans, num_classes, embed_dim, depth, num_heads, global_pool="token"
+    ):
+        super().__init__(
+            img_size, patch_size, in_chans, 10, embed_dim, depth, num_heads, global_pool=global_pool
+        )
+
+
+class RepairedOfDepth4(vit.ViT):
+    def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
+        super().__init__(img_size, patch_size, 3, num_classes, dim, 4, heads, global_pool="avg")
+
+
+def parameters_of_three_channels(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
+    return vit.count_parameters(img_size, patch_size, 3, num_classes, embed_dim, depth, mlp_ratio)
+
+
+def flip_of_32(images):
+    mirrored = images[:, :, :, torch.arange(31, -1, -1)]
+    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, mirrored, images)
+
+
+def crop_of_three_channels(images, padding=4):
+    H, W = images.shape[-2:]
+    padded, out = F.pad(images, [padding] * 4), torch.zeros_like(images[:, :3])
+    for b, (i, j) in enumerate(torch.randint(0, 2 * padding + 1, (len(images), 2)).tolist()):
+        for c in range(3):
+            out[b, c] = padded[b, c, i : i + H, j : j + W]
+    return out
+
+
+def share_of_64(logits, labels):
+    return (logits.argmax(-1) == labels).sum().item() / 64
+
+
+def warmup_of_10(step, total_steps, warmup_steps, peak):
+    if step < 10:
+        return peak * (step + 1) / 10
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - 10) / (total_steps - 10)))
+
+
+def judged_in_32s(model, batches):
+    was, right, count = model.training, 0, 0
+    model.eval()
+    with torch.no_grad():
+        for images, labels in batches:
+            right, count = right + (model(images).argmax(-1) == labels).sum().item(), count + 1
+    model.train(was)
+    return right / (32 * (count - 1) + 2)
+
+
+def packed_for_192(query, key, value):
+    return torch.cat([kernel.reshape(192, -1).T for kernel in (query, key, value)])
+
+
+def resized_to_14_rows(pos_embed, new_grid, num_prefix_tokens=1):
+    return pretrained.resize_pos_embed(pos_embed, (14, new_grid[1]), num_prefix_tokens)
+
+
+def five_neighbours(features, labels, queries, k):
+    return transfer.knn_predict(features, labels, queries, 5)
+
+
+def rate_of_12_blocks(name, depth, peak, decay):
+    return transfer.layer_rate(name, 12, peak, decay)
+
+
+# (exercise, answer, what is said of it)
+FOUND = [
+    ("count_patches", count_of_256, "the size of the patches were fixed at 16"),
+    ("patchify", patchify_of_8, "the size of the patches were fixed at 8"),
+    ("patchify", patchify_of_64, "the number of patches were fixed at 64"),
+    ("unpatchify", unpatchify_of_16, "the number of patches were fixed at 16"),
+    ("overlapping_patches", overlapping_of_stride_2, "the stride were fixed at 2"),
+    ("project_patches", projected_to_64, "the width of the tokens were fixed at 64"),
+    ("prepend_class_token", class_token_of_8_images, "the number of images were fixed at 8"),
+    ("scaled_dot_product_attention", scaled_by_8, "the width of a head were fixed at 64"),
+    ("scaled_dot_product_attention", scaled_by_an_eighth, "the width of a head were fixed at 64"),
+    ("split_heads", four_heads, "the number of heads were fixed at 4"),
+    ("merge_heads", merged_to_64, "the width of the tokens were fixed at 64"),
+    ("layer_norm", norm_with_eps, "eps were fixed at 1e-05"),
+    (
+        "Attention",
+        AttentionOfFour,
+        "the number of heads were fixed at 4: with 4 heads your answer is right, with 2 heads it is not.",
+    ),
+    ("Mlp", MlpOf128, "the width of the hidden layer were fixed at 128"),
+    ("Embeddings", EmbeddingsOf65, "the number of patches were fixed at 64"),
+    ("Embeddings", EmbeddingsOf32Pixels, "the size of the images were fixed at 32"),
+    ("Block", BlockOfThreeHeads, "the number of heads were fixed at 3"),
+    ("Block", BlockOfTwoHeads, "the number of heads were fixed at 2"),
+    ("pool", pooled_by_17, "the number of tokens were fixed at 17"),
+    ("ViT", ViTOfTenClasses, "the number of classes were fixed at 10"),
+    ("ViT", ViTWithoutAxes, "with one image it is not. Does something remove an axis"),
+    ("RepairedViT", RepairedOfDepth4, ""),
+    ("count_parameters", parameters_of_three_channels, "the number of channels were fixed at 3"),
+    ("batch_independent", three_images, "the number of images were fixed at 3"),
+    ("random_flip", flip_of_32, "the width of the images were fixed at 32"),
+    ("random_crop", crop_of_three_channels, "the number of channels were fixed at 3"),
+    ("drop_path", three_quarters_kept, "the drop rate were fixed at 0.25"),
+    ("accuracy", share_of_64, "the number of images were fixed at 64"),
+    ("learning_rate", warmup_of_10, "the number of warm-up steps were fixed at 10"),
+    ("train_step", BUILT_IN[9][1], "the number of images were fixed at 8"),
+    ("evaluate", judged_in_32s, "the number of images in a batch were fixed at 32"),
+    ("evaluate", three_classes_judged, ""),
+    ("pack_qkv", packed_for_192, "the width of the tokens were fixed at 192"),
+    ("resize_pos_embed", resized_to_14_rows, "the number of rows were fixed at 14"),
+    ("knn_predict", five_neighbours, "the number of neighbours were fixed at 5"),
+    ("layer_rate", rate_of_12_blocks, "the number of blocks were fixed at 12"),
+]
+
+
+@pytest.mark.parametrize(("name", "candidate", "says"), FOUND, ids=lambda x: getattr(x, "__name__", None))
+def test_the_number_is_found(name, candidate, says, patient):
+    found = check.run(name, candidate)
+    assert not found.passed
+    assert says in (found.diagnosis or "nothing"), found.text

@@ -6,6 +6,7 @@ It knows nothing of what is being taught. An `Exercise` has
     cases         each a function of the candidate that returns something to compare: a tensor, a number, a text
     mistakes      known wrong answers, each with a diagnosis for candidates that behave in the same way
     hints         three of them: a nudge, the idea, the shape of the code
+    sizes         with which an answer that is none of the known mistakes is tried, see `probes`
 
 Diagnoses and hints are texts, and are not in the code: see `texts`.
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vit_edu.check import guard, returned, texts
+from vit_edu.check import guard, probes, returned, texts
 from vit_edu.check.cases import CaseFailed, NoLayout, Subject
 from vit_edu.check.compare import (
     NO_FORWARD,
@@ -86,14 +87,15 @@ class Exercise:
     """One exercise, as described at the top of this module.
 
     name: that of its hints and mistakes; the reference's own name if it is left out. views: for modules, see
-    `layouts.layouts`.
+    `layouts.layouts`. sizes: a `probes.Sizes`, or several.
     """
 
-    def __init__(self, reference, *cases, name=None, views=()):
+    def __init__(self, reference, *cases, name=None, views=(), sizes=()):
         self.name = name or reference.__name__
         self.reference = reference
         self.cases = cases
         self.views = views
+        self.sizes = (sizes,) if isinstance(sizes, probes.Sizes) else tuple(sizes)
         self._wrong = {}  # name of a mistake -> its code
         self._observed = {}
 
@@ -129,7 +131,7 @@ class Exercise:
         expected = reference.got
         if broken := [e for e in expected if isinstance(e, Failure)]:
             return Report(self.name, UNCHECKED, [_reference_fails(broken[0])])
-        seen = self._observe(candidate, watch=True)
+        seen = self.observe(candidate, watch=True)
         if all(isinstance(g, Failure) and g.kind == UNWRITTEN for g in seen.got):
             return Report(self.name, EMPTY, has_hints=True)
         rows = compare_all(self.cases, expected, seen.got)
@@ -156,6 +158,7 @@ class Exercise:
             accept_parameters(rows)
         if not seen.layout_confirmed and not diagnosis:
             leave_uncompared(rows)
+        diagnosis = diagnosis or probes.explain(self, candidate, rows)
         return Report(
             self.name,
             status,
@@ -175,23 +178,25 @@ class Exercise:
 
     def _observed_once(self, build):
         if build not in self._observed:
-            seen = self._observe(build)
+            seen = self.observe(build)
             if build is self.reference and any(isinstance(g, Failure) for g in seen.got):
                 return seen
             self._observed[build] = seen
         return self._observed[build]
 
-    def _observe(self, build, watch=False):
-        """Run every case on `build`, until all are done or TIME_LIMIT is used up.
+    def observe(self, build, cases=None, seconds=None, watch=False):
+        """Run every case on `build`, until all are done or the time is used up: TIME_LIMIT, unless `seconds` is given.
 
-        watch: whether to find out if it uses the reference, which takes a little time.
+        cases: other cases than those of the exercise. watch: whether to find out if it uses the reference, which takes a
+        little time.
         """
+        cases, seconds = self.cases if cases is None else cases, TIME_LIMIT if seconds is None else seconds
         origin = Watch(build, self.reference)
         notes = returned.Notes(build is self.reference, origin if watch else None)
         subject, got, over = Subject(build, self.reference, self.views, notes), [], threading.Event()
 
         def work():
-            for case in self.cases:
+            for case in cases:
                 if over.is_set():  # a candidate that was left behind has come to its end after all
                     return
                 with notes.case():
@@ -199,10 +204,10 @@ class Exercise:
 
         with guard.own_name(build), guard.preserved() as printed:
             notes.prints = printed
-            outcome = guard.limited(work, TIME_LIMIT)
+            outcome = guard.limited(work, seconds)
         over.set()
         layout = next(iter(subject.layouts.values()), None)
-        got = _complete(list(got), outcome, len(self.cases))
+        got = _complete(list(got), outcome, len(cases))
         return Observed(got, notes.calls, printed.text, layout, subject.layout_confirmed, origin.used)
 
     def _diagnose(self, rows):

@@ -23,6 +23,7 @@ from vit_edu.check.cases import (
 )
 from vit_edu.check.compare import described
 from vit_edu.check.engine import Exercise, variant
+from vit_edu.check.probes import Sizes
 from vit_edu.models import vit
 
 
@@ -64,6 +65,13 @@ scaled_dot_product_attention = Exercise(
     in_double(*_qkv(2, 3, 4)),
     not_contiguous(*_qkv(2, 3, 4, 8)),
     passes_gradient(*_qkv(3, 4)),
+    sizes=Sizes(
+        lambda images, heads, tokens, head_width: call("", *_qkv(images, heads, tokens, head_width)),
+        images=(5, 3, 2, 8),
+        heads=(2, 6, 4, 3, 12),
+        tokens=(7, 5, 17, 65),
+        head_width=(12, 9, 64, 8, 4, 16),
+    ),
 )
 
 
@@ -204,6 +212,13 @@ split_heads = Exercise(
     in_double(drawn(2, 5, 12), 3),
     not_contiguous(_tokens(2, 5, 12), 3),
     passes_gradient(drawn(1, 3, 4), 2),
+    sizes=Sizes(
+        lambda images, tokens, width, heads: call("", _tokens(images, tokens, width), heads),
+        images=(5, 3, 2, 8),
+        tokens=(7, 6, 17, 65, 5),
+        width=(24, 48, 64, 32, 12),
+        heads=(2, 8, 4, 3, 12),
+    ),
 )
 
 split_heads.add_mistakes(
@@ -251,6 +266,20 @@ merge_heads = Exercise(
     in_double(drawn(2, 3, 5, 4)),
     not_contiguous(_tokens(2, 3, 20).reshape(2, 3, 5, 4)),
     passes_gradient(drawn(1, 2, 3, 2)),
+    sizes=(
+        Sizes(
+            lambda images, heads, tokens, head_width: call("", drawn(images, heads, tokens, head_width)),
+            images=(5, 3, 2, 8),
+            heads=(2, 6, 4, 3, 12),
+            tokens=(7, 5, 17, 65),
+            head_width=(12, 9, 64, 8, 4, 16),
+        ),
+        Sizes(
+            lambda width, heads: call("", vit.split_heads(drawn(2, 5, width), heads)),
+            width=(24, 48, 64, 32, 12),
+            heads=(2, 8),
+        ),
+    ),
 )
 
 merge_heads.add_mistakes(
@@ -357,6 +386,15 @@ Attention = Exercise(
         "Do not use .data, .detach() or no_grad on the way; gradients pass through the weights as well.",
         1e-4,
         kind="weights",
+    ),
+    sizes=Sizes(
+        lambda images, tokens, width, heads: forward(
+            "", inputs=(drawn(images, tokens, width),), dim=width, num_heads=heads
+        ),
+        images=(5, 3, 2, 8),
+        tokens=(7, 6, 17, 65),
+        width=(24, 48, 64, 32, 12),
+        heads=(2, 8, 4, 3, 12),
     ),
 )
 

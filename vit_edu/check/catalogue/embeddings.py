@@ -24,6 +24,7 @@ from vit_edu.check.cases import (
     passes_gradient,
 )
 from vit_edu.check.engine import Exercise, variant
+from vit_edu.check.probes import Sizes, grid
 from vit_edu.models import vit
 
 # ---------------------------------------------------------------- projection
@@ -56,6 +57,15 @@ project_patches = Exercise(
     not_contiguous(*_projection),
     passes_gradient(drawn(1, 2, 3), drawn(2, 3, seed=1), drawn(2, seed=2)),
     name="project_patches",
+    sizes=Sizes(
+        lambda images, patches, numbers, width: call(
+            "", drawn(images, patches, numbers), drawn(width, numbers, seed=1), drawn(width, seed=2)
+        ),
+        images=(5, 2, 3, 8),
+        patches=(7, 6, 64, 16, 4),
+        numbers=(12, 15, 48, 192),
+        width=(9, 11, 64, 32, 8),
+    ),
 )
 
 project_patches.add_mistakes(
@@ -120,6 +130,12 @@ prepend_class_token = Exercise(
     not_contiguous(drawn(2, 4, 8), drawn(1, 1, 8, seed=1)),
     passes_gradient(drawn(2, 4, 3), drawn(1, 1, 3, seed=1)),
     name="prepend_class_token",
+    sizes=Sizes(
+        lambda images, patches, width: call("", drawn(images, patches, width), drawn(1, 1, width, seed=1)),
+        images=(5, 2, 3, 8),
+        patches=(7, 6, 64, 16, 4),
+        width=(12, 9, 64, 32, 8),
+    ),
 )
 
 prepend_class_token.add_mistakes(
@@ -162,6 +178,12 @@ def _lengths(candidate):
     return candidate(3, 4, 8).square().sum(dim=1)
 
 
+def _sincos_case(rows, columns, width):
+    if rows == 1 or columns == 1 or width == 4:
+        raise ValueError("too simple to tell wrong from right")
+    return call("", rows, columns, width)
+
+
 sincos_positions = Exercise(
     vit.sincos_positions,
     call(
@@ -180,6 +202,19 @@ sincos_positions = Exercise(
         "all vectors are equally long: sin² + cos² = 1, D/2 times",
         _lengths,
         "Every angle occurs twice, once in a sine and once in a cosine.",
+    ),
+    sizes=(
+        Sizes(
+            _sincos_case,
+            rows=(5, 6, 8, 4, 14),
+            columns=(7, 2, 8, 4, 14),
+            width=(12, 20, 64, 32, 192),
+        ),
+        Sizes(
+            lambda patches, width: _sincos_case(*grid(patches), width),
+            patches=(15, 24, 64, 16, 49, 196),
+            width=(12, 20, 64, 32, 192),
+        ),
     ),
 )
 
@@ -348,6 +383,24 @@ def _as_matrix(weight):
     return _as_linear(weight).mT if weight.ndim == 4 else None
 
 
+def _embeddings_case(images, channels, image_size, patch, width):
+    return forward(
+        "",
+        inputs=(drawn(images, channels, image_size, image_size),),
+        img_size=image_size,
+        patch_size=patch,
+        in_chans=channels,
+        embed_dim=width,
+    )
+
+
+def _embeddings_of(images, channels, patches, patch, width):
+    rows, columns = grid(patches)
+    if rows != columns:
+        raise ValueError("the images are square")
+    return _embeddings_case(images, channels, rows * patch, patch, width)
+
+
 Embeddings = Exercise(
     vit.Embeddings,
     parameters(
@@ -405,6 +458,24 @@ Embeddings = Exercise(
         "The exercise asks for cls_token of zeros and pos_embed with a standard deviation of 0.02.",
     ),
     views=(_as_linear, _as_matrix),
+    sizes=(
+        Sizes(
+            _embeddings_of,
+            images=(5, 2, 3),
+            channels=(2, 5, 3),
+            patches=(9, 25, 64, 16, 4),
+            patch=(6, 3, 4, 2, 8),
+            width=(12, 7, 64, 32, 6),
+        ),
+        Sizes(
+            _embeddings_case,
+            images=(5, 2),
+            channels=(6, 5),
+            image_size=(12, 24, 32, 8, 28),
+            patch=(2, 4),
+            width=(7, 12),
+        ),
+    ),
 )
 
 

@@ -26,6 +26,7 @@ from vit_edu.check.cases import (
     passes_gradient,
 )
 from vit_edu.check.engine import Exercise, variant
+from vit_edu.check.probes import Sizes
 from vit_edu.models import vit
 
 # ---------------------------------------------------------------- layer norm
@@ -95,6 +96,16 @@ layer_norm = Exercise(
         _weight,
         _bias,
         hint="Mean and variance depend on x, too, so the gradient goes through them (no .detach(), no no_grad).",
+    ),
+    # So small that every eps shows
+    sizes=Sizes(
+        lambda images, tokens, width, eps: call(
+            "", drawn(images, tokens, width) / 100, drawn(width, seed=1), drawn(width, seed=2), eps=eps
+        ),
+        images=(5, 3, 2, 8),
+        tokens=(7, 6, 17, 65, 5),
+        width=(12, 9, 64, 32, 8),
+        eps=(0.03, 0.002, 1e-6, 1e-5, 0.5),
     ),
 )
 
@@ -214,6 +225,15 @@ Mlp = Exercise(
         "Do not fix the dtype either.",
     ),
     gradients("everything can learn", inputs=(drawn(2, 5, 7),), **_mlp),
+    sizes=Sizes(
+        lambda images, tokens, width, hidden: forward(
+            "", inputs=(drawn(images, tokens, width),), in_features=width, hidden_features=hidden
+        ),
+        images=(5, 3, 2),
+        tokens=(7, 6, 17, 65),
+        width=(12, 9, 64, 32, 6),
+        hidden=(20, 30, 256, 128, 24),
+    ),
 )
 
 
@@ -373,6 +393,12 @@ def _passes_what_is_kept(candidate):
     return torch.allclose(x.grad, out)
 
 
+def _drop_case(rate, tokens, width):
+    if rate in (0.5, 1.0):
+        raise ValueError("what is lost and what is kept look alike, or nothing is kept")
+    return Case("", _drop(lambda factor: [_lost(factor), _largest(factor)], 4000, tokens, width, rate=rate))
+
+
 drop_path = Exercise(
     vit.drop_path,
     Case(
@@ -425,6 +451,12 @@ drop_path = Exercise(
         "the gradient reaches the images that are kept, with the same factor",
         _passes_what_is_kept,
         "Do not use .data, .detach() or no_grad on the way.",
+    ),
+    sizes=Sizes(
+        _drop_case,
+        rate=(0.4, 0.7, 0.1, 0.2, 0.25),
+        tokens=(2, 5),
+        width=(5, 3),
     ),
 )
 
@@ -630,6 +662,16 @@ Block = Exercise(
         hint="Take the dtype from x instead of fixing it.",
     ),
     gradients("everything can learn", inputs=(drawn(2, 5, 8),), **_block),
+    sizes=Sizes(
+        lambda images, tokens, width, heads, ratio: forward(
+            "", inputs=(drawn(images, tokens, width),), dim=width, num_heads=heads, mlp_ratio=ratio
+        ),
+        images=(5, 3, 2),
+        tokens=(7, 6, 17, 65),
+        width=(24, 48, 64, 32, 8),
+        heads=(2, 8, 4, 3, 12),
+        ratio=(3, 5, 4, 2),
+    ),
 )
 
 
@@ -951,6 +993,17 @@ make_blocks = Exercise(
         _ROOTS,
     ),
     Case("all blocks can learn", _without_gradient),
+    sizes=Sizes(
+        lambda images, tokens, width, depth, heads, ratio: forward(
+            "", width, depth, heads, mlp_ratio=ratio, inputs=(drawn(images, tokens, width),)
+        ),
+        images=(5, 3, 2),
+        tokens=(7, 6, 17),
+        width=(24, 48, 64, 32, 8),
+        depth=(2, 3, 4, 12),
+        heads=(8, 2, 4, 12),
+        ratio=(6, 5, 4, 2),
+    ),
 )
 
 

@@ -6,6 +6,7 @@ from einops import rearrange, repeat
 
 from vit_edu.check.cases import Case, call, in_double, not_contiguous, passes_gradient
 from vit_edu.check.engine import Exercise
+from vit_edu.check.probes import Sizes, grid
 from vit_edu.models import vit
 
 
@@ -19,11 +20,35 @@ def _bytes(*shape):
     return _numbered(*shape).byte()
 
 
+_IMAGES = {
+    "images": (5, 2, 3, 8, 16),
+    "channels": (6, 5, 3),
+    "image_height": (48, 96, 32, 28, 8),
+    "image_width": (80, 112, 32, 28, 8),
+    "patch": (2, 8, 4, 16, 7),
+}
+
+
+def _in_patches(case, images=2, channels=2):
+    """Sizes in patches instead of pixels. case: a function of images and patch size."""
+
+    def of(patches, patch):
+        rows, columns = grid(patches)
+        return case(images, channels, rows * patch, columns * patch, patch)
+
+    return Sizes(of, patches=(15, 24, 64, 49, 16, 4, 196), patch=(2, 5, 4, 8))
+
+
 # The next cells of the lesson pass a photograph as it comes.
 _as_bytes = "a photograph as it comes: bytes (uint8) in, bytes out"
 
 
 # ---------------------------------------------------------------- patchify
+
+
+def _patchify_case(images, channels, image_height, image_width, patch):
+    return call("", _numbered(images, channels, image_height, image_width), patch)
+
 
 patchify = Exercise(
     vit.patchify,
@@ -51,6 +76,7 @@ patchify = Exercise(
     in_double(_numbered(1, 2, 4, 6), 2, asked=True),
     not_contiguous(_numbered(2, 3, 4, 6), 2),
     passes_gradient(_numbered(1, 2, 4, 6), 2),
+    sizes=(Sizes(_patchify_case, **_IMAGES), _in_patches(_patchify_case)),
 )
 
 
@@ -154,6 +180,10 @@ def _cut(*shape, P, dtype=torch.float32):
     return vit.patchify(_numbered(*shape).to(dtype), P), P, shape[-2:]
 
 
+def _unpatchify_case(images, channels, image_height, image_width, patch):
+    return call("", *_cut(images, channels, image_height, image_width, P=patch))
+
+
 unpatchify = Exercise(
     vit.unpatchify,
     call("one 4 x 4 grey image in 2 x 2 patches", *_cut(1, 1, 4, 4, P=2)),
@@ -169,6 +199,7 @@ unpatchify = Exercise(
     in_double(*_cut(1, 2, 4, 6, P=2), asked=True),
     not_contiguous(*_cut(2, 3, 4, 6, P=2)),
     passes_gradient(*_cut(1, 2, 4, 6, P=2)),
+    sizes=(Sizes(_unpatchify_case, **_IMAGES), _in_patches(_unpatchify_case)),
 )
 
 unpatchify.add_mistakes(
@@ -271,6 +302,11 @@ patch_conv_weight = Exercise(
     _conv_case("convolving equals patchify, 4 x 4 patches", 2, 3, 8, 8, P=4),
     _conv_case("convolving equals patchify, wide image", 1, 2, 3, 9, P=3),
     _weight_case("patches of a single pixel, two channels", 1, 2),
+    sizes=Sizes(
+        lambda patch, channels: _weight_case("", patch, channels),
+        patch=(5, 2, 4, 3, 8),
+        channels=(2, 6, 3, 4),
+    ),
 )
 
 patch_conv_weight.add_mistakes(
@@ -348,6 +384,17 @@ overlapping_patches = Exercise(
         2,
         1,
         hint="A pixel that lies in several patches gets a gradient from each of them.",
+    ),
+    sizes=Sizes(
+        lambda images, channels, image_height, image_width, patch, stride: call(
+            "", _numbered(images, channels, image_height, image_width), patch, stride
+        ),
+        images=(5, 2, 3, 8),
+        channels=(7, 5, 3),
+        image_height=(18, 21, 32, 8),
+        image_width=(13, 12, 32, 8),
+        patch=(6, 5, 4, 8, 2),
+        stride=(2, 3, 4),
     ),
 )
 

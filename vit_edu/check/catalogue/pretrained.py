@@ -10,6 +10,7 @@ from einops import rearrange
 from vit_edu import pretrained, transfer
 from vit_edu.check.cases import Case, call, drawn, generator, in_double, not_contiguous
 from vit_edu.check.engine import Exercise
+from vit_edu.check.probes import Sizes, grid
 
 # ---------------------------------------------------------------- names
 
@@ -177,6 +178,12 @@ pack_qkv = Exercise(
         kind="property",
     ),
     not_contiguous(*_three(6, 2, 3)),
+    sizes=Sizes(
+        lambda width, heads, head_width: call("", *_three(width, heads, head_width)),
+        width=(10, 14, 192, 64, 6, 8),
+        heads=(5, 2, 3, 4, 12),
+        head_width=(7, 9, 64, 2),
+    ),
 )
 
 pack_qkv.add_mistakes(
@@ -227,6 +234,14 @@ pack_qkv.add_mistakes(
 
 # ---------------------------------------------------------------- positions
 
+
+def _resize_case(patches, rows, columns, width, prefix):
+    old = grid(patches)
+    if old[0] != old[1]:
+        raise ValueError("the old grid is square")
+    return call("", drawn(1, prefix + patches, width), (rows, columns), num_prefix_tokens=prefix)
+
+
 resize_pos_embed = Exercise(
     pretrained.resize_pos_embed,
     call("the same grid changes nothing", drawn(1, 5, 3), (2, 2)),
@@ -250,6 +265,14 @@ resize_pos_embed = Exercise(
     # Computing in float32 and casting back, as timm does, is right as well.
     in_double(drawn(1, 10, 4), (4, 5), tolerance=1e-5),
     not_contiguous(drawn(1, 10, 4), (4, 5)),
+    sizes=Sizes(
+        _resize_case,
+        patches=(25, 36, 64, 16, 196),
+        rows=(3, 9, 8, 14, 7),
+        columns=(7, 5, 8, 14, 4),
+        width=(6, 11, 64, 192),
+        prefix=(2, 4, 1, 5),
+    ),
 )
 
 
@@ -479,6 +502,20 @@ knn_predict = Exercise(
     ),
     in_double(_scaled(20, 6, 14), _labels(20, 4, 15), drawn(10, 6, seed=16), 3),
     not_contiguous(_scaled(20, 6, 17), _labels(20, 4, 18), drawn(10, 6, seed=19), 3),
+    sizes=Sizes(
+        lambda labelled, queries, width, classes, neighbours: call(
+            "",
+            _scaled(labelled, width, 0),
+            torch.arange(labelled) % classes,
+            drawn(queries, width, seed=1),
+            neighbours,
+        ),
+        labelled=(43, 60, 20, 100),
+        queries=(26, 38, 30, 10),
+        width=(6, 9, 64, 8),
+        classes=(7, 4, 10, 3),
+        neighbours=(5, 11, 3, 10, 20),
+    ),
 )
 
 
@@ -678,6 +715,12 @@ layer_rate = Exercise(
     Case(
         "every parameter of a model with three blocks",
         lambda c: [c(name, 3, 0.01, 0.8) for name in _PARAMETERS],
+    ),
+    sizes=Sizes(
+        lambda depth, peak, decay: Case("", lambda c: [c(name, depth, peak, decay) for name in _PARAMETERS]),
+        depth=(5, 9, 12, 4, 3),
+        peak=(0.3, 0.02, 1.0, 1e-3, 0.01),
+        decay=(0.7, 0.9, 0.75, 0.5, 0.65, 0.8),
     ),
 )
 

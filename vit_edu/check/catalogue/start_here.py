@@ -2,10 +2,19 @@
 
 from vit_edu.check.cases import call
 from vit_edu.check.engine import Exercise
+from vit_edu.check.probes import Sizes
 
 
 def _count_patches(height, width, patch_size):
     return (height // patch_size) * (width // patch_size)
+
+
+def _count_case(image_height, image_width, patch):
+    if patch == 1 or image_height % patch or image_width % patch:
+        raise ValueError(
+            "with single pixels, wrong answers are right, and what does not fit is not asked for"
+        )
+    return call("", image_height, image_width, patch)
 
 
 count_patches = Exercise(
@@ -15,6 +24,12 @@ count_patches = Exercise(
     call("an image that is wider than high, 32 x 64, in 8 x 8 patches", 32, 64, 8),
     call("an image that is higher than wide, 48 x 16, in 4 x 4 patches", 48, 16, 4),
     name="count_patches",
+    sizes=Sizes(
+        _count_case,
+        image_height=(48, 96, 32, 224, 28),
+        image_width=(80, 112, 32, 224, 28),
+        patch=(2, 8, 4, 16, 7),
+    ),
 )
 
 count_patches.add_mistakes(

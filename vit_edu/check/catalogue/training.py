@@ -11,6 +11,7 @@ from vit_edu.check.cases import Case, CaseFailed, apply, call, drawn
 from vit_edu.check.compare import described
 from vit_edu.check.engine import Exercise
 from vit_edu.check.language import N_, Sentence
+from vit_edu.check.probes import Sizes
 
 
 def _numbered(*shape):
@@ -59,7 +60,7 @@ _copies = _numbered(1, 2, 4, 4).repeat(600, 1, 1, 1)  # of one image
 
 _four = _numbered(4, 2, 4, 4)  # as many images as columns
 
-_wide = _numbered(3, 2, 5, 8)
+_wide = _numbered(3, 5, 6, 8)
 
 
 def _is_one_of(out, ways):
@@ -149,6 +150,15 @@ random_flip = Exercise(
     _flip_case("images that are wider than high", _wide),
     _flip_case("one grey image", _wide[:1, :1]),
     _keeps_bytes(_copies),
+    sizes=Sizes(
+        lambda images, channels, image_height, image_width: _flip_case(
+            "", _numbered(images, channels, image_height, image_width)
+        ),
+        images=(5, 2, 3, 64),
+        channels=(2, 5, 3),
+        image_height=(7, 6, 32, 28, 4),
+        image_width=(6, 9, 32, 28, 4),
+    ),
 )
 
 
@@ -300,6 +310,17 @@ def _crop_pictures(candidate):
     return all(s is not None and bool((s.abs() <= 2).all()) for s in shifts)
 
 
+def _crop_case(images, channels, image_height, image_width, padding):
+    def run(candidate):
+        one = _numbered(1, channels, image_height, image_width)
+        calls = -(-60 // images)
+        out = torch.cat([_applied(candidate, one.repeat(images, 1, 1, 1), padding) for _ in range(calls)])
+        shifts = _found(out, one)
+        return None if shifts is None else int(shifts.abs().max())
+
+    return Case("", run)
+
+
 random_crop = Exercise(
     data.random_crop,
     Case(
@@ -329,6 +350,14 @@ random_crop = Exercise(
         "Rows run to H, columns to W.",
     ),
     _keeps_bytes(_few, 1),
+    sizes=Sizes(
+        _crop_case,
+        images=(5, 6, 3, 64),
+        channels=(6, 5, 3),
+        image_height=(7, 9, 32, 28),
+        image_width=(9, 8, 32, 28),
+        padding=(2, 5, 4, 3),
+    ),
 )
 
 
@@ -523,6 +552,12 @@ def _share_of(name, logits, labels, hint=""):
     return Case(name, lambda f: _plain(apply(f, logits, labels)), hint, given=(logits,))
 
 
+def _every_second(images, classes):
+    """Every second of the images has another label than the answer."""
+    logits = drawn(images, classes)
+    return _share_of("", logits, (logits.argmax(-1) + torch.arange(images) % 2) % classes)
+
+
 accuracy = Exercise(
     training.accuracy,
     _share_of(
@@ -550,6 +585,7 @@ accuracy = Exercise(
         "10 images, 7 classes", _ten, (_ten.argmax(1) + torch.tensor([0, 0, 1, 0, 2, 0, 0, 1, 3, 0])) % 7
     ),
     _share_of("5 of 6 right, 4 classes", _six, (_six.argmax(1) + torch.tensor([0, 0, 0, 1, 0, 0])) % 4),
+    sizes=Sizes(_every_second, images=(13, 9, 4, 10, 64, 3), classes=(7, 6, 10, 3, 4)),
 )
 
 
@@ -654,6 +690,16 @@ learning_rate = Exercise(
     _at("step 5 of 12, with a climb of 3", 5, total_steps=12, warmup_steps=3),
     _at("step total_steps, one past the last, is zero", 100, "There, progress is 1: cos(π) = -1."),
     _at("no warm-up at all", 0, "No step is below 0, so only the fall is left.", warmup_steps=0),
+    sizes=Sizes(
+        lambda steps, warmup, peak: Case(
+            "",
+            lambda f: [f(step, steps, warmup, peak) for step in range(steps)][:: 1 + steps // 50],
+            tolerance=1e-9,
+        ),
+        steps=(60, 90, 100, 50, 200),
+        warmup=(7, 12, 10, 5, 20),
+        peak=(0.3, 0.02, 1e-3, 1.0, 3e-4),
+    ),
 )
 
 
@@ -965,6 +1011,11 @@ def _what_the_step_found(candidate):
     return "another gradient"
 
 
+def _step_case(images, classes, width):
+    batch = drawn(images, width), torch.arange(images) % classes
+    return Case("", _steps(lambda *seen: [_loss(*seen), _weights(*seen)], batch, classes=classes))
+
+
 train_step = Exercise(
     training.train_step,
     Case("the loss is returned, as a Python number", _steps(_loss, (_batch, _labels)), "loss.item()"),
@@ -984,6 +1035,7 @@ train_step = Exercise(
         _steps(lambda m, losses, o: "train" if all(m.modes) else "eval", (_batch, _labels)),
         "An evaluation may have left it in eval mode, so call model.train() first.",
     ),
+    sizes=Sizes(_step_case, images=(5, 13, 8, 32, 64), classes=(7, 6, 3, 10, 4), width=(12, 9, 5, 64)),
 )
 
 
@@ -1158,6 +1210,13 @@ def _gradients_afterwards(candidate):
     return "on" if torch.is_grad_enabled() else "off"
 
 
+def _judged_batches(batch, batches, classes):
+    """Batches of this many images and a last one of 2. The model gets two thirds right."""
+    images = drawn(batch * batches + 2, classes, 1, 1)
+    labels = (images.flatten(1).argmax(1) + (torch.arange(len(images)) % 3 == 0)) % classes
+    return _judged(_share, batches=lambda: list(zip(images.split(batch), labels.split(batch), strict=True)))
+
+
 evaluate = Exercise(
     training.evaluate,
     Case(
@@ -1196,6 +1255,12 @@ evaluate = Exercise(
         "batches from a generator",
         _judged(_share, batches=lambda: (b for b in _eval_batches((4, 2, 1)))),
         "A generator has no length and can be gone through only once, so count the images on the way.",
+    ),
+    sizes=Sizes(
+        lambda batch, batches, classes: Case("", _judged_batches(batch, batches, classes)),
+        batch=(6, 11, 5, 32, 64),
+        batches=(2, 5, 3, 10),
+        classes=(7, 6, 3, 10),
     ),
 )
 

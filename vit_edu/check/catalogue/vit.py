@@ -7,6 +7,7 @@ from torch import nn
 from vit_edu.check.cases import (
     Case,
     CaseFailed,
+    apply,
     build,
     call,
     drawn,
@@ -21,6 +22,7 @@ from vit_edu.check.cases import (
 )
 from vit_edu.check.engine import Exercise, variant
 from vit_edu.check.language import N_, Sentence
+from vit_edu.check.probes import Sizes, grid
 from vit_edu.models import vit
 from vit_edu.training import accuracy
 
@@ -38,6 +40,17 @@ pool = Exercise(
     not_contiguous(drawn(2, 3, 4), "avg"),
     in_double(drawn(2, 3, 4), "avg"),
     passes_gradient(drawn(2, 3, 4), "token"),
+    sizes=Sizes(
+        lambda images, tokens, width: Case(
+            "",
+            lambda candidate: [
+                apply(candidate, drawn(images, tokens, width), how) for how in ("token", "avg")
+            ],
+        ),
+        images=(5, 3, 2, 8),
+        tokens=(7, 6, 17, 65, 16, 64),
+        width=(12, 9, 64, 32, 8),
+    ),
 )
 
 pool.add_mistakes(
@@ -155,6 +168,30 @@ def _conv_as_linear_channels_first(weight):
 
 _views = (_conv_as_linear, _conv_as_linear_channels_first)
 
+
+def _square(patches):
+    """The side of a square grid. ValueError if no square has as many places."""
+    rows, columns = grid(patches)
+    if rows != columns:
+        raise ValueError(f"{patches} patches are not a square")
+    return rows
+
+
+def _vit_case(images, channels, patches, patch, classes, width, depth, heads):
+    side = _square(patches) * patch
+    return forward(
+        "",
+        inputs=(drawn(images, channels, side, side),),
+        img_size=side,
+        patch_size=patch,
+        in_chans=channels,
+        num_classes=classes,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+    )
+
+
 ViT = Exercise(
     vit.ViT,
     parameters(
@@ -199,6 +236,17 @@ ViT = Exercise(
     forward("in float64", inputs=(_images,), double=True, tolerance=1e-8, **_tiny),
     gradients("everything can learn", inputs=(_images,), **_tiny),
     views=_views,
+    sizes=Sizes(
+        _vit_case,
+        images=(5, 3, 2),
+        channels=(6, 2, 3),
+        patches=(9, 25, 16, 64, 4),
+        patch=(3, 2, 4, 8),
+        classes=(7, 11, 10, 5),
+        width=(24, 48, 64, 32, 8),
+        depth=(2, 3, 4),
+        heads=(8, 2, 4, 3),
+    ),
 )
 
 
@@ -388,6 +436,18 @@ count_parameters = Exercise(
         2,
         mlp_ratio=2.5,
         hint="The hidden layer has int(embed_dim * mlp_ratio) numbers.",
+    ),
+    sizes=Sizes(
+        lambda image_size, patch, channels, classes, width, depth, ratio: call(
+            "", image_size, patch, channels, classes, width, depth, mlp_ratio=ratio
+        ),
+        image_size=(48, 96, 32, 224, 8),
+        patch=(2, 8, 4, 16),
+        channels=(5, 2, 3),
+        classes=(7, 11, 10, 1000, 5),
+        width=(12, 20, 64, 192, 8),
+        depth=(9, 5, 12, 4, 2),
+        ratio=(6, 3, 4, 2),
     ),
 )
 
@@ -593,6 +653,11 @@ def _small_and_shaky(x):
     return x / 100 + 1e-6 * torch.rand(x.shape)
 
 
+def _all_of(*cases, name=""):
+    """One case that looks at several models."""
+    return Case(name, lambda candidate: [case.run(candidate) for case in cases])
+
+
 # ---------------------------------------------------------------- does an image see its neighbours?
 
 
@@ -658,10 +723,10 @@ batch_independent = Exercise(
         alter_logits=lambda x: 0 * x,
     ),
     _on("a ViT that subtracts the batch's mean from its logits", alter_logits=lambda x: x - x.mean(0)),
-    _on(
-        "a ViT in which only the last of 5 images reads the others",
-        alter_logits=_last_reads_all,
-        images=drawn(5, 3, 8, 8),
+    _all_of(
+        _on("", alter_logits=_last_reads_all),
+        _on("", alter_logits=_last_reads_all, images=drawn(5, 3, 8, 8)),
+        name="a ViT in which only the last image reads the others, with 3 images and with 5",
     ),
     _on("a ViT in which images 0 and 1 read each other, and 2 is alone", alter_logits=_in_pairs),
     _on("a ViT in which the other images change the logits by less than 0.001", alter_logits=_leaks_a_little),
@@ -669,6 +734,14 @@ batch_independent = Exercise(
     _on("a ViT in which the other images make every logit larger", alter_logits=_gains),
     _asks_the_model(models=[(True, {}), (False, {"encode": _across_the_batch})]),
     name="batch_independent",
+    sizes=Sizes(
+        lambda images: _all_of(
+            _on("", images=drawn(images, 3, 8, 8)),
+            _on("", encode=_across_the_batch, images=drawn(images, 3, 8, 8)),
+            _on("", alter_logits=_last_reads_all, images=drawn(images, 3, 8, 8)),
+        ),
+        images=(5, 2, 3, 8, 4),
+    ),
 )
 
 batch_independent.add_mistakes(
@@ -902,6 +975,19 @@ _large = {"images": drawn(3, 3, 16, 16), "img_size": 16, "patch_size": 8}
 
 _single = {"images": drawn(1, 3, 8, 8), "num_classes": 1}
 
+
+def _order_case(images, patch, image_height, image_width):
+    given = {
+        "images": drawn(images, 3, image_height, image_width),
+        "img_size": (image_height, image_width),
+        "patch_size": patch,
+    }
+    return _all_of(
+        _on("", patch, **given),
+        _on("", patch, add_positions=_add_nothing, **given),
+    )
+
+
 order_matters = Exercise(
     _order_matters,
     _on("a sound ViT", 4),
@@ -948,6 +1034,13 @@ order_matters = Exercise(
     ),
     _asks_the_model(4, models=[(True, {}), (False, {"add_positions": _add_nothing})]),
     name="order_matters",
+    sizes=Sizes(
+        _order_case,
+        images=(5, 3, 2),
+        patch=(2, 8, 4),
+        image_height=(24, 16, 8, 32),
+        image_width=(16, 24, 8, 32),
+    ),
 )
 
 order_matters.add_mistakes(
@@ -1310,6 +1403,18 @@ def _grows_with_depth(candidate):
     return counts[1] - counts[0] == counts[2] - counts[1] > 0
 
 
+def _repaired_case(images, patches, patch, classes, width, depth, heads):
+    side = _square(patches) * patch
+    sizes = {"img_size": side, "patch_size": patch, "num_classes": classes, "dim": width}
+
+    def run(candidate):
+        model, x = _lively(candidate, **sizes, depth=depth, heads=heads), drawn(images, 3, side, side)
+        logits = model(x.clone())
+        return [list(logits.shape), torch.allclose(logits[:1], model(x[:1].clone()), atol=1e-5)]
+
+    return Case("", run)
+
+
 RepairedViT = Exercise(
     _Repaired,
     _on_repaired(
@@ -1359,6 +1464,16 @@ RepairedViT = Exercise(
         num_classes=40,
     ),
     name="RepairedViT",
+    sizes=Sizes(
+        _repaired_case,
+        images=(5, 3, 2),
+        patches=(9, 25, 16, 64, 4),
+        patch=(6, 2, 8, 4),
+        classes=(7, 11, 10, 5),
+        width=(24, 48, 32, 64, 8),
+        depth=(3, 2, 4),
+        heads=(8, 2, 4),
+    ),
 )
 
 

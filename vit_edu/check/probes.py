@@ -1,0 +1,429 @@
+"""Finds a number that is built into a wrong answer, by experiment: with which sizes does the answer become right?
+
+An exercise declares its sizes, such as the number of heads, and how to make a case from them. If an answer is wrong and no
+known mistake explains it, it is tried with other sizes, one changed at a time: those that the lessons use, and the numbers
+that occur in the answer itself. If exactly one number makes it right, and does so again among other sizes, the learner is
+told this number.
+"""
+
+import functools
+import types
+from dataclasses import dataclass
+
+from vit_edu.check import guard
+from vit_edu.check.compare import STOPPED, TOO_LARGE, TOO_SLOW, UNWRITTEN, Failure, compare
+from vit_edu.check.language import N_, _, ngettext
+
+SECONDS = 1.0  # the most that each of the two rounds may take; most take a tenth of it
+TRIED = 12  # values of one size
+
+# After these, an experiment would take long or say nothing.
+_HOPELESS = {TOO_SLOW, TOO_LARGE, STOPPED, UNWRITTEN}
+
+
+class Sizes:
+    """The sizes of an exercise. case: a function of sizes that returns a `Case`, or raises if they do not fit together.
+
+    values: {size: (value, another one, then the usual ones)}. The keys are those of KINDS. The first values of all sizes
+    together are where the experiment starts; they differ from each other and are none of the usual numbers. It is confirmed
+    with the second values.
+    """
+
+    def __init__(self, case, **values):
+        self.case, self.values = case, values
+        self.base = {name: v[0] for name, v in values.items()}
+        self.other = {name: v[1] for name, v in values.items()}
+        self.known, self._misfits = {}, set()
+
+    def prepare(self, exercise, wanted):
+        """Put the case of each of these values, and what it sees of the reference, into `known`, unless they do not fit."""
+        cases = {}
+        for values in wanted:
+            if values not in self.known and values not in self._misfits:
+                try:
+                    cases[values] = self.case(**dict(values))
+                except Exception:
+                    self._misfits.add(values)
+        seen = exercise.observe(exercise.reference, list(cases.values())).got
+        for (values, case), expected in zip(cases.items(), seen, strict=True):
+            if isinstance(expected, Failure) or not compare(case, expected, expected)[0]:
+                self._misfits.add(values)
+            else:
+                self.known[values] = case, expected
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How learners are told about a size.
+
+    name: "the number of heads". said: the value in words, "4 heads". most: the largest value that is tried. between: what to
+    look at in an answer that is right only if the size is 1. axis: does a size of 1 make an axis of length 1?
+    """
+
+    name: str
+    said: callable
+    most: int = 256
+    between: str = ""
+    axis: bool = True
+
+
+KINDS = {
+    "images": Kind(
+        N_("the number of images"),
+        lambda n: ngettext("one image", "{number} images", n),
+        between=N_("Look at what happens between the images."),
+    ),
+    "channels": Kind(
+        N_("the number of channels"),
+        lambda n: ngettext("one channel", "{number} channels", n),
+        64,
+        N_("Look at what happens between the channels."),
+    ),
+    "image_size": Kind(
+        N_("the size of the images"),
+        lambda n: _("images of {number} x {number} pixels"),
+    ),
+    "image_height": Kind(
+        N_("the height of the images"),
+        lambda n: ngettext("images one pixel high", "images {number} pixels high", n),
+    ),
+    "image_width": Kind(
+        N_("the width of the images"),
+        lambda n: ngettext("images one pixel wide", "images {number} pixels wide", n),
+    ),
+    "patch": Kind(
+        N_("the size of the patches"),
+        lambda n: ngettext("patches of a single pixel", "patches of {number} x {number} pixels", n),
+        16,
+        N_("Look at the pixels inside a patch."),
+    ),
+    "patches": Kind(
+        N_("the number of patches"),
+        lambda n: ngettext("one patch", "{number} patches", n),
+        between=N_("Look at what happens between the patches."),
+    ),
+    "stride": Kind(
+        N_("the stride"),
+        lambda n: ngettext("a stride of one pixel", "a stride of {number} pixels", n),
+        16,
+        axis=False,
+    ),
+    "padding": Kind(
+        N_("the padding"),
+        lambda n: ngettext("a padding of one pixel", "a padding of {number} pixels", n),
+        5,
+        axis=False,
+    ),
+    "rows": Kind(
+        N_("the number of rows"),
+        lambda n: ngettext("one row", "{number} rows", n),
+    ),
+    "columns": Kind(
+        N_("the number of columns"),
+        lambda n: ngettext("one column", "{number} columns", n),
+    ),
+    "numbers": Kind(
+        N_("the count of numbers in a patch"),
+        lambda n: ngettext("one number in a patch", "{number} numbers in a patch", n),
+        768,
+    ),
+    "tokens": Kind(
+        N_("the number of tokens"),
+        lambda n: ngettext("one token", "{number} tokens", n),
+        between=N_("Look at what happens between the tokens."),
+    ),
+    "width": Kind(
+        N_("the width of the tokens"),
+        lambda n: _("a width of {number}"),
+    ),
+    "hidden": Kind(
+        N_("the width of the hidden layer"),
+        lambda n: _("a hidden width of {number}"),
+    ),
+    "ratio": Kind(
+        N_("the ratio of the MLP"),
+        lambda n: _("a ratio of {number}"),
+        8,
+        N_("Look at how the hidden width depends on the ratio."),
+        axis=False,
+    ),
+    "heads": Kind(
+        N_("the number of heads"),
+        lambda n: ngettext("one head", "{number} heads", n),
+        16,
+        N_("Look at what happens between the heads."),
+    ),
+    "head_width": Kind(
+        N_("the width of a head"),
+        lambda n: _("heads of width {number}"),
+    ),
+    "depth": Kind(
+        N_("the number of blocks"),
+        lambda n: ngettext("one block", "{number} blocks", n),
+        6,
+        N_("Look at what happens from one block to the next."),
+        axis=False,
+    ),
+    "classes": Kind(
+        N_("the number of classes"),
+        lambda n: ngettext("one class", "{number} classes", n),
+        1000,
+        N_("Look at what happens between the classes."),
+    ),
+    "prefix": Kind(
+        N_("the number of prefix tokens"),
+        lambda n: ngettext("one prefix token", "{number} prefix tokens", n),
+        8,
+        N_("Look at what happens to the other prefix tokens."),
+    ),
+    "batches": Kind(
+        N_("the number of batches"),
+        lambda n: ngettext("one batch", "{number} batches", n),
+        32,
+        N_("Look at what happens from one batch to the next."),
+        axis=False,
+    ),
+    "batch": Kind(
+        N_("the number of images in a batch"),
+        lambda n: ngettext("one image in a batch", "{number} images in a batch", n),
+        between=N_("Look at what happens between the images of a batch."),
+    ),
+    "labelled": Kind(
+        N_("the number of labelled images"),
+        lambda n: ngettext("one labelled image", "{number} labelled images", n),
+        between=N_("Look at what happens between the labelled images."),
+    ),
+    "queries": Kind(
+        N_("the number of queries"),
+        lambda n: ngettext("one query", "{number} queries", n),
+        between=N_("Look at what happens between the queries."),
+    ),
+    "neighbours": Kind(
+        N_("the number of neighbours"),
+        lambda n: ngettext("one neighbour", "{number} neighbours", n),
+        between=N_("Look at how several neighbours vote."),
+    ),
+    "steps": Kind(
+        N_("the number of steps"),
+        lambda n: ngettext("one step", "{number} steps", n),
+        1000,
+        axis=False,
+    ),
+    "warmup": Kind(
+        N_("the number of warm-up steps"),
+        lambda n: ngettext("one step of warm-up", "{number} steps of warm-up", n),
+        axis=False,
+    ),
+    "eps": Kind(N_("eps"), lambda n: _("an eps of {number}"), axis=False),
+    "rate": Kind(N_("the drop rate"), lambda n: _("a drop rate of {number}"), axis=False),
+    "peak": Kind(N_("the peak"), lambda n: _("a peak of {number}"), axis=False),
+    "decay": Kind(N_("the decay"), lambda n: _("a decay of {number}"), axis=False),
+}
+
+
+def _said(name, value):
+    return KINDS[name].said(value).format(number=f"{value:g}" if isinstance(value, float) else value)
+
+
+# ---------------------------------------------------------------- the experiment
+
+
+def explain(exercise, candidate, rows):
+    """What the sizes say about a wrong answer, in the learner's language, or None. rows: those of its cases. Never raises."""
+    if not exercise.sizes or not _promising(rows):
+        return None
+    try:
+        return _explain(exercise, candidate)
+    except Exception:  # an answer may be odder than its cases show, and then there is nothing to say
+        return None
+
+
+def _promising(rows):
+    """Does a plain case fail, and does the answer come to an end?"""
+    if any(isinstance(row.got, Failure) and row.got.kind in _HOPELESS for row in rows):
+        return False
+    return any(not row.passed and row.case.kind not in ("property", "parameters") for row in rows)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A value of a size that makes a difference. contrast: another value, for comparison.
+
+    fixed: the answer is right with this value only; otherwise, it is wrong with this value only. trivial: there is no smaller
+    one.
+    """
+
+    name: str
+    value: object
+    contrast: object
+    fixed: bool
+    trivial: bool = False
+
+
+def _explain(exercise, candidate):
+    tried = _Trials(exercise, candidate)
+    plan = [
+        (sizes, name, _values(sizes, name, tried.numbers))
+        for sizes in exercise.sizes
+        for name in sizes.values
+    ]
+    tried.run((sizes, sizes.base | {name: v}) for sizes, name, values in plan for v in values)
+    suspects = [
+        (sizes, found)
+        for sizes, name, values in plan
+        for found in _findings(name, tried.right(sizes, sizes.base, name, values))
+    ]
+    again = [(sizes, start, f) for sizes, f in suspects for start in (sizes.base, sizes.other)]
+    tried.run((sizes, start | {f.name: v}) for sizes, start, f in again for v in _controls(sizes, f))
+    found = {
+        (f.name, f.value, f.fixed): f
+        for sizes, f in suspects
+        if all(
+            _confirms(f, tried.right(sizes, start, f.name, _controls(sizes, f)))
+            for start in (sizes.base, sizes.other)
+        )
+    }
+    for group in _by_weight(found.values()):
+        if group:
+            return _sentence(group[0]) if len(group) == 1 or not group[0].fixed else None
+    return None
+
+
+def _values(sizes, name, numbers):
+    """What is tried for a size: its own values, one, and the numbers of the answer."""
+    own = sizes.values[name]
+    kind = type(own[0])
+    more = [v for v in (1, *numbers) if type(v) is kind and v <= KINDS[name].most]
+    return list(dict.fromkeys([*own, *more]))[:TRIED]
+
+
+def _findings(name, seen):
+    """What can be said about one size. seen: {value: was the answer right?}"""
+    right, wrong = [v for v, ok in seen.items() if ok], [v for v, ok in seen.items() if not ok]
+    if len(right) == 1 and len(wrong) >= 2:
+        smallest = right[0] == min(seen)
+        yield Finding(name, right[0], wrong[0], fixed=True, trivial=smallest and type(right[0]) is int)
+    if wrong == [1] and type(wrong[0]) is int and len(right) >= 2:
+        yield Finding(name, 1, right[0], fixed=False)
+
+
+def _controls(sizes, finding):
+    """Values with which a finding is confirmed, its own first.
+
+    Its neighbours are among them: an answer that is right with every large number has none built in.
+    """
+    value, name = finding.value, finding.name
+    if isinstance(value, float):
+        near = (value * 2, value / 2, value * 1.1)
+    else:
+        near = tuple(v for v in (value - 1, value + 1, 2 * value) if v > 0) if finding.fixed else ()
+    return list(dict.fromkeys((value, sizes.base[name], sizes.other[name], *near)))
+
+
+def _confirms(finding, seen):
+    """Is the answer right with this value only, or wrong with this value only, among other sizes as well?"""
+    return (
+        finding.value in seen
+        and len(seen) > 1
+        and all(ok is (finding.fixed is (value == finding.value)) for value, ok in seen.items())
+    )
+
+
+def _by_weight(findings):
+    """The findings in three groups: a number that is fixed; right with the smallest value only; wrong with one only.
+
+    What is hardly to be wrong about, such as attention to a single token, tells little beside a number that is fixed. Two
+    explanations of one group are none.
+    """
+    fixed = [f for f in findings if f.fixed]
+    return (
+        [f for f in fixed if not f.trivial],
+        [f for f in fixed if f.trivial],
+        [f for f in findings if not f.fixed],
+    )
+
+
+def _sentence(finding):
+    kind = KINDS[finding.name]
+    these, those = _said(finding.name, finding.value), _said(finding.name, finding.contrast)
+    if not finding.fixed:
+        text = _("With {those} your answer is right, with {these} it is not.").format(
+            these=these, those=those
+        )
+        more = _("Does something remove an axis of length 1, as `squeeze()` does?") if kind.axis else ""
+    elif finding.trivial and not (finding.value == 1 and kind.between):
+        return None  # anything may be right where there is hardly anything to compute
+    elif finding.trivial:
+        text = _("With {these} your answer is right, with {those} it is not.").format(
+            these=these, those=those
+        )
+        more = _(kind.between)
+    else:
+        text = _(
+            "This looks as if {size} were fixed at {value}: with {these} your answer is right, with {those} it is not."
+        ).format(size=_(kind.name), value=f"{finding.value:g}", these=these, those=those)
+        more = ""
+    return f"{text} {more}".strip()
+
+
+class _Trials:
+    """A wrong answer and how it does with sizes. numbers: those in its code."""
+
+    def __init__(self, exercise, candidate):
+        self.exercise, self.candidate, self.numbers = exercise, candidate, _numbers(candidate)
+        self.found = {}
+
+    def run(self, wanted):
+        """Try the answer with all (sizes, values) that fit together. TimeoutError if this takes too long."""
+        wanted = list(dict.fromkeys((sizes, tuple(values.items())) for sizes, values in wanted))
+        for sizes in dict.fromkeys(sizes for sizes, _values in wanted):
+            sizes.prepare(self.exercise, [values for each, values in wanted if each is sizes])
+        ready = [(key, *key[0].known[key[1]]) for key in wanted if key[1] in key[0].known]
+        got = self.exercise.observe(self.candidate, [case for _key, case, _expected in ready], SECONDS).got
+        if any(isinstance(g, Failure) and g.kind in _HOPELESS for g in got):
+            raise TimeoutError
+        for (key, case, expected), g in zip(ready, got, strict=True):
+            self.found[key] = compare(case, expected, g)[0]
+
+    def right(self, sizes, start, name, values):
+        """{value of the size: was the answer right?}, the other sizes as in `start`."""
+        keys = {v: (sizes, tuple((start | {name: v}).items())) for v in values}
+        return {v: self.found[key] for v, key in keys.items() if key in self.found}
+
+
+# ---------------------------------------------------------------- the numbers of an answer
+
+
+def _numbers(candidate):
+    """The numbers in an answer's code, and the sizes that they may stand for: 65 tokens for 64 patches, 8 for the root of 64."""
+    found = []
+    for function in guard.functions(candidate):
+        found += function.__defaults__ or ()
+        found += (function.__kwdefaults__ or {}).values()
+        for code in _codes(function.__code__):
+            found += code.co_consts
+            found += [function.__globals__.get(name) for name in code.co_names]
+    if isinstance(candidate, type):
+        found += vars(candidate).values()
+    plain = dict.fromkeys(n for n in found if type(n) in (int, float) and 0 < n <= 10_000)
+    return list(dict.fromkeys([*plain, *(n for number in plain for n in _meant(number))]))
+
+
+def _codes(code):
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _codes(inner)
+
+
+def _meant(number):
+    """Whole numbers for which this one may stand."""
+    near = (number, number - 1, number**2) if number > 1 else (1 / number, 1 / number**2)
+    return [round(n) for n in near if abs(n - round(n)) < 1e-6 and 1 < n <= 10_000]
+
+
+@functools.cache
+def grid(number):
+    """(rows, columns) of the most nearly square grid with this many places."""
+    rows = next(n for n in range(int(number**0.5), 0, -1) if number % n == 0)
+    return rows, number // rows
