@@ -244,9 +244,9 @@ class ViTOfTenClasses(vit.ViT):
         )
 
 
-class RepairedOfDepth4(vit.ViT):
+class RepairedOfTenClasses(vit.ViT):
     def __init__(self, img_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=2):
-        super().__init__(img_size, patch_size, 3, num_classes, dim, 4, heads, global_pool="avg")
+        super().__init__(img_size, patch_size, 3, 10, dim, depth, heads, global_pool="avg")
 
 
 def parameters_of_three_channels(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
@@ -303,6 +303,42 @@ def rate_of_12_blocks(name, depth, peak, decay):
     return transfer.layer_rate(name, 12, peak, decay)
 
 
+def grid_of_14_columns(rows, cols, dim):
+    omega = 10000.0 ** (-torch.arange(dim // 4) / (dim // 4))
+    place = torch.arange(rows * cols)
+    row, col = (place // 14)[:, None] * omega, (place % 14)[:, None] * omega
+    return torch.cat([row.sin(), row.cos(), col.sin(), col.cos()], dim=1)
+
+
+def unpatchify_of_32_pixels(patches, patch_size, image_size):
+    n = 32 // patch_size
+    return rearrange(patches, "b (r s) (p q c) -> b c (r p) (s q)", r=n, s=n, p=patch_size, q=patch_size)
+
+
+def heads_of_width_16(x, num_heads):
+    return rearrange(x, "b t (h d) -> b h t d", d=16)
+
+
+class ViTOfFourBlocks(vit.ViT):
+    def __init__(
+        self, img_size, patch_size, in_chans, num_classes, embed_dim, depth, num_heads, global_pool="token"
+    ):
+        super().__init__(
+            img_size, patch_size, in_chans, num_classes, embed_dim, 4, num_heads, global_pool=global_pool
+        )
+
+
+def parameters_of_65_tokens(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
+    full = vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio)
+    return full - ((img_size // patch_size) ** 2 + 1) * embed_dim + 65 * embed_dim
+
+
+def votes_for_three(features, labels, queries, k):
+    similar = F.normalize(queries, dim=1) @ F.normalize(features, dim=1).mT
+    near = labels[similar.topk(k, dim=1).indices]
+    return torch.stack([(near == c).sum(dim=1) for c in range(3)], dim=1).argmax(dim=1)
+
+
 # (exercise, answer, what is said of it)
 FOUND = [
     ("count_patches", count_of_256, "the size of the patches were fixed at 16"),
@@ -330,7 +366,7 @@ FOUND = [
     ("pool", pooled_by_17, "the number of tokens were fixed at 17"),
     ("ViT", ViTOfTenClasses, "the number of classes were fixed at 10"),
     ("ViT", ViTWithoutAxes, "with one image it is not. Does something remove an axis"),
-    ("RepairedViT", RepairedOfDepth4, ""),
+    ("RepairedViT", RepairedOfTenClasses, "the number of classes were fixed at 10"),
     ("count_parameters", parameters_of_three_channels, "the number of channels were fixed at 3"),
     ("batch_independent", three_images, "the number of images were fixed at 3"),
     ("random_flip", flip_of_32, "the width of the images were fixed at 32"),
@@ -340,7 +376,13 @@ FOUND = [
     ("learning_rate", warmup_of_10, "the number of warm-up steps were fixed at 10"),
     ("train_step", BUILT_IN[9][1], "the number of images were fixed at 8"),
     ("evaluate", judged_in_32s, "the number of images in a batch were fixed at 32"),
-    ("evaluate", three_classes_judged, ""),
+    ("sincos_positions", grid_of_14_columns, "the number of columns were fixed at 14"),
+    ("unpatchify", unpatchify_of_32_pixels, "the size of the images were fixed at 32"),
+    ("split_heads", heads_of_width_16, "the width of a head were fixed at 16"),
+    ("ViT", ViTOfFourBlocks, "the number of blocks were fixed at 4"),
+    ("count_parameters", parameters_of_65_tokens, "the number of patches were fixed at 64"),
+    ("evaluate", three_classes_judged, "up to 3 classes"),
+    ("knn_predict", votes_for_three, "up to 3 classes"),
     ("pack_qkv", packed_for_192, "the width of the tokens were fixed at 192"),
     ("resize_pos_embed", resized_to_14_rows, "the number of rows were fixed at 14"),
     ("knn_predict", five_neighbours, "the number of neighbours were fixed at 5"),
@@ -353,3 +395,160 @@ def test_the_number_is_found(name, candidate, says, patient):
     found = check.run(name, candidate)
     assert not found.passed
     assert says in (found.diagnosis or "nothing"), found.text
+
+
+# ---------------------------------------------------------------- nothing is found where nothing is built in
+
+
+def patches_in_reverse(images, patch_size):
+    return vit.patchify(images, patch_size).flip(1)
+
+
+def kernel_of_halves(patch_size, channels):
+    return vit.patch_conv_weight(patch_size, channels) / 2
+
+
+def projected_twice(patches, weight, bias):
+    return 2 * (patches @ weight.T) + bias
+
+
+def angles_doubled(rows, cols, dim):
+    return vit.sincos_positions(rows, cols, dim) * 2
+
+
+def values_twice(q, k, v):
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return weights @ (2 * v), weights
+
+
+def heads_in_reverse(x, num_heads):
+    return vit.split_heads(x, num_heads).flip(-1)
+
+
+def norm_times_three(x, weight, bias, eps=1e-6):
+    return 3 * vit.layer_norm(x, weight, bias, eps)
+
+
+class Silu(nn.Module):
+    def __init__(self, in_features, hidden_features):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(in_features, hidden_features), nn.Linear(hidden_features, in_features)
+
+    def forward(self, x):
+        return self.fc2(F.silu(self.fc1(x)))
+
+
+class HeadOfTheMeanAndMore(vit.ViT):
+    def forward(self, images):
+        return super().forward(images) + 1
+
+
+def one_more(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio=4):
+    return vit.count_parameters(img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio) + 1
+
+
+def half_the_share(logits, labels):
+    return (logits.argmax(-1) == labels).float().mean().item() / 2
+
+
+def square_root_of_it(step, total_steps, warmup_steps, peak):
+    if step < warmup_steps:
+        return peak * math.sqrt((step + 1) / warmup_steps)
+    return peak * math.sqrt(
+        0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+    )
+
+
+def mixed_up(images):
+    return images.flip(-1).roll(1, dims=-2)
+
+
+def negative(query, key, value):
+    return -transfer.pack_qkv(query, key, value)
+
+
+def rate_and_a_half(name, depth, peak, decay):
+    return 1.5 * transfer.layer_rate(name, depth, peak, decay)
+
+
+NOTHING_BUILT_IN = [
+    ("patchify", patches_in_reverse),
+    ("patch_conv_weight", kernel_of_halves),
+    ("project_patches", projected_twice),
+    ("sincos_positions", angles_doubled),
+    ("scaled_dot_product_attention", values_twice),
+    ("split_heads", heads_in_reverse),
+    ("layer_norm", norm_times_three),
+    ("Mlp", Silu),
+    ("ViT", HeadOfTheMeanAndMore),
+    ("count_parameters", one_more),
+    ("accuracy", half_the_share),
+    ("learning_rate", square_root_of_it),
+    ("random_flip", mixed_up),
+    ("pack_qkv", negative),
+    ("layer_rate", rate_and_a_half),
+]
+
+
+@pytest.mark.parametrize(("name", "candidate"), NOTHING_BUILT_IN, ids=lambda x: getattr(x, "__name__", x))
+def test_nothing_is_found_where_nothing_is_built_in(name, candidate, patient):
+    found = check.run(name, candidate)
+    assert not found.passed
+    assert "fixed at" not in (found.diagnosis or "")
+    assert "up to" not in (found.diagnosis or "")
+
+
+def test_two_numbers_that_explain_an_answer_are_none(patient):
+    def of_this_shape(x, num_heads):
+        return rearrange(x, "b t (h d) -> b h t d", h=4, d=16)
+
+    assert check.run("split_heads", of_this_shape).diagnosis is None
+
+
+def test_a_property_that_fails_starts_no_experiment(monkeypatch):
+    monkeypatch.setattr(probes, "_explain", lambda *args: pytest.fail("it is asked"))
+    found = check.run("pool", lambda tokens, global_pool: vit.pool(tokens, global_pool).detach())
+    assert [c.name for c in found.failed] == ["the gradient reaches the input"]
+
+
+def test_an_experiment_that_takes_too_long_says_nothing(monkeypatch):
+    monkeypatch.setattr(probes, "SECONDS", 0.05)
+
+    def endless_at_64(x, num_heads):
+        while x.shape[-1] == 64:
+            pass
+        return rearrange(x, "b t (h d) -> b h t d", h=4)
+
+    found = check.run("split_heads", endless_at_64)
+    assert found.diagnosis is None
+    assert not found.passed
+
+
+def test_an_odd_answer_is_no_error(patient):
+    def gives_itself(tokens, global_pool):
+        return gives_itself if tokens.shape[1] != 17 else vit.pool(tokens, global_pool)
+
+    assert "the number of tokens were fixed at 17" in check.run("pool", gives_itself).diagnosis
+
+
+SIZED = [(name, sizes) for name in check.names() for sizes in check.get(name).sizes]
+
+
+@pytest.mark.parametrize(("name", "sizes"), SIZED, ids=lambda x: x if isinstance(x, str) else "")
+def test_an_experiment_starts_from_sizes_that_differ(name, sizes):
+    """And from none that answers are likely to have built in. The reference can be computed from both starts."""
+    usual = {
+        "heads": {4, 12},
+        "tokens": {17, 65},
+        "channels": {3},
+        "patch": {4, 16},
+        "classes": {10, 1000},
+        "width": {64},
+    }
+    assert len(set(sizes.base.values())) == len(sizes.base)
+    assert all(a != b for a, b in zip(sizes.base.values(), sizes.other.values(), strict=True))
+    assert 1 not in sizes.base.values()
+    assert not [size for size, value in sizes.base.items() if value in usual.get(size, ())]
+    starts = [tuple(start.items()) for start in (sizes.base, sizes.other)]
+    sizes.prepare(check.get(name), starts)
+    assert all(start in sizes.known for start in starts)

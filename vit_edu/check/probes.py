@@ -14,7 +14,7 @@ from vit_edu.check import guard
 from vit_edu.check.compare import STOPPED, TOO_LARGE, TOO_SLOW, UNWRITTEN, Failure, compare
 from vit_edu.check.language import N_, _, ngettext
 
-SECONDS = 1.0  # the most that each of the two rounds may take; most take a tenth of it
+SECONDS = 2.0  # the most that each of the two rounds may take; most take a tenth of it
 TRIED = 12  # values of one size
 
 # After these, an experiment would take long or say nothing.
@@ -168,7 +168,6 @@ KINDS = {
         N_("the number of classes"),
         lambda n: ngettext("one class", "{number} classes", n),
         1000,
-        N_("Look at what happens between the classes."),
     ),
     "prefix": Kind(
         N_("the number of prefix tokens"),
@@ -245,19 +244,25 @@ def _promising(rows):
     return any(not row.passed and row.case.kind not in ("property", "parameters") for row in rows)
 
 
+# What a value of a size means: the answer is right with it only, with nothing smaller to be tried in the case of SMALLEST;
+# right up to it; or wrong with it only.
+FIXED, MOST, SMALLEST, WRONG = range(4)
+
+
 @dataclass(frozen=True)
 class Finding:
-    """A value of a size that makes a difference. contrast: another value, for comparison.
+    """A value of a size that makes a difference, and another value for comparison. kind: FIXED, MOST, SMALLEST or WRONG."""
 
-    fixed: the answer is right with this value only; otherwise, it is wrong with this value only. trivial: there is no smaller
-    one.
-    """
-
+    kind: int
     name: str
     value: object
     contrast: object
-    fixed: bool
-    trivial: bool = False
+
+    def expects(self, value):
+        """Should the answer be right with this value?"""
+        if self.kind == MOST:
+            return value <= self.value
+        return (value == self.value) is (self.kind != WRONG)
 
 
 def _explain(exercise, candidate):
@@ -275,18 +280,25 @@ def _explain(exercise, candidate):
     ]
     again = [(sizes, start, f) for sizes, f in suspects for start in (sizes.base, sizes.other)]
     tried.run((sizes, start | {f.name: v}) for sizes, start, f in again for v in _controls(sizes, f))
-    found = {
-        (f.name, f.value, f.fixed): f
+    found = [
+        (f.kind, exercise.sizes.index(sizes), f)
         for sizes, f in suspects
         if all(
             _confirms(f, tried.right(sizes, start, f.name, _controls(sizes, f)))
             for start in (sizes.base, sizes.other)
         )
-    }
-    for group in _by_weight(found.values()):
-        if group:
-            return _sentence(group[0]) if len(group) == 1 or not group[0].fixed else None
-    return None
+    ]
+    if not found:
+        return None
+    # What is easily right, such as attention to a single token, tells less than a number that is fixed, and a size that is
+    # made of others, such as the number of patches, less than those.
+    best = min(each[:2] for each in found)
+    said = {f for *weight, f in found if tuple(weight) == best}
+    return (
+        _sentence(next(f for *_weight, f in found if f in said))
+        if len(said) == 1 or best[0] == WRONG
+        else None
+    )
 
 
 def _values(sizes, name, numbers):
@@ -300,11 +312,16 @@ def _values(sizes, name, numbers):
 def _findings(name, seen):
     """What can be said about one size. seen: {value: was the answer right?}"""
     right, wrong = [v for v, ok in seen.items() if ok], [v for v, ok in seen.items() if not ok]
+    if not right or not wrong:
+        return
+    whole = type(right[0]) is int
     if len(right) == 1 and len(wrong) >= 2:
-        smallest = right[0] == min(seen)
-        yield Finding(name, right[0], wrong[0], fixed=True, trivial=smallest and type(right[0]) is int)
-    if wrong == [1] and type(wrong[0]) is int and len(right) >= 2:
-        yield Finding(name, 1, right[0], fixed=False)
+        smallest = whole and right[0] == min(seen)
+        yield Finding(SMALLEST if smallest else FIXED, name, right[0], wrong[0])
+    elif whole and max(right) < min(wrong) and len(wrong) >= 2:
+        yield Finding(MOST, name, max(right), wrong[0])
+    if whole and wrong == [1] and len(right) >= 2:
+        yield Finding(WRONG, name, 1, right[0])
 
 
 def _controls(sizes, finding):
@@ -316,54 +333,38 @@ def _controls(sizes, finding):
     if isinstance(value, float):
         near = (value * 2, value / 2, value * 1.1)
     else:
-        near = tuple(v for v in (value - 1, value + 1, 2 * value) if v > 0) if finding.fixed else ()
-    return list(dict.fromkeys((value, sizes.base[name], sizes.other[name], *near)))
+        near = () if finding.kind == WRONG else (value - 1, value + 1, 2 * value)
+    return list(dict.fromkeys(v for v in (value, sizes.base[name], sizes.other[name], *near) if v > 0))
 
 
 def _confirms(finding, seen):
-    """Is the answer right with this value only, or wrong with this value only, among other sizes as well?"""
-    return (
-        finding.value in seen
-        and len(seen) > 1
-        and all(ok is (finding.fixed is (value == finding.value)) for value, ok in seen.items())
-    )
-
-
-def _by_weight(findings):
-    """The findings in three groups: a number that is fixed; right with the smallest value only; wrong with one only.
-
-    What is hardly to be wrong about, such as attention to a single token, tells little beside a number that is fixed. Two
-    explanations of one group are none.
-    """
-    fixed = [f for f in findings if f.fixed]
-    return (
-        [f for f in fixed if not f.trivial],
-        [f for f in fixed if f.trivial],
-        [f for f in findings if not f.fixed],
-    )
+    """Does a finding hold for all that was tried, its own value and others?"""
+    return finding.value in seen and len(seen) > 1 and all(ok is finding.expects(v) for v, ok in seen.items())
 
 
 def _sentence(finding):
+    """What the learner reads, or None if that would be of no use."""
     kind = KINDS[finding.name]
-    these, those = _said(finding.name, finding.value), _said(finding.name, finding.contrast)
-    if not finding.fixed:
-        text = _("With {those} your answer is right, with {these} it is not.").format(
-            these=these, those=those
-        )
-        more = _("Does something remove an axis of length 1, as `squeeze()` does?") if kind.axis else ""
-    elif finding.trivial and not (finding.value == 1 and kind.between):
-        return None  # anything may be right where there is hardly anything to compute
-    elif finding.trivial:
-        text = _("With {these} your answer is right, with {those} it is not.").format(
-            these=these, those=those
-        )
-        more = _(kind.between)
-    else:
+    said = {"these": _said(finding.name, finding.value), "those": _said(finding.name, finding.contrast)}
+    if finding.kind == FIXED:
         text = _(
             "This looks as if {size} were fixed at {value}: with {these} your answer is right, with {those} it is not."
-        ).format(size=_(kind.name), value=f"{finding.value:g}", these=these, those=those)
-        more = ""
-    return f"{text} {more}".strip()
+        )
+        return text.format(size=_(kind.name), value=f"{finding.value:g}", **said)
+    if finding.kind == MOST:
+        return _("With up to {these} your answer is right, with {those} it is not.").format(**said)
+    if finding.kind == WRONG:
+        text = _("With {those} your answer is right, with {these} it is not.").format(**said)
+        return (
+            f"{text} {_('Does something remove an axis of length 1, as `squeeze()` does?')}"
+            if kind.axis
+            else text
+        )
+    if finding.value > 1 or not kind.between:
+        return None  # where there is hardly anything to compute, anything may be right
+    return (
+        f"{_('With {these} your answer is right, with {those} it is not.').format(**said)} {_(kind.between)}"
+    )
 
 
 class _Trials:

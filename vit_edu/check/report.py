@@ -41,7 +41,7 @@ class Report:
 
     name: of the exercise. status: "right", "not yet", "stopped with an error", "took too long", "stopped by hand",
     "not attempted" or "could not be checked". checks: passed ones included, in the order of the exercise.
-    diagnosis: the known mistake that the answer behaves like, or None. worked: the smallest case that fails, or None.
+    diagnosis: the known mistake that the answer behaves like, or the number that seems to be built in, or None. worked: the smallest case that fails, or None.
     note: a remark on a right answer. printed: what the candidate printed. has_hints: is there a hint worth asking for? is_reference: a right answer that is
     the course's own, or leaves its work to it, so that it does not count as solved.
     """

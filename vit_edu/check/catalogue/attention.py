@@ -212,12 +212,19 @@ split_heads = Exercise(
     in_double(drawn(2, 5, 12), 3),
     not_contiguous(_tokens(2, 5, 12), 3),
     passes_gradient(drawn(1, 3, 4), 2),
-    sizes=Sizes(
-        lambda images, tokens, width, heads: call("", _tokens(images, tokens, width), heads),
-        images=(5, 3, 2, 8),
-        tokens=(7, 6, 17, 65, 5),
-        width=(24, 48, 64, 32, 12),
-        heads=(2, 8, 4, 3, 12),
+    sizes=(
+        Sizes(
+            lambda images, tokens, width, heads: call("", _tokens(images, tokens, width), heads),
+            images=(5, 3, 2, 8),
+            tokens=(7, 6, 17, 65, 5),
+            width=(24, 48, 64, 32, 12),
+            heads=(2, 8, 4, 3, 12),
+        ),
+        Sizes(
+            lambda heads, head_width: call("", _tokens(2, 5, heads * head_width), heads),
+            heads=(2, 5),
+            head_width=(12, 9, 64, 8, 4, 16),
+        ),
     ),
 )
 

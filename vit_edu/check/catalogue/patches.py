@@ -29,14 +29,21 @@ _IMAGES = {
 }
 
 
-def _in_patches(case, images=2, channels=2):
-    """Sizes in patches instead of pixels. case: a function of images and patch size."""
+def _sizes(case):
+    """The sizes of a case that is a function of those in _IMAGES; also in patches instead of pixels, and for square images."""
 
-    def of(patches, patch):
+    def in_patches(patches, patch):
         rows, columns = grid(patches)
-        return case(images, channels, rows * patch, columns * patch, patch)
+        return case(2, 2, rows * patch, columns * patch, patch)
 
-    return Sizes(of, patches=(15, 24, 64, 49, 16, 4, 196), patch=(2, 5, 4, 8))
+    def of_squares(image_size, patch):
+        return case(2, 2, image_size, image_size, patch)
+
+    return (
+        Sizes(case, **_IMAGES),
+        Sizes(in_patches, patches=(15, 24, 64, 49, 16, 4, 196), patch=(2, 5, 4, 8)),
+        Sizes(of_squares, image_size=(48, 96, 32, 28, 224, 8), patch=(2, 8, 4)),
+    )
 
 
 # The next cells of the lesson pass a photograph as it comes.
@@ -76,7 +83,7 @@ patchify = Exercise(
     in_double(_numbered(1, 2, 4, 6), 2, asked=True),
     not_contiguous(_numbered(2, 3, 4, 6), 2),
     passes_gradient(_numbered(1, 2, 4, 6), 2),
-    sizes=(Sizes(_patchify_case, **_IMAGES), _in_patches(_patchify_case)),
+    sizes=_sizes(_patchify_case),
 )
 
 
@@ -199,7 +206,7 @@ unpatchify = Exercise(
     in_double(*_cut(1, 2, 4, 6, P=2), asked=True),
     not_contiguous(*_cut(2, 3, 4, 6, P=2)),
     passes_gradient(*_cut(1, 2, 4, 6, P=2)),
-    sizes=(Sizes(_unpatchify_case, **_IMAGES), _in_patches(_unpatchify_case)),
+    sizes=_sizes(_unpatchify_case),
 )
 
 unpatchify.add_mistakes(

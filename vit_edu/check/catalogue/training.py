@@ -350,13 +350,20 @@ random_crop = Exercise(
         "Rows run to H, columns to W.",
     ),
     _keeps_bytes(_few, 1),
-    sizes=Sizes(
-        _crop_case,
-        images=(5, 6, 3, 64),
-        channels=(6, 5, 3),
-        image_height=(7, 9, 32, 28),
-        image_width=(9, 8, 32, 28),
-        padding=(2, 5, 4, 3),
+    sizes=(
+        Sizes(
+            _crop_case,
+            images=(5, 6, 3, 64),
+            channels=(6, 5, 3),
+            image_height=(7, 9, 32, 28),
+            image_width=(9, 8, 32, 28),
+            padding=(2, 5, 4, 3),
+        ),
+        Sizes(
+            lambda image_size, padding: _crop_case(5, 2, image_size, image_size, padding),
+            image_size=(7, 9, 32, 28),
+            padding=(2, 5),
+        ),
     ),
 )
 

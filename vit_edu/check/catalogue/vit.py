@@ -103,6 +103,15 @@ pool.add_mistakes(
 
 # ---------------------------------------------------------------- the model
 
+
+def _square(patches):
+    """The side of a square grid. ValueError if no square has as many places."""
+    rows, columns = grid(patches)
+    if rows != columns:
+        raise ValueError(f"{patches} patches are not a square")
+    return rows
+
+
 _tiny = {
     "img_size": 8,
     "patch_size": 4,
@@ -169,14 +178,6 @@ def _conv_as_linear_channels_first(weight):
 _views = (_conv_as_linear, _conv_as_linear_channels_first)
 
 
-def _square(patches):
-    """The side of a square grid. ValueError if no square has as many places."""
-    rows, columns = grid(patches)
-    if rows != columns:
-        raise ValueError(f"{patches} patches are not a square")
-    return rows
-
-
 def _vit_case(images, channels, patches, patch, classes, width, depth, heads):
     side = _square(patches) * patch
     return forward(
@@ -200,8 +201,8 @@ ViT = Exercise(
         hint="patch_embed, cls_token and pos_embed come from Embeddings; add blocks, norm and head.",
     ),
     parameters(
-        "names and shapes of the parameters, with mean pooling",
-        **_tiny,
+        "names and shapes of the parameters, with mean pooling and 3 blocks",
+        **_tiny | {"depth": 3, "num_heads": 2},
         global_pool="avg",
         hint="With mean pooling there is no class token: class_token=False for Embeddings.",
     ),
@@ -437,17 +438,24 @@ count_parameters = Exercise(
         mlp_ratio=2.5,
         hint="The hidden layer has int(embed_dim * mlp_ratio) numbers.",
     ),
-    sizes=Sizes(
-        lambda image_size, patch, channels, classes, width, depth, ratio: call(
-            "", image_size, patch, channels, classes, width, depth, mlp_ratio=ratio
+    sizes=(
+        Sizes(
+            lambda image_size, patch, channels, classes, width, depth, ratio: call(
+                "", image_size, patch, channels, classes, width, depth, mlp_ratio=ratio
+            ),
+            image_size=(48, 96, 32, 224, 8),
+            patch=(2, 8, 4, 16),
+            channels=(5, 2, 3),
+            classes=(7, 11, 10, 1000, 5),
+            width=(12, 20, 64, 192, 8),
+            depth=(9, 5, 12, 4, 2),
+            ratio=(6, 3, 4, 2),
         ),
-        image_size=(48, 96, 32, 224, 8),
-        patch=(2, 8, 4, 16),
-        channels=(5, 2, 3),
-        classes=(7, 11, 10, 1000, 5),
-        width=(12, 20, 64, 192, 8),
-        depth=(9, 5, 12, 4, 2),
-        ratio=(6, 3, 4, 2),
+        Sizes(
+            lambda patches, patch: call("", _square(patches) * patch, patch, 5, 7, 12, 9),
+            patches=(25, 36, 196, 64, 16, 4),
+            patch=(6, 3, 16, 4),
+        ),
     ),
 )
 
