@@ -15,7 +15,7 @@ from vit_edu.check.compare import STOPPED, TOO_LARGE, TOO_SLOW, UNWRITTEN, Failu
 from vit_edu.check.language import N_, _, ngettext
 
 SECONDS = 2.0  # the most that each of the two rounds may take; most take a tenth of it
-TRIED = 12  # values of one size
+TRIED = 10  # values of one size
 
 # After these, an experiment would take long or say nothing.
 _HOPELESS = {TOO_SLOW, TOO_LARGE, STOPPED, UNWRITTEN}
@@ -64,7 +64,7 @@ class Kind:
     said: callable
     most: int = 256
     between: str = ""
-    axis: bool = True
+    axis: bool = False
 
 
 KINDS = {
@@ -72,12 +72,14 @@ KINDS = {
         N_("the number of images"),
         lambda n: ngettext("one image", "{number} images", n),
         between=N_("Look at what happens between the images."),
+        axis=True,
     ),
     "channels": Kind(
         N_("the number of channels"),
         lambda n: ngettext("one channel", "{number} channels", n),
         64,
         N_("Look at what happens between the channels."),
+        axis=True,
     ),
     "image_size": Kind(
         N_("the size of the images"),
@@ -101,18 +103,17 @@ KINDS = {
         N_("the number of patches"),
         lambda n: ngettext("one patch", "{number} patches", n),
         between=N_("Look at what happens between the patches."),
+        axis=True,
     ),
     "stride": Kind(
         N_("the stride"),
         lambda n: ngettext("a stride of one pixel", "a stride of {number} pixels", n),
         16,
-        axis=False,
     ),
     "padding": Kind(
         N_("the padding"),
         lambda n: ngettext("a padding of one pixel", "a padding of {number} pixels", n),
         5,
-        axis=False,
     ),
     "rows": Kind(
         N_("the number of rows"),
@@ -131,6 +132,7 @@ KINDS = {
         N_("the number of tokens"),
         lambda n: ngettext("one token", "{number} tokens", n),
         between=N_("Look at what happens between the tokens."),
+        axis=True,
     ),
     "width": Kind(
         N_("the width of the tokens"),
@@ -145,13 +147,13 @@ KINDS = {
         lambda n: _("a ratio of {number}"),
         8,
         N_("Look at how the hidden width depends on the ratio."),
-        axis=False,
     ),
     "heads": Kind(
         N_("the number of heads"),
         lambda n: ngettext("one head", "{number} heads", n),
         16,
         N_("Look at what happens between the heads."),
+        axis=True,
     ),
     "head_width": Kind(
         N_("the width of a head"),
@@ -162,61 +164,63 @@ KINDS = {
         lambda n: ngettext("one block", "{number} blocks", n),
         6,
         N_("Look at what happens from one block to the next."),
-        axis=False,
     ),
     "classes": Kind(
         N_("the number of classes"),
         lambda n: ngettext("one class", "{number} classes", n),
         1000,
+        axis=True,
     ),
     "prefix": Kind(
         N_("the number of prefix tokens"),
         lambda n: ngettext("one prefix token", "{number} prefix tokens", n),
         8,
         N_("Look at what happens to the other prefix tokens."),
+        axis=True,
     ),
     "batches": Kind(
         N_("the number of batches"),
         lambda n: ngettext("one batch", "{number} batches", n),
         32,
         N_("Look at what happens from one batch to the next."),
-        axis=False,
     ),
     "batch": Kind(
         N_("the number of images in a batch"),
         lambda n: ngettext("one image in a batch", "{number} images in a batch", n),
         between=N_("Look at what happens between the images of a batch."),
+        axis=True,
     ),
     "labelled": Kind(
         N_("the number of labelled images"),
         lambda n: ngettext("one labelled image", "{number} labelled images", n),
         between=N_("Look at what happens between the labelled images."),
+        axis=True,
     ),
     "queries": Kind(
         N_("the number of queries"),
         lambda n: ngettext("one query", "{number} queries", n),
         between=N_("Look at what happens between the queries."),
+        axis=True,
     ),
     "neighbours": Kind(
         N_("the number of neighbours"),
         lambda n: ngettext("one neighbour", "{number} neighbours", n),
         between=N_("Look at how several neighbours vote."),
+        axis=True,
     ),
     "steps": Kind(
         N_("the number of steps"),
         lambda n: ngettext("one step", "{number} steps", n),
         1000,
-        axis=False,
     ),
     "warmup": Kind(
         N_("the number of warm-up steps"),
         lambda n: ngettext("one step of warm-up", "{number} steps of warm-up", n),
-        axis=False,
     ),
-    "eps": Kind(N_("eps"), lambda n: _("an eps of {number}"), axis=False),
-    "rate": Kind(N_("the drop rate"), lambda n: _("a drop rate of {number}"), axis=False),
-    "peak": Kind(N_("the peak"), lambda n: _("a peak of {number}"), axis=False),
-    "decay": Kind(N_("the decay"), lambda n: _("a decay of {number}"), axis=False),
+    "eps": Kind(N_("eps"), lambda n: _("an eps of {number}")),
+    "rate": Kind(N_("the drop rate"), lambda n: _("a drop rate of {number}")),
+    "peak": Kind(N_("the peak"), lambda n: _("a peak of {number}")),
+    "decay": Kind(N_("the decay"), lambda n: _("a decay of {number}")),
 }
 
 

@@ -714,6 +714,16 @@ def _batch_independent(model, images):
     return torch.allclose(model(images), alone, atol=1e-5)
 
 
+def _independence_case(images):
+    if images == 1:
+        raise ValueError("a single image is always independent")
+    return _all_of(
+        _on("", images=drawn(images, 3, 8, 8)),
+        _on("", encode=_across_the_batch, images=drawn(images, 3, 8, 8)),
+        _on("", alter_logits=_last_reads_all, images=drawn(images, 3, 8, 8)),
+    )
+
+
 batch_independent = Exercise(
     _batch_independent,
     _on("a sound ViT"),
@@ -743,11 +753,7 @@ batch_independent = Exercise(
     _asks_the_model(models=[(True, {}), (False, {"encode": _across_the_batch})]),
     name="batch_independent",
     sizes=Sizes(
-        lambda images: _all_of(
-            _on("", images=drawn(images, 3, 8, 8)),
-            _on("", encode=_across_the_batch, images=drawn(images, 3, 8, 8)),
-            _on("", alter_logits=_last_reads_all, images=drawn(images, 3, 8, 8)),
-        ),
+        _independence_case,
         images=(5, 2, 3, 8, 4),
     ),
 )
@@ -985,6 +991,8 @@ _single = {"images": drawn(1, 3, 8, 8), "num_classes": 1}
 
 
 def _order_case(images, patch, image_height, image_width):
+    if patch == 1:
+        raise ValueError("to move pixels is then to move patches")
     given = {
         "images": drawn(images, 3, image_height, image_width),
         "img_size": (image_height, image_width),
@@ -1411,14 +1419,15 @@ def _grows_with_depth(candidate):
     return counts[1] - counts[0] == counts[2] - counts[1] > 0
 
 
-def _repaired_case(images, patches, patch, classes, width, depth, heads):
+def _repaired_case(patches, patch, classes, width, depth, heads):
     side = _square(patches) * patch
     sizes = {"img_size": side, "patch_size": patch, "num_classes": classes, "dim": width}
 
     def run(candidate):
-        model, x = _lively(candidate, **sizes, depth=depth, heads=heads), drawn(images, 3, side, side)
+        model, x = _lively(candidate, **sizes, depth=depth, heads=heads), drawn(3, 3, side, side)
         logits = model(x.clone())
-        return [list(logits.shape), torch.allclose(logits[:1], model(x[:1].clone()), atol=1e-5)]
+        alone = torch.allclose(logits[:1], model(x[:1].clone()), atol=1e-5)
+        return [list(logits.shape), alone, _order_matters(model, x[:1], patch), len(_unused(model, x))]
 
     return Case("", run)
 
@@ -1474,7 +1483,6 @@ RepairedViT = Exercise(
     name="RepairedViT",
     sizes=Sizes(
         _repaired_case,
-        images=(5, 3, 2),
         patches=(9, 25, 16, 64, 4),
         patch=(6, 2, 8, 4),
         classes=(7, 11, 10, 5),
