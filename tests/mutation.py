@@ -276,13 +276,14 @@ def _replace(tree, path, other):
 
 def survivors(exercise):
     """(how many mutants there are, those that pass every check, as texts)."""
-    passed, total, limit = [], 0, engine.TIME_LIMIT
+    passed, total, limit, sizes = [], 0, engine.TIME_LIMIT, exercise.sizes
     engine.TIME_LIMIT = 2.0  # some mutants loop
+    exercise.sizes = ()  # what is said about them does not matter here
     try:
         for what, mutant in mutants(exercise.reference):
             total += 1
             if exercise.check(mutant).passed:
                 passed.append(what)
     finally:
-        engine.TIME_LIMIT = limit
+        engine.TIME_LIMIT, exercise.sizes = limit, sizes
     return total, passed
