@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from vit_edu import settings
 from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import files, hub, preprocessing
 from vit_edu.pretrained.config import (
