@@ -20,6 +20,7 @@ FIGURES = {
     "left: 0 1; 2 3. right: 5": lambda: plot.numbers([torch.arange(4).reshape(2, 2), torch.tensor([[5]])], ["left", "right"]),
     "0.2 0.8; 0.5 0.5": lambda: plot.heatmap(torch.tensor([[0.2, 0.8], [0.5, 0.5]]), "A", "key", "query", digits=1),
     "weight from 0 to 3": lambda: plot.heatmap(torch.arange(4.0).reshape(2, 2), "A", "x", "y", "weight"),
+    "2 rows (rate: 0.0, 0.1)": lambda: plot.heatmap(torch.zeros(2, 20), "A", "image", "rate", rows=["0.0", "0.1"]),
     "one 0 to 0, two 1 to 1": lambda: plot.heatmaps([torch.zeros(2, 2), torch.ones(2, 2)], ["one", "two"], "M", "x", "y"),
     "up from 1 to 4; down from 4 to 1": lambda: plot.lines((1, 2), {"up": [1, 4], "down": [4, 1]}, "L", "x", "y", log="xy"),
     "2 of 3 epochs. Training loss 1.25, accuracy on held-out images 50.0%.": lambda: plot.learning_curves(HISTORY, EPOCHS, 10),

@@ -289,7 +289,9 @@ class Block(nn.Module):
 def make_blocks(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
     """The encoder: `depth` blocks in a row, as nn.Sequential. (B, T, D) -> (B, T, D).
 
-    The drop rate grows linearly from 0 at the first block to drop_path_rate at the last (Huang et al. 2016).
+    The drop rate grows linearly from 0 at the first block to drop_path_rate at the last, as in timm; a single block has
+    rate 0. Huang et al. (2016), who introduced the linear rule, start from 0 at the *input*: block i has rate
+    drop_path_rate * (i + 1) / depth.
     """
     rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
     return nn.Sequential(*(Block(dim, num_heads, mlp_ratio, rate) for rate in rates))

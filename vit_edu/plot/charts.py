@@ -117,8 +117,11 @@ def dots(runs, title, xlabel, digits=1):
     return fig
 
 
-def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5):
-    """A matrix in colours, with a scale. digits: also write the numbers into the cells, with this many decimals."""
+def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5, rows=None):
+    """A matrix in colours, with a scale. digits: also write the numbers into the cells, with this many decimals.
+
+    rows: a text for each row, instead of its number.
+    """
     matrix = matrix.detach()
     fig, ax = axes_for(size * 1.2, size * matrix.shape[0] / matrix.shape[1] + 0.6, title, xlabel, ylabel)
     shown = ax.imshow(matrix.numpy(), cmap="viridis")
@@ -139,6 +142,9 @@ def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5):
     if max(matrix.shape) <= 12:
         ax.set_xticks(range(matrix.shape[1]))
         ax.set_yticks(range(matrix.shape[0]))
+    if rows:
+        ax.set_yticks(range(matrix.shape[0]), rows)
+        ylabel = f"{ylabel}: {', '.join(rows)}"
     fig.alt = f"{title}. {matrix.shape[0]} rows ({ylabel}), {matrix.shape[1]} columns ({xlabel}); "
     if digits is None:
         fig.alt += f"{label or 'values'} from {span(matrix.flatten())}."
