@@ -39,6 +39,7 @@ def test_entry_is_complete_and_the_reference_passes(name):
     assert len(alternatives.of(name)) >= 3
     assert len(exercise.mistakes) >= 6
     assert len(exercise.hints) == 3
+    assert texts.easily_made(name)  # it is among the mistakes, because that is how it is read
     assert len({m.diagnosis for m in exercise.mistakes}) == len(exercise.mistakes)
     for mistake in exercise.mistakes:
         assert 20 < len(mistake.diagnosis) < 330, mistake.name
@@ -241,7 +242,7 @@ not a square.
 > Ask where
 > pixel 4 is.
 
-### column
+### column (easily made)
 
 In columns.
 
@@ -285,6 +286,8 @@ def test_a_text_is_read_as_it_was_meant(folder):
     assert texts.hints("unpatchify")[2] == "if ...:\n    return x\n\n## not a heading"
     assert texts.mistake("patchify", "strip") == ("A strip of pixels, not a square.", "Ask where pixel 4 is.")
     assert texts.mistakes("patchify", {"column", "strip"}) == ["strip", "column"]
+    assert texts.easily_made("patchify") == "column"
+    assert texts.easily_made("unpatchify") == ""
 
 
 def test_another_language_is_used_as_far_as_it_goes(folder, monkeypatch):
@@ -339,6 +342,11 @@ def test_a_mistake_has_one_name_and_one_code():
             r"01_patches.md, unpatchify: '```' comes before the first",
         ),
         ("## patchify", "", r"text/en/01_patches.md: '### strip' comes before the first exercise"),
+        (
+            "### strip",
+            "### strip (easily made)",
+            r"text/en/01_patches.md, patchify: strip and column are both marked with '\(easily made\)'",
+        ),
         ("### strip", "### a strip", r"text/en/01_patches.md: '### a strip' is not the name"),
     ],
 )

@@ -6,9 +6,11 @@ import gc
 import logging
 import os
 import random
+import re
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,8 +18,8 @@ import pytest
 import torch
 from torch import nn
 
-from vit_edu import check
-from vit_edu.check import guard, report
+from vit_edu import check, lab
+from vit_edu.check import after, guard, report
 
 NAMES = check.names()
 
@@ -1198,3 +1200,126 @@ def test_a_table_has_the_digits_that_differ(scale):
         assert f" {got}*" in worked.text
         assert f" {expected}" in worked.text
         assert got in report.Report("x", report.WRONG, worked=worked)._repr_mimebundle_()["text/html"]
+
+
+# ---------------------------------------------------------------- after a right answer
+
+ROOT = Path(__file__).parents[1]
+
+ANOTHER_SPLIT = """
+def split_heads(x, num_heads):
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+"""
+COURSES_MLP = """
+class Mlp(nn.Module):
+    \"\"\"The course's own way, with other comments.\"\"\"
+
+    def __init__(self, in_features, hidden_features):
+        super().__init__()
+
+        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.act = nn.GELU()  # as in the paper
+        self.fc2 = nn.Linear(hidden_features, in_features)
+
+    def forward(self, x):
+        return self.fc2(self.act(self.fc1(x)))
+"""
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """Answer an exercise in a notebook of lessons/, and get what is shown: the plain text and the page."""
+    monkeypatch.chdir(ROOT / "lessons")
+    reports = []
+    monkeypatch.setattr(report, "show", reports.append)
+
+    def answer(name, code):
+        file = tmp_path / f"{len(reports)}.py"
+        file.write_text(code, encoding="utf-8")
+        space = {"torch": torch, "nn": nn, "__name__": "__main__"}
+        exec(compile(code, file, "exec"), space)
+        check.exercise(space[name])
+        data = reports[-1]._repr_mimebundle_()
+        return data["text/plain"], data["text/html"]
+
+    return answer
+
+
+def test_a_right_answer_leads_on_but_only_on_a_page(shown):
+    text, page = shown("split_heads", ANOTHER_SPLIT)
+    assert text == "✓ split_heads: right. 8 of 8 checks passed."
+    assert page.startswith("<div role='status'")
+    folded = re.findall(r"<details[^>]*><summary[^>]*>(.*?)</summary>(.*?)</details>", page, re.S)
+    another, mistake = (inside for _summary, inside in folded)
+    assert 'href="../solutions/03_attention.ipynb"' in another
+    assert "def split_heads(x, num_heads):\n    B, T, D = x.shape\n" in another
+    assert "SOLUTION" not in another
+    assert "A reshape straight to (B, h, T, d) mixes the tokens" in mistake
+    assert "merge_heads" in page.rpartition("</details>")[2]
+
+
+def test_the_courses_own_answer_is_not_another_way(shown):
+    _text, page = shown("Mlp", COURSES_MLP)
+    assert ": right." in page
+    assert page.count("<details") == 1
+    assert "class Mlp" not in page
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise NotImplementedError",
+        "return x",
+        "return x[0, 0, 0, 0].oops",
+        "return vit.split_heads(x, num_heads)",
+    ],
+)
+def test_no_answer_is_shown_before_there_is_one(shown, body):
+    code = f"from vit_edu.models import vit\ndef split_heads(x, num_heads):\n    {body}\n"
+    _text, page = shown("split_heads", code)
+    assert "Another way" not in page
+    assert "num_heads, D // num_heads" not in page
+    assert "easily made" not in page
+
+
+@pytest.mark.parametrize(
+    "damage", [None, "", "{", "[1]", '{"cells": 3}', '{"cells": [{"cell_type": "code"}]}']
+)
+def test_without_the_notebook_the_other_way_is_the_packages(shown, damage, tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "course_root", lambda: tmp_path)
+    if damage is not None:
+        (tmp_path / "solutions").mkdir()
+        (tmp_path / "solutions" / "03_attention.ipynb").write_text(damage, encoding="utf-8")
+    _text, page = shown("split_heads", ANOTHER_SPLIT)
+    assert "in <code>vit_edu.models.vit</code>" in page
+    assert "<code>def split_heads(x, num_heads):\n    return" in page
+    assert "href" not in page
+
+
+def test_the_solutions_are_linked_only_from_inside_the_course(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT / "solutions")
+    assert after.solutions_link("pool").startswith('<a href="05_vit.ipynb">')
+    monkeypatch.chdir(tmp_path)
+    assert after.solutions_link("pool") == "solutions/05_vit.ipynb"
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert after.solutions_link("pool") == "solutions/05_vit.ipynb"
+
+
+def test_code_is_shown_as_text():
+    page = after.page("random_flip", in_place, check.get("random_flip").reference)
+    assert "images.device) &lt; 0.5" in page
+
+
+def test_what_comes_next_is_an_exercise_or_a_lesson(monkeypatch, tmp_path):
+    def after_exercise(name):
+        return after.page(name, in_place, check.get(name).reference).rpartition("</details>")[2]
+
+    monkeypatch.chdir(ROOT / "lessons")
+    assert "<code>unpatchify</code>" in after_exercise("patchify")
+    assert '<a href="02_embeddings.ipynb">02 embeddings</a>' in after_exercise(check.names("01")[-1])
+    assert "check.progress()" in after_exercise(NAMES[-1])
+    monkeypatch.chdir(tmp_path)
+    assert "02 embeddings." in after_exercise(check.names("01")[-1])
+    assert "href" not in after_exercise(check.names("01")[-1])

@@ -9,13 +9,16 @@ import re
 import shutil
 import string
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from vit_edu import check
-from vit_edu.check import guard, language, report, sentences, texts
+from vit_edu import check, lab
+from vit_edu.check import after, guard, language, report, sentences, texts
+
+ROOT = Path(__file__).parents[1]
 
 # Letters of full width: still letters, none of them English.
 WIDE = {ord(c): ord(c) + 0xFEE0 for c in string.ascii_letters}
@@ -164,6 +167,21 @@ def test_no_english_is_left_in_an_answer(name, candidate, status, own, in_pseudo
         assert english(alternative) == []
 
 
+@pytest.mark.parametrize("folder", ["lessons", "nowhere"])
+@pytest.mark.parametrize("name", ["patchify", "overlapping_patches", check.names()[-1]])
+def test_no_english_is_left_after_a_right_answer(name, folder, in_pseudo, monkeypatch, tmp_path):
+    if folder == "nowhere":
+        monkeypatch.setattr(lab, "course_root", lambda: None)
+    else:
+        monkeypatch.chdir(ROOT / folder)
+    shown = after.page(name, no_return, check.get(name).reference)
+    mistake = texts.mistake(name, texts.easily_made(name))[0]
+    shown = re.sub(
+        r"<pre.*?</pre>|<code>.*?</code>", " ", shown.replace(report.inline(mistake), " "), flags=re.S
+    )
+    assert english(shown, *(f"solutions/{p.name}" for p in (ROOT / "solutions").glob("*.ipynb"))) == []
+
+
 def test_no_english_is_left_where_an_answer_loops(in_pseudo, monkeypatch):
     def forever(height, width, patch_size):
         while True:
@@ -200,7 +218,10 @@ def test_hints_progress_and_errors_are_translated(in_pseudo, tmp_path, monkeypat
     assert english(check.progress().remark, str(tmp_path), "progress.damaged", "json") == []
     for step in (1, 3):
         hint = check.hint("patchify", step)
-        assert english(hint.text, "patchify", "solutions", *hint.hints) == []
+        notebook = "solutions/01_patches.ipynb"
+        assert english(hint.text, "patchify", notebook, *hint.hints) == []
+        closing = hint._repr_mimebundle_()["text/html"].partition("</ol>")[2]
+        assert english(closing, notebook) == []
     with pytest.raises(TypeError) as error:
         check.exercise(3)
     assert english(str(error.value), "check.exercise", "def", "class", "int") == []

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,7 @@ def answer(function):
 
 def test_hints_come_one_by_one_and_end(monkeypatch):
     monkeypatch.setattr(check, "_given", {})
+    monkeypatch.chdir(Path(__file__).parents[1] / "lessons")
     hints = check.get("patchify").hints
     first, second, third, again = (check.hint("patchify").text for _ in range(4))
     assert hints[0] in first
@@ -38,6 +40,9 @@ def test_hints_come_one_by_one_and_end(monkeypatch):
     assert check.hint("patchify", 1).text == first
     page = check.hint("patchify", 3)._repr_mimebundle_()["text/html"]
     assert "The shape of the code" in page
+    assert "solutions/01_patches.ipynb" in third
+    assert '<a href="../solutions/01_patches.ipynb">solutions/01_patches.ipynb</a>' in page
+    assert "solutions" not in check.hint("patchify", 2)._repr_mimebundle_()["text/html"]
     with pytest.raises(ValueError, match="step must be from 1 to 3"):
         check.hint("patchify", 4)
     with pytest.raises(KeyError, match="Did you mean"):

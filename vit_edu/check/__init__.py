@@ -5,9 +5,11 @@ The engine (`engine.py` and its neighbours) knows nothing of Vision Transformers
 """
 
 import difflib
+import html
 import importlib
 
 from vit_edu import settings
+from vit_edu.check import after as _after
 from vit_edu.check import keep as _keep
 from vit_edu.check import record as _record
 from vit_edu.check import session as _session
@@ -93,6 +95,8 @@ def exercise(candidate):
     _record.add(report)
     _session.remember(report, candidate, target.reference)
     report.note = "\n".join(filter(None, [report.note, _keep.add(report, candidate)]))
+    if report.passed and not report.is_reference:
+        report.after = _after.page(name, candidate, target.reference)
     report.show()
     return candidate if report.passed else target.reference
 
@@ -112,11 +116,13 @@ class Hint:
 
     @property
     def closing(self):
+        return self._closing.format(notebook=f"solutions/{_after.notebook(self.name)}")
+
+    @property
+    def _closing(self):
         if self.more:
             return _("Ask again for the next hint.")
-        return _(
-            "That was the last hint. The answer itself is in the notebook of the same name in solutions/."
-        )
+        return _("That was the last hint. The answer itself is in {notebook}.")
 
     @property
     def _steps(self):
@@ -134,7 +140,8 @@ class Hint:
             f"<li><strong>{step}.</strong> <span style='white-space:pre-wrap'>{inline(words)}</span></li>"
             for step, words in self._steps
         )
-        page = f"<p style='margin:0'><strong>{self.name}</strong></p><ol>{items}</ol><p style='margin:0'>{self.closing}</p>"
+        closing = html.escape(self._closing).format(notebook=_after.solutions_link(self.name))
+        page = f"<p style='margin:0'><strong>{self.name}</strong></p><ol>{items}</ol><p style='margin:0'>{closing}</p>"
         return {"text/plain": self.text, "text/html": frame(page, "#1565c0")}
 
 

@@ -180,7 +180,7 @@ def source(candidate, name):
     def define(thing, called):
         """Add a definition to `parts`, after those of everything that it uses: a class needs its base at once."""
         seen.add(called)
-        code, space = _definition(thing, called)
+        code, space = definition(thing, called)
         for needed in _global_names(code, called):
             if needed in seen or (needed not in space and hasattr(builtins, needed)):
                 continue
@@ -256,7 +256,7 @@ def _constant(name, value):
     )
 
 
-def _definition(thing, name):
+def definition(thing, name):
     """(the source of the statement that defines `name` as `thing`, the global names around it). Raises NotKept."""
     for file, line, space, function in _places(thing):
         lines = linecache.getlines(file, space)

@@ -43,7 +43,8 @@ class Report:
     "not attempted" or "could not be checked". checks: passed ones included, in the order of the exercise.
     diagnosis: the known mistake that the answer behaves like, or the number that seems to be built in, or None. worked: the smallest case that fails, or None.
     note: a remark on a right answer. printed: what the candidate printed. has_hints: is there a hint worth asking for? is_reference: a right answer that is
-    the course's own, or leaves its work to it, so that it does not count as solved.
+    the course's own, or leaves its work to it, so that it does not count as solved. after: HTML that only a page shows, below a
+    right answer; see `after.page`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Report:
     printed: str = ""
     has_hints: bool = False
     is_reference: bool = False
+    after: str = ""
 
     @property
     def passed(self):
@@ -144,6 +146,7 @@ class Report:
             parts.append(self._checks_html())
         if self.closing:
             parts.append(_paragraph(self.closing))
+        parts.append(self.after)
         if self.printed:
             parts.append(
                 f"<p style='margin:.5em 0 0'>{html.escape(_('Your code printed:'))}</p>"

@@ -13,14 +13,15 @@ They are in `text/LANGUAGE/NN_name.md`, one file per lesson. Each file is Markdo
     3. `x = images.reshape(...)`\
        `return x`
 
-    ### reshape_only
+    ### reshape_only (easily made)
 
     The diagnosis: what learners read if their answer behaves like this mistake.
 
     > The talking point: a question or a demonstration for the class.
 
 Lines are joined with a space, so they may be wrapped anywhere. A backslash at the end of a line keeps its line break, and
-a fence of ``` keeps all line breaks inside it and is left out itself.
+a fence of ``` keeps all line breaks inside it and is left out itself. "(easily made)" in the English file marks the one mistake
+of an exercise that is also told after a right answer.
 
 The English files are the table of contents of the course: they say which lessons and exercises there are, and in which
 order an answer is compared with the known mistakes. A translation is another folder, named like the language in lower
@@ -37,6 +38,7 @@ from vit_edu import settings
 
 FOLDER = Path(__file__).parent / "text"
 SOURCE = "en"
+MARK = " (easily made)"
 
 
 class TextError(Exception):
@@ -45,10 +47,13 @@ class TextError(Exception):
 
 @dataclass
 class Section:
-    """What one file says about one exercise. mistakes: {name: (diagnosis, talking point)}, in the order of the file."""
+    """What one file says about one exercise. mistakes: {name: (diagnosis, talking point)}, in the order of the file.
+
+    easily_made: the name of the mistake that is marked as such, or ""."""
 
     hints: tuple = ()
     mistakes: dict = field(default_factory=dict)
+    easily_made: str = ""
 
 
 def lessons():
@@ -91,6 +96,11 @@ def mistake(exercise, name):
         if name in section.mistakes:
             return section.mistakes[name]
     raise TextError(f"{_short(_source(exercise)[0])}, {exercise}: no section for {name}.")
+
+
+def easily_made(exercise):
+    """The name of the mistake that is told even after a right answer, or "" if none is marked."""
+    return _source(exercise)[1].easily_made
 
 
 def translation(language, lesson):
@@ -184,10 +194,11 @@ def _short(path):
 def _read(file):
     """{exercise: Section} of one file. TextError for what is duplicated, empty or out of place."""
     sections = {}
-    for (exercise, name), lines in _split(file).items():
+    parts, marked = _split(file)
+    for (exercise, name), lines in parts.items():
         where = f"{_short(file)}, {exercise}" + f", {name}" * bool(name)
         if not name:
-            sections[exercise] = Section(_items(lines, where))
+            sections[exercise] = Section(_items(lines, where), easily_made=marked.get(exercise, ""))
             continue
         said = _joined([line for line in lines if not line.startswith(">")])
         talk = _joined([line[1:] for line in lines if line.startswith(">")])
@@ -207,16 +218,22 @@ def _read(file):
 
 
 def _split(file):
-    """{(exercise, mistake or ""): its lines} in the order of the file."""
+    """{(exercise, mistake or ""): its lines} in the order of the file, and {exercise: the mistake with MARK}."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(f"{_short(file)} cannot be read: {error}.") from error
-    parts, exercise, lines, fenced = {}, None, [], False
+    parts, marked, exercise, lines, fenced = {}, {}, None, [], False
     for line in text.splitlines():
         heading = None if fenced else re.fullmatch(r"(##|###) (.*)", line)
         if heading:
             name = heading[2].strip()
+            if heading[1] == "###" and name.endswith(MARK):
+                name = name.removesuffix(MARK)
+                if marked.setdefault(exercise, name) != name:
+                    raise TextError(
+                        f"{_short(file)}, {exercise}: {marked[exercise]} and {name} are both marked with '{MARK.strip()}'."
+                    )
             if not name.isidentifier():
                 raise TextError(f"{_short(file)}: '{line}' is not the name of an exercise or of a mistake.")
             if heading[1] == "##":
@@ -232,7 +249,7 @@ def _split(file):
         else:
             fenced ^= bool(re.match(r"(\d+\. )?\s*```", line))
             lines.append(line)
-    return parts
+    return parts, marked
 
 
 def _items(lines, where):
