@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from vit_edu import check, lab
+from vit_edu import check, settings
 from vit_edu.check import after, guard, report
 
 NAMES = check.names()
@@ -1286,7 +1286,7 @@ def test_no_answer_is_shown_before_there_is_one(shown, body):
     "damage", [None, "", "{", "[1]", '{"cells": 3}', '{"cells": [{"cell_type": "code"}]}']
 )
 def test_without_the_notebook_the_other_way_is_the_packages(shown, damage, tmp_path, monkeypatch):
-    monkeypatch.setattr(lab, "course_root", lambda: tmp_path)
+    monkeypatch.setattr(settings, "course_root", lambda: tmp_path)
     if damage is not None:
         (tmp_path / "solutions").mkdir()
         (tmp_path / "solutions" / "03_attention.ipynb").write_text(damage, encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from wanted import NEEDS_HOME
 
-from vit_edu import cli, data, doctor, lab, training
+from vit_edu import cli, data, doctor, lab, settings, training
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_words_that_the_command_does_not_know(words, capsys):
 
 @pytest.mark.parametrize("words", [["lab"], ["derive"], ["course", "03"]])
 def test_outside_a_clone(words, monkeypatch, capsys):
-    monkeypatch.setattr(lab, "course_root", lambda: None)
+    monkeypatch.setattr(settings, "course_root", lambda: None)
     assert cli.main(words) == 1
     assert "Run this inside a clone of the course." in capsys.readouterr().err
 
@@ -122,7 +122,7 @@ def test_without_jupyter_the_lab_names_what_to_install():
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_program_without_lessons(monkeypatch, capsys):
-    monkeypatch.setattr(lab, "course_root", lambda: None)
+    monkeypatch.setattr(settings, "course_root", lambda: None)
     monkeypatch.setattr(lab, "problem", lambda: ("JupyterLab is not installed.", "pip"))
     monkeypatch.setattr(
         metadata, "requires", lambda name: ["packaging>=23", 'nobody-has-this>=1; extra == "lab"']
@@ -147,7 +147,7 @@ def test_output_in_a_code_page_without_our_marks():
     """A pipe on Windows has such a code page. A letter that it lacks becomes a question mark."""
     done = subprocess.run(
         [sys.executable, "-m", "vit_edu", "check", "solutions/00_start_here.ipynb"],
-        cwd=lab.course_root(),
+        cwd=settings.course_root(),
         env=os.environ | {"PYTHONIOENCODING": "cp1252"},
         capture_output=True,
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from vit_edu import check, lab
+from vit_edu import check, settings
 from vit_edu.check import after, guard, language, report, sentences, texts
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +171,7 @@ def test_no_english_is_left_in_an_answer(name, candidate, status, own, in_pseudo
 @pytest.mark.parametrize("name", ["patchify", "overlapping_patches", check.names()[-1]])
 def test_no_english_is_left_after_a_right_answer(name, folder, in_pseudo, monkeypatch, tmp_path):
     if folder == "nowhere":
-        monkeypatch.setattr(lab, "course_root", lambda: None)
+        monkeypatch.setattr(settings, "course_root", lambda: None)
     else:
         monkeypatch.chdir(ROOT / folder)
     shown = after.page(name, no_return, check.get(name).reference)

@@ -15,7 +15,7 @@ Its rooms, from top to bottom. Each imports only from the rooms below it; tests/
     models              the models of the course, and the table of their kinds
     augment             images changed at random, for training
     data                CIFAR-10, folders of images, generated shapes
-    settings, atomic    the VIT_EDU_* names; files written whole or not at all
+    settings, atomic    the VIT_EDU_* names and where the course is; files written whole or not at all
 
 Everything is imported on first use, so that `import vit_edu` costs next to nothing.
 """

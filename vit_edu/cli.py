@@ -174,7 +174,7 @@ def open_lab(args):
     """`vit-edu lab`."""
     from vit_edu import lab
 
-    root = lab.course_root()
+    root = settings.course_root()
     if root is None:
         raise CommandError("there is no folder lessons/ here. Run this inside a clone of the course.")
     if problem := lab.problem():
@@ -326,9 +326,7 @@ def _authoring(room):
 
 
 def _root():
-    from vit_edu import lab
-
-    root = lab.course_root()
+    root = settings.course_root()
     if root is None:
         raise CommandError(
             "there is no folder solutions/ here or above the package. Run this inside a clone of the course."

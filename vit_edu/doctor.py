@@ -37,7 +37,7 @@ def _remedy(name, error):
     if "home directory" in str(error):  # Path.home, in other people's packages
         return "Set HOME to a folder that you can write to."
     if isinstance(error, ImportError) or name == "Packages":
-        return f"Install the course again: {'make clean && make lab' if lab.course_root() else lab.install()}"
+        return f"Install the course again: {'make clean && make lab' if settings.course_root() else lab.install()}"
     if name == "Device":
         return "Update the driver of the GPU, or set CUDA_VISIBLE_DEVICES= to go on without it."
     return "It is not known here. Look for the words of the error."
@@ -53,7 +53,7 @@ def _python():
 def _packages():
     from packaging.requirements import Requirement
 
-    extras = ["", "lab"] if lab.course_root() else [""]
+    extras = ["", "lab"] if settings.course_root() else [""]
     wrong, seen = {}, []
     for line in metadata.requires("vit_edu") or []:
         need = Requirement(line)
@@ -70,7 +70,7 @@ def _packages():
             wrong[need] = f"{need.name} is {version}, but {need.specifier} is needed"
     if wrong:
         alone = " ".join([lab.PIP, "install", *(f'"{need.name}{need.specifier}"' for need in wrong)])
-        raise Wrong("; ".join(wrong.values()), lab.install() if lab.course_root() else alone)
+        raise Wrong("; ".join(wrong.values()), lab.install() if settings.course_root() else alone)
     import torchvision  # noqa: F401  fails if torch and torchvision do not fit together
 
     return ", ".join(seen)
@@ -103,7 +103,7 @@ def _memory():
 
 
 def _jupyter():
-    if not lab.course_root():
+    if not settings.course_root():
         return "not needed here; it is for the lessons."
     if problem := lab.problem():
         raise Wrong(*problem)
@@ -111,7 +111,7 @@ def _jupyter():
 
 
 def _lessons():
-    root = lab.course_root()
+    root = settings.course_root()
     if root is None:
         return (
             "none here. The package works without them; to read them, run this inside a clone of the course."

@@ -7,21 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-FIRST_LESSON = "00_start_here.ipynb"
+from vit_edu import settings
+
 PIP = f"{sys.executable} -m pip"
-
-
-def course_root():
-    """The folder that holds lessons/ and solutions/: the current one, one above it, or that of the package; else None."""
-    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
-        if (folder / "lessons" / FIRST_LESSON).exists() or (folder / "solutions" / FIRST_LESSON).exists():
-            return folder
-    return None
 
 
 def install():
     """The command that installs what the lessons need, in quotes that every shell understands."""
-    root = course_root() or Path(".")
+    root = settings.course_root() or Path(".")
     return f'{PIP} install -c "{root / "constraints.txt"}" -e "{root}[lab]"'
 
 
@@ -29,7 +22,7 @@ def open_lab(root, jupyter_args):
     """Open JupyterLab at the first lesson of the course in `root`; `jupyter_args` go to Jupyter unchanged. Returns its exit status."""
     # The lesson is the default page and not a file argument, so that the address printed with --no-browser leads there, too.
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={root}"]
-    command += [f"--LabApp.default_url=/lab/tree/lessons/{FIRST_LESSON}", *jupyter_args]
+    command += [f"--LabApp.default_url=/lab/tree/lessons/{settings.FIRST_LESSON}", *jupyter_args]
     try:
         return subprocess.call(command)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What the environment decides. Every VIT_EDU_* name is read here and nowhere else, each time it is needed.
+"""What the environment decides: the settings, and where the course is. Every VIT_EDU_* name is read here and nowhere else, each time it is needed.
 
 | name | what it sets |
 |---|---|
@@ -21,6 +21,7 @@ from pathlib import Path
 
 NAMES = re.findall(r"^\| (VIT_EDU_\w+) \|", __doc__, re.M)
 
+FIRST_LESSON = "00_start_here.ipynb"
 
 ON, OFF = ("1", "on", "yes", "true", "y", "t"), ("0", "off", "no", "false", "n", "f", "none")
 
@@ -151,3 +152,11 @@ def languages():
     )
     code = (asked or locale.getlocale()[0] or "en").split(".")[0].split("@")[0].replace("-", "_").lower()
     return list(dict.fromkeys([code, code.split("_")[0], "en"]))
+
+
+def course_root():
+    """The folder that holds lessons/ and solutions/: the current one, one above it, or that of the package; else None."""
+    for folder in (Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]):
+        if (folder / "lessons" / FIRST_LESSON).exists() or (folder / "solutions" / FIRST_LESSON).exists():
+            return folder
+    return None

@@ -13,7 +13,7 @@ import textwrap
 import urllib.parse
 from pathlib import Path
 
-from vit_edu import lab
+from vit_edu import settings
 from vit_edu.check import keep, texts
 from vit_edu.check.language import _
 from vit_edu.check.report import inline
@@ -60,7 +60,7 @@ def solutions_link(exercise):
 
 def _root():
     try:
-        return lab.course_root()
+        return settings.course_root()
     except OSError:  # the current folder is gone, or may not be read
         return None
 
