@@ -27,10 +27,11 @@ def page(name, candidate, reference):
     The course's answer is left out if it is the candidate's own, whatever the comments.
     """
     parts = []
+    own = _source(candidate, name)  # first, because whatever is read later could be taken for a cell
     code, origin = _in_solutions(name)
     if not code:
         code, origin = _in_package(reference)
-    if code and not _same(code, _source(candidate, name)):
+    if code and not _same(code, own):
         parts.append(_folded(_("Another way to write it"), f"{_paragraph(origin)}{_code(code)}"))
     if mistake := texts.easily_made(name):
         said = (
@@ -97,9 +98,10 @@ def _definition(text, name):
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
         return ""
+    lines = text.split("\n")  # not splitlines(), which also ends lines where Python does not
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            lines, left_out = text.splitlines(), _docstring_lines(node)
+            left_out = _docstring_lines(node, lines)
             kept = [
                 line
                 for number, line in enumerate(lines[node.lineno - 1 : node.end_lineno], node.lineno)
@@ -109,17 +111,16 @@ def _definition(text, name):
     return ""
 
 
-def _docstring_lines(tree):
-    """The numbers of the lines that hold docstrings, with an empty line that follows them only in a class."""
+def _docstring_lines(tree, lines):
+    """The numbers of the lines that hold nothing but docstrings, and of an empty line that follows one."""
     found = set()
     for node in ast.walk(tree):
         documented = isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None
         if documented and len(node.body) > 1:
             text, following = node.body[:2]
-            first = min([following.lineno, *(d.lineno for d in getattr(following, "decorator_list", ()))])
-            if node.lineno < text.lineno and text.end_lineno < first:
-                until = first if isinstance(node, ast.ClassDef) else text.end_lineno + 1
-                found |= set(range(text.lineno, until))
+            if node.lineno < text.lineno and text.end_lineno < following.lineno:
+                empty = not lines[text.end_lineno].strip()
+                found |= set(range(text.lineno, text.end_lineno + 1 + empty))
     return found
 
 
@@ -131,6 +132,7 @@ def _source(candidate, name):
 
 
 def _same(code, other):
+    """Is it the same code, apart from comments and empty lines?"""
     return ast.dump(ast.parse(code)) == ast.dump(ast.parse(other))
 
 
