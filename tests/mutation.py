@@ -40,7 +40,6 @@ EXPLAINED = {
     },
     "Embeddings": {
         "-1 -> 1 in: x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)": "expand keeps an axis of length 1 for 1 as for -1",
-        "nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None -> nn.Parameter(torch.zeros(1, 1, embed_dim))": "the exercise always has a class token",
         "pos_embed == 'sincos' -> pos_embed != 'sincos'": "an option that the exercise does not have",
         "F.pad(fixed, (0, 0, int(class_token), 0)) -> fixed": "an option that the exercise does not have",
         "F.pad(fixed, (0, 0, int(class_token), 0)) -> F.pad((0, 0, int(class_token), 0), fixed)": "an option that the exercise does not have",

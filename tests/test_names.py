@@ -19,7 +19,8 @@ from vit_edu.models import vit
 class OnesAtTheStart(BaseEmbeddings):
     def __init__(self, *sizes, **named):
         super().__init__(*sizes, **named)
-        nn.init.ones_(self.cls_token)
+        if self.cls_token is not None:
+            nn.init.ones_(self.cls_token)
 
 
 class RandomBuffer(BaseEmbeddings):
@@ -33,7 +34,8 @@ class RandomBuffer(BaseEmbeddings):
 class FrozenClassToken(BaseEmbeddings):
     def __init__(self, *sizes, **named):
         super().__init__(*sizes, **named)
-        self.cls_token.requires_grad_(False)
+        if self.cls_token is not None:
+            self.cls_token.requires_grad_(False)
 
 
 class TwentyFourWide(BaseMlp):
@@ -155,7 +157,11 @@ def test_another_member_of_a_kind_has_its_name(exercise, answer, name):
         ("Mlp", TwentyFourWide, "AlwaysFourTimes"),
         (
             "Embeddings",
-            variant(BaseEmbeddings, extra=0, embed=lambda self, x: x + self.cls_token + self.pos_embed),
+            variant(
+                BaseEmbeddings,
+                extra=0,
+                with_class_token=lambda self, x: x if self.cls_token is None else x + self.cls_token,
+            ),
             "NoPositionForClass",
         ),
     ],
@@ -165,6 +171,28 @@ def test_a_neighbour_does_not_get_a_name_that_is_false_for_it(exercise, answer, 
     found = check.get(exercise).check(answer)
     assert not found.passed
     assert found.diagnosis != known.diagnosis
+
+
+@pytest.mark.parametrize("name", ["TokenAtEnd", "PositionsNotAdded", "Reshaped"])
+def test_a_mistake_keeps_its_name_if_the_class_token_cannot_be_left_out(name):
+    known = next(m for m in check.get("Embeddings").mistakes if m.name == name)
+
+    class AlwaysWithToken(known.build):
+        def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
+            super().__init__(img_size, patch_size, in_chans, embed_dim)
+
+    assert check.run("Embeddings", AlwaysWithToken).diagnosis == known.diagnosis
+
+
+def test_embeddings_without_room_for_our_weights_are_not_compared():
+    class Doubled(BaseEmbeddings):
+        def __init__(self, *sizes, **named):
+            super().__init__(*sizes, **named)
+            self.second = nn.Parameter(torch.zeros(7, 5))
+
+    found = check.run("Embeddings", Doubled)
+    alone = next(c for c in found.checks if c.name == "a batch of 3, without a class token")
+    assert "cannot be given the same weights" in alone.message
 
 
 def test_a_block_without_drop_path_for_a_rate_of_0_is_right():

@@ -143,62 +143,71 @@ def complex_waves(rows, cols, dim):
 @alternative("Embeddings")
 class WithRepeat(BaseEmbeddings):
     def embed(self, x):
-        return torch.cat([self.cls_token.repeat(x.shape[0], 1, 1), x], dim=1) + self.pos_embed
+        first = [] if self.cls_token is None else [self.cls_token.repeat(x.shape[0], 1, 1)]
+        return torch.cat([*first, x], dim=1) + self.pos_embed
 
 
 @alternative("Embeddings")
 class TwoParts(BaseEmbeddings):
     def embed(self, x):
+        if self.cls_token is None:
+            return x + self.pos_embed
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         return torch.cat([first, x + self.pos_embed[:, 1:]], dim=1)
 
 
 @alternative("Embeddings")
 class FlatParameters(nn.Module):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
         super().__init__()
-        tokens = (img_size // patch_size) ** 2 + 1
+        tokens = (img_size // patch_size) ** 2 + class_token
         self.positions = nn.Parameter(torch.empty(tokens, embed_dim))
-        self.class_vector = nn.Parameter(torch.zeros(embed_dim))
+        if class_token:
+            self.class_vector = nn.Parameter(torch.zeros(embed_dim))
         self.conv = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, images):
         x = rearrange(self.conv(images), "b d r c -> b (r c) d")
-        first = repeat(self.class_vector, "d -> b 1 d", b=len(x))
-        return torch.cat([first, x], dim=1) + self.positions
+        if hasattr(self, "class_vector"):
+            x = torch.cat([repeat(self.class_vector, "d -> b 1 d", b=len(x)), x], dim=1)
+        return x + self.positions
 
 
 @alternative("Embeddings")
 class LinearOnPatches(nn.Module):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
         super().__init__()
         self.patch_size = patch_size
         self.project = nn.Linear(patch_size**2 * in_chans, embed_dim)
-        self.cls = nn.Parameter(torch.zeros(1, embed_dim))
-        self.place = nn.Parameter(torch.zeros((img_size // patch_size) ** 2 + 1, embed_dim))
+        self.cls = nn.Parameter(torch.zeros(1, embed_dim)) if class_token else None
+        tokens = (img_size // patch_size) ** 2 + int(class_token)
+        self.place = nn.Parameter(torch.zeros(tokens, embed_dim))
         nn.init.normal_(self.place, std=0.02)
 
     def forward(self, images):
         x = self.project(vit.patchify(images, self.patch_size))
-        x = torch.stack([torch.cat([self.cls, image]) for image in x])
+        if self.cls is not None:
+            x = torch.stack([torch.cat([self.cls, image]) for image in x])
         return x + self.place
 
 
 @alternative("Embeddings")
 class BareMatrix(nn.Module):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
         super().__init__()
         self.patch_size = patch_size
-        size = patch_size**2 * in_chans
+        size, tokens = patch_size**2 * in_chans, (img_size // patch_size) ** 2
         self.E_weight = nn.Parameter(torch.randn(size, embed_dim) / size**0.5)
         self.E_bias = nn.Parameter(torch.zeros(embed_dim))
-        self.x_class = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.E_pos = nn.Parameter(torch.normal(0.0, 0.02, (1, (img_size // patch_size) ** 2 + 1, embed_dim)))
+        x_class = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        self.register_parameter("x_class", x_class)
+        self.E_pos = nn.Parameter(torch.normal(0.0, 0.02, (1, tokens + class_token, embed_dim)))
 
     def forward(self, images):
         x = vit.patchify(images, self.patch_size) @ self.E_weight + self.E_bias
         tokens = self.E_pos.repeat(len(x), 1, 1)
-        tokens[:, 0] += self.x_class[0, 0]
-        tokens[:, 1:] += x
+        tokens[:, -x.shape[1] :] += x
+        if self.x_class is not None:
+            tokens[:, 0] += self.x_class[0, 0]
         return tokens

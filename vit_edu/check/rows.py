@@ -133,7 +133,8 @@ def leave_uncompared(rows):
     if all(row.passed for row in rows if row.case.kind == "parameters"):
         return
     for row in rows:
-        failed_otherwise = isinstance(row.got, Failure) and row.got.kind != NO_LAYOUT
-        if row.case.kind == "weights" and not row.passed and not failed_otherwise:
+        no_layout = isinstance(row.got, Failure) and row.got.kind == NO_LAYOUT
+        numbers = row.case.kind == "weights" and not row.passed and not isinstance(row.got, Failure)
+        if no_layout or numbers:
             row.problem = _("not compared, because your parameters cannot be given the same weights as ours")
             row.hint, row.rank = "", UNSEEN

@@ -1,5 +1,6 @@
 """Lesson 02: projection, class token, positions, and all of it as one module."""
 
+import dataclasses
 import math
 
 import torch
@@ -368,9 +369,9 @@ def _spread(values):
     return "above 0.025" if spread < 0.2 else "above 0.2"
 
 
-def _shape(candidate):
+def _shape(candidate, **options):
     """The shape of the tokens. It can be seen whatever the parameters are."""
-    tokens = build(candidate, **_small).eval()(drawn(3, 3, 8, 8))
+    tokens = build(candidate, **_small, **options).eval()(drawn(3, 3, 8, 8))
     return tuple(tokens.shape) if isinstance(tokens, torch.Tensor) else tokens
 
 
@@ -407,6 +408,12 @@ Embeddings = Exercise(
         "names and shapes of the parameters",
         **_small,
         hint="Use the names of the exercise: patch_embed (a PatchEmbed), cls_token (1, 1, D), pos_embed (1, N+1, D).",
+    ),
+    parameters(
+        "names and shapes of the parameters, without a class token",
+        **_small,
+        class_token=False,
+        hint="class_token=False: self.cls_token is None, and pos_embed has one row for each patch, (1, N, D).",
     ),
     forward(
         "one grey image of 4 x 4, patches of 2 x 2",
@@ -452,6 +459,23 @@ Embeddings = Exercise(
         _shape,
         "One token more than there are patches, for every image of the batch.",
     ),
+    # These two are of the kind "property" so that a mistake in what is always there keeps its name if the argument is ignored.
+    dataclasses.replace(
+        forward(
+            "a batch of 3, without a class token",
+            inputs=(drawn(3, 3, 8, 8),),
+            hint="class_token=False: the tokens are those of the patches, each with its position, and no others.",
+            **_small,
+            class_token=False,
+        ),
+        kind="property",
+    ),
+    Case(
+        "3 images of 4 patches, without a class token: the shape of the tokens",
+        lambda candidate: _shape(candidate, class_token=False),
+        "Without a class token, there are as many tokens as patches.",
+        kind="property",
+    ),
     Case(
         "the start: class token 0, positions small and random",
         _start,
@@ -482,14 +506,14 @@ Embeddings = Exercise(
 class BaseEmbeddings(nn.Module):
     """What alternatives and mistakes have in common; each has its own `embed`, from patches (B, N, D) to tokens."""
 
-    extra = 1  # position vectors beyond one for each patch
+    extra = 1  # position vectors beyond one for each patch, if there is a class token
     spread = 0.02
 
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
         super().__init__()
         self.patch_embed = vit.PatchEmbed(img_size, patch_size, in_chans, embed_dim)
-        tokens = self.patch_embed.num_patches + self.extra
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if class_token else None
+        tokens = self.patch_embed.num_patches + (self.extra if class_token else 0)
         self.pos_embed = nn.Parameter(torch.randn(1, tokens, embed_dim) * self.spread)
 
     def forward(self, images):
@@ -499,29 +523,29 @@ class BaseEmbeddings(nn.Module):
         return self.with_class_token(x) + self.pos_embed
 
     def with_class_token(self, x):
-        return torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        return x if self.cls_token is None else torch.cat([self.in_front(x), x], dim=1)
+
+    def in_front(self, x):
+        return self.cls_token.expand(len(x), -1, -1)
 
 
 Embeddings.add_mistakes(
     PositionsNotAdded=variant(BaseEmbeddings, embed=lambda self, x: self.with_class_token(x)),
     TokenAtEnd=variant(
         BaseEmbeddings,
-        embed=lambda self, x: torch.cat([x, self.cls_token.expand(len(x), -1, -1)], dim=1) + self.pos_embed,
+        with_class_token=lambda self, x: (
+            BaseEmbeddings.with_class_token(self, x).roll(-1, 1) if self.cls_token is not None else x
+        ),
     ),
     NoPositionForClass=variant(
         BaseEmbeddings, extra=0, embed=lambda self, x: self.with_class_token(x + self.pos_embed)
     ),
     PositionOfClassUnused=variant(
-        BaseEmbeddings, embed=lambda self, x: self.with_class_token(x + self.pos_embed[:, 1:])
+        BaseEmbeddings, embed=lambda self, x: self.with_class_token(x + self.pos_embed[:, -x.shape[1] :])
     ),
-    NotExpanded=variant(
-        BaseEmbeddings, embed=lambda self, x: torch.cat([self.cls_token, x], dim=1) + self.pos_embed
-    ),
+    NotExpanded=variant(BaseEmbeddings, in_front=lambda self, x: self.cls_token),
     DetachedClassToken=variant(
-        BaseEmbeddings,
-        with_class_token=lambda self, x: torch.cat(
-            [self.cls_token.detach().expand(len(x), -1, -1), x], dim=1
-        ),
+        BaseEmbeddings, in_front=lambda self, x: self.cls_token.detach().expand(len(x), -1, -1)
     ),
     PositionsStartLarge=variant(BaseEmbeddings, spread=1.0),
     PositionsStartTooLarge=variant(BaseEmbeddings, spread=0.1),
@@ -532,15 +556,15 @@ Embeddings.add_mistakes(
 
 @Embeddings.mistake
 class OnePosition(BaseEmbeddings):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
-        super().__init__(img_size, patch_size, in_chans, embed_dim)
-        self.pos_embed = nn.Parameter(torch.randn(1, 1, embed_dim) * self.spread)
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        self.pos_embed = nn.Parameter(self.pos_embed[:, :1].detach().clone())
 
 
 @Embeddings.mistake
 class ClassTokenUnused(BaseEmbeddings):
-    def with_class_token(self, x):
-        return torch.cat([torch.zeros_like(x[:, :1]), x], dim=1)
+    def in_front(self, x):
+        return torch.zeros_like(x[:, :1])
 
 
 @Embeddings.mistake
@@ -550,21 +574,27 @@ class Reshaped(BaseEmbeddings):
         return self.embed(x.reshape(len(x), -1, x.shape[1]))
 
 
-@Embeddings.mistake
-class PlainTensor(BaseEmbeddings):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
-        super().__init__(img_size, patch_size, in_chans, embed_dim)
-        del self.cls_token
-        self.cls_token = torch.zeros(1, 1, embed_dim)
+def _plain(name):
+    """Right, except that this one is a plain tensor and no parameter."""
+
+    class Plain(BaseEmbeddings):
+        def __init__(self, *sizes, **named):
+            super().__init__(*sizes, **named)
+            value = getattr(self, name)
+            delattr(self, name)
+            setattr(self, name, None if value is None else value.detach())
+
+    return Plain
 
 
 @Embeddings.mistake
 class FixedPositions(BaseEmbeddings):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
-        super().__init__(img_size, patch_size, in_chans, embed_dim)
-        waves = vit.sincos_positions(*self.patch_embed.grid_size, embed_dim // 4 * 4)
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        _, tokens, dim = self.pos_embed.shape
+        waves = vit.sincos_positions(*self.patch_embed.grid_size, dim // 4 * 4)
         del self.pos_embed
-        self.register_buffer("pos_embed", F.pad(waves, (0, embed_dim % 4, 1, 0))[None])
+        self.register_buffer("pos_embed", F.pad(waves, (0, dim % 4, tokens - len(waves), 0))[None])
 
 
 @Embeddings.mistake
@@ -585,58 +615,105 @@ class NoGradient(BaseEmbeddings):
         return super().embed(x).detach()
 
 
-@Embeddings.mistake
-class ClassTokenStartsRandom(BaseEmbeddings):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
-        super().__init__(img_size, patch_size, in_chans, embed_dim)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, embed_dim))
+def _starting(std):
+    """Right, except that the class token starts at random."""
 
+    class Starting(BaseEmbeddings):
+        def __init__(self, *sizes, **named):
+            super().__init__(*sizes, **named)
+            if self.cls_token is not None:
+                nn.init.normal_(self.cls_token, std=std)
 
-@Embeddings.mistake
-class ClassTokenStartsSmall(BaseEmbeddings):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
-        super().__init__(img_size, patch_size, in_chans, embed_dim)
-        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim))
+    return Starting
 
 
 @Embeddings.mistake
 class NoClassToken(BaseEmbeddings):
-    extra = 0
-
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
-        super().__init__(img_size, patch_size, in_chans, embed_dim)
-        del self.cls_token
-
-    def embed(self, x):
-        return x + self.pos_embed
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
+        super().__init__(img_size, patch_size, in_chans, embed_dim, class_token=False)
 
 
 @Embeddings.mistake
 class ClassTokenAdded(BaseEmbeddings):
     extra = 0
 
-    def embed(self, x):
-        return x + self.cls_token + self.pos_embed
-
-
-@Embeddings.mistake
-class PlainPositions(BaseEmbeddings):
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
-        super().__init__(img_size, patch_size, in_chans, embed_dim)
-        start = self.pos_embed.detach()
-        del self.pos_embed
-        self.pos_embed = start
+    def with_class_token(self, x):
+        return x if self.cls_token is None else x + self.cls_token
 
 
 def _frozen(name):
     """Right, except that this parameter does not take a gradient."""
 
     class Frozen(BaseEmbeddings):
-        def __init__(self, img_size, patch_size, in_chans, embed_dim):
-            super().__init__(img_size, patch_size, in_chans, embed_dim)
+        def __init__(self, *sizes, **named):
+            super().__init__(*sizes, **named)
             getattr(self, name).requires_grad_(False)
 
     return Frozen
 
 
-Embeddings.add_mistakes(PositionsDetached=_frozen("pos_embed"))
+Embeddings.add_mistakes(
+    PlainTensor=_plain("cls_token"),
+    PlainPositions=_plain("pos_embed"),
+    ClassTokenStartsRandom=_starting(1.0),
+    ClassTokenStartsSmall=_starting(0.02),
+    PositionsDetached=_frozen("pos_embed"),
+)
+
+
+# ... and what goes wrong with the fifth argument
+
+
+@Embeddings.mistake
+class ArgumentIgnored(BaseEmbeddings):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
+        super().__init__(img_size, patch_size, in_chans, embed_dim)
+
+
+@Embeddings.mistake
+class ArgumentMissing(BaseEmbeddings):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim):
+        super().__init__(img_size, patch_size, in_chans, embed_dim)
+
+
+@Embeddings.mistake
+class ArgumentReversed(BaseEmbeddings):
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
+        super().__init__(img_size, patch_size, in_chans, embed_dim, not class_token)
+
+
+class _RowForNobody(BaseEmbeddings):
+    """Without a class token, there is still a position vector for it."""
+
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        if self.cls_token is None:
+            self.pos_embed = nn.Parameter(F.pad(self.pos_embed.detach(), (0, 0, 1, 0)))
+
+
+class _TokenLeftOver(BaseEmbeddings):
+    """The class token is made in any case, but used only where it is asked for."""
+
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, class_token=True):
+        super().__init__(img_size, patch_size, in_chans, embed_dim, class_token)
+        self.in_use = class_token
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+
+    def with_class_token(self, x):
+        return super().with_class_token(x) if self.in_use else x
+
+
+Embeddings.add_mistakes(
+    RowTooMany=_RowForNobody,
+    RowUnused=variant(
+        _RowForNobody,
+        embed=lambda self, x: self.with_class_token(x) + self.pos_embed[:, self.cls_token is None :],
+    ),
+    ZerosInFront=variant(
+        _RowForNobody,
+        with_class_token=lambda self, x: (
+            F.pad(x, (0, 0, 1, 0)) if self.cls_token is None else BaseEmbeddings.with_class_token(self, x)
+        ),
+    ),
+    TokenLeftOver=_TokenLeftOver,
+)
