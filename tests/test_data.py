@@ -127,6 +127,26 @@ def class_beside_train(root):
     make_folder(root, ("bird",))
 
 
+def test_pictures_beside_a_notebook_are_read_in_their_own_sizes(tmp_path):
+    Image.new("RGBA", (30, 20), (0, 0, 0, 0)).save(tmp_path / "b.png")  # transparent: a viewer shows white
+    Image.new("L", (8, 9), 7).save(tmp_path / "a.JPG")
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "folder").mkdir()
+    Image.new("RGB", (5, 5)).save(tmp_path / "folder" / "c.png")
+    found = data.pictures_in(tmp_path)
+    assert [(name, p.size, p.mode) for name, p in found.items()] == [
+        ("a.JPG", (8, 9), "RGB"),
+        ("b.png", (30, 20), "RGB"),
+    ]
+    assert found["b.png"].getpixel((0, 0)) == (255, 255, 255)
+    assert list(data.pictures_in(tmp_path, most=1)) == ["a.JPG"]
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    with pytest.raises(data.DataError, match=r"c\.png cannot be read as an image"):
+        data.pictures_in(tmp_path)
+    with pytest.raises(data.DataError, match="there is no"):
+        data.pictures_in(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

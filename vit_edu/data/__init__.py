@@ -11,7 +11,7 @@ from vit_edu.data.batching import batches, denormalize, normalize
 from vit_edu.data.choice import choose, load
 from vit_edu.data.cifar10 import download_problem
 from vit_edu.data.drawing import shapes
-from vit_edu.data.folder import check_folder, image_folder
+from vit_edu.data.folder import check_folder, image_folder, pictures_in
 from vit_edu.data.geometry import DIRECTIONS, flip_and_crop, random_crop, random_flip
 from vit_edu.data.network import require_network
 from vit_edu.data.outlines import SHAPES
@@ -35,6 +35,7 @@ __all__ = [
     "image_folder",
     "load",
     "normalize",
+    "pictures_in",
     "pixel_statistics",
     "random_crop",
     "random_flip",

@@ -41,6 +41,17 @@ def image_folder(path, size=32, reason="it was asked for."):
     return Data.measured(train, test, list(parts[0]), "folder", " ".join([reason, *remarks]))
 
 
+def pictures_in(path, most=16):
+    """The image files that lie in a folder itself, `most` of them: {file name: PIL image in mode "RGB"}, in the order of the names.
+
+    They are read as viewers show them (see `pictures.as_shown`), in their own sizes. Other files and folders are passed over.
+    Raises DataError for a folder that cannot be looked into and for a file that cannot be read, and names it.
+    """
+    path = Path(path)
+    _, files = _look_into(path, LeftOut(path))
+    return {_text(file): _opened(file)[0] for file in files[:most]}
+
+
 def check_folder(path):
     """List the files of an image folder without reading them: ({class: files}, {class: files}, what is left out).
 
@@ -235,15 +246,21 @@ def _read(listing, size):
 
 def _read_image(file, size):
     """(the pixels (size, size, 3), how many further frames or pages there are)."""
+    image, more = _opened(file, size)
+    return np.asarray(image), more
+
+
+def _opened(file, size=None):
+    """(a PIL image in mode "RGB", how many further frames or pages there are). size: as for `image_folder`, None for its own."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
             more = pictures.frames_left_out(image)
             image = pictures.as_shown(image).convert("RGB")
-            if image.size != (size, size):
+            if size and image.size != (size, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-            return np.asarray(image), more
+            return image, more
     except PermissionError as error:
         raise _may_not(error, file) from error
     except DataError as error:

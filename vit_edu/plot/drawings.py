@@ -48,9 +48,10 @@ def overview(image, patch_size=8):
     )
     for x, text in captions:
         canvas.text(x, 24, text, ha="center", fontsize=10)
-    lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03, 04"), (87, "05"), (95.8, "06"))
+    lessons = ((7.5, "00"), (27, "01"), (47.5, "02"), (69.5, "03 and 04"), (87, "05"), (95.8, "06"))
     for x, text in lessons:
-        canvas.text(x, 2.6, f"lesson {text}", ha="center", fontsize=9, color="0.35")
+        word = "lessons" if " and " in text else "lesson"
+        canvas.text(x, 2.6, f"{word} {text}", ha="center", fontsize=9, color="0.35")
     canvas.text(1, 29, "How a Vision Transformer sees, and the lesson that builds each part", fontsize=11)
     fig.alt = (
         f"From left to right: an image, the same image cut into {count} patches, a row of tokens of which the "
