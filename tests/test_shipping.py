@@ -28,6 +28,9 @@ def test_a_run_becomes_weights_with_a_card(tmp_path):
     torch.testing.assert_close(model(x), trained.eval()(x), atol=5e-3, rtol=5e-3)
     found = training.evaluate(trained, data.batches(images.test, 50, images.mean, images.std))
     assert f"Test accuracy: {found:.2%} of 50 images" in card
+    assert "; stored in half precision (float16): " in card or "it would be in half precision" in card
+    held_out = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[-1])["val_accuracy"]
+    assert f"Held-out accuracy at the end: {held_out:.2%} of 10 images (standard error" in card
     counts = [int(n) for line in card.split("```")[1].splitlines() for n in line.split()[1:]]
     assert sum(counts) == 50
     other = dataclasses.replace(images, classes=("a", "b"))

@@ -13,7 +13,7 @@ CARD = """# {name}
 
 {architecture}, {file}.
 
-- Test accuracy: {accuracy}; with halved weights {accuracy_half}.
+- Test accuracy: {accuracy}; {accuracy_half}.
 - Held-out accuracy at the end: {held_out}; mean training loss of the last epoch {loss}.
 - Data: {data}. {validation} of the training images were held out; the test images were used once.
 - Recipe: {recipe}
@@ -60,14 +60,17 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
 
     truth, last = images.test.labels.cpu(), state["history"][-1]
     parameters = sum(value.numel() for value in model.parameters())
-    error = (accuracy * (1 - accuracy) / len(truth)) ** 0.5
+    held_out = max(1, int(len(images.train) * recipe.validation))
+    words = (
+        "stored in half precision (float16)" if kept is half else "it would be in half precision (float16)"
+    )
     card = CARD.format(
         name=name,
         architecture=f"{type(model).__name__}, {parameters:,} parameters",
         file=f"{path.stat().st_size:,} bytes, {'float16' if kept is half else 'float32'}",
-        accuracy=f"{accuracy:.2%} of {len(truth):,} images (standard error {error:.2%})",
-        accuracy_half=f"{accuracy_half:.2%}",
-        held_out=f"{last['val_accuracy']:.2%}",
+        accuracy=_share(accuracy, len(truth)),
+        accuracy_half=f"{words}: {accuracy_half:.2%}",
+        held_out=_share(last["val_accuracy"], held_out),
         loss=f"{last['loss']:.3f}",
         data=copy or about["kind"],
         validation=f"{recipe.validation:.0%}",
@@ -79,6 +82,11 @@ def ship(checkpoint, name, images, copy="", hardware="", folder=SHIPPED):
     )
     atomic.write(path.with_suffix(".md"), card)
     return card
+
+
+def _share(right, count):
+    """A share of `count` images in words, with its standard error."""
+    return f"{right:.2%} of {count:,} images (standard error {(right * (1 - right) / count) ** 0.5:.2%})"
 
 
 def _measure(model, weights, about, images):
