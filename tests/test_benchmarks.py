@@ -14,6 +14,7 @@ from benchmarks import (
     peers,
     pieces,
     scaling,
+    temperature,
     time_to_accuracy,
 )
 from vit_edu import training
@@ -308,6 +309,17 @@ def test_pieces_are_taken_out_one_by_one(tmp_path, monkeypatch):
     assert first["settings"]["minutes"] == 0.01
     for piece, values in found.items():
         assert f"{100 * values[0]:.1f}" == rows(tmp_path / "pieces.md")[piece][0]
+
+
+def test_temperatures_have_a_cell_for_each_rate_and_a_number_for_each_seed(tmp_path):
+    temperature.main(["--steps", "1", "--seeds", "0", "--out", str(tmp_path)])
+    found = rows(tmp_path / "temperature.md")
+    for name in temperature.VARIANTS:
+        assert len(found[name]) == 3
+        assert all(0 <= float(cell) <= 100 for cell in found[name])
+    conditions(tmp_path / "temperature.md", "python benchmarks/temperature.py --steps 1")
+    images, labels = temperature.where_is_it(5)
+    assert torch.equal(images.flatten(1).argmax(1), labels)
 
 
 @torch.no_grad()
