@@ -561,6 +561,20 @@ def test_a_recursion_never_reaches_the_reference(code, capsys):
         space["accuracy"] = check.get("accuracy").reference
 
 
+@pytest.mark.parametrize("calls", range(4))
+def test_a_recursion_may_meet_the_limit_anywhere(calls):
+    """Inside one of torch's own functions, too."""
+
+    @torch.no_grad()
+    def again():
+        return again()
+
+    def accuracy(logits, labels, calls=calls):
+        return accuracy(logits, labels, calls - 1) if calls else again()
+
+    assert "keeps calling itself without end" in check.run("accuracy", accuracy).text
+
+
 def test_a_module_that_makes_itself_never_reaches_the_reference(capsys):
     code = """
 @check.exercise
@@ -968,7 +982,7 @@ KINDS = {
     "one of two": ("pool", lambda x: (x, 3), "Its value number 1 has the right form"),
     "rows in a list": ("patchify", list, "`torch.stack` or `torch.cat`"),
     "array": ("pool", lambda x: x.detach().numpy(), "returned a NumPy array of shape (1, 2)"),
-    "tensor": ("learning_rate", torch.tensor, "`.item()` gives its value"),
+    "tensor": ("layer_rate", torch.tensor, "`.item()` gives its value"),
     "whole numbers": (
         "pool",
         torch.Tensor.long,
@@ -990,10 +1004,10 @@ KINDS = {
         "returned a class, GELU, where a tensor of shape (1, 2) was expected. Are its",
     ),
     "module": ("pool", lambda x: nn.GELU(), "returned a module, GELU, where a tensor of shape (1, 2)"),
-    "classes for logits": (
-        "ViT",
+    "classes for numbers": (
+        "Mlp",
         lambda x: x.argmax(-1),
-        "a tensor of type torch.int64 and shape (3,), where",
+        "a tensor of type torch.int64 and shape (1, 1), where",
     ),
     "logits for an answer": (
         "batch_independent",

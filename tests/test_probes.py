@@ -524,11 +524,25 @@ def test_an_experiment_that_takes_too_long_says_nothing(monkeypatch):
     assert not found.passed
 
 
-def test_an_odd_answer_is_no_error(patient):
-    def gives_itself(tokens, global_pool):
-        return gives_itself if tokens.shape[1] != 17 else vit.pool(tokens, global_pool)
+class Touchy(torch.Tensor):
+    """It has the shape and the type of any tensor, but nothing can be computed with it."""
 
-    assert "the number of tokens were fixed at 17" in check.run("pool", gives_itself).diagnosis
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") != "__get__":
+            raise RuntimeError("do not touch this")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+@pytest.mark.parametrize(
+    "odd", [lambda x: x.as_subclass(Touchy), lambda x: x.to("meta"), torch.Tensor.to_sparse]
+)
+def test_an_odd_answer_is_no_error(odd, patient):
+    def odd_unless_17(tokens, global_pool):
+        pooled = vit.pool(tokens, global_pool)
+        return pooled if tokens.shape[1] == 17 else odd(pooled)
+
+    assert "the number of tokens were fixed at 17" in check.run("pool", odd_unless_17).diagnosis
 
 
 SIZED = [(name, sizes) for name in check.names() for sizes in check.get(name).sizes]

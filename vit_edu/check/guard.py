@@ -117,9 +117,14 @@ def seeded():
     torch.set_default_dtype(torch.float32)
     random.seed(0)
     np.random.seed(0)
-    with torch.enable_grad(), torch.device("cpu"):
+    # As a context, torch.device("cpu") would make every call of torch slower, and torch crashes when it meets the recursion
+    # limit inside one. A new thread has no default device.
+    with torch.enable_grad():
         torch.manual_seed(0)
-        yield
+        try:
+            yield
+        finally:
+            torch.set_default_device(None)
 
 
 # ---------------------------------------------------------------- the candidate's own name
