@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import re
+import subprocess
 import sys
 import threading
 import warnings
@@ -321,6 +322,29 @@ def test_a_candidate_that_was_left_behind_is_not_called_again(own_clock):
     left_behind.join(10)
     assert ended.is_set()
     assert len(calls) == 1
+
+
+def test_a_program_may_end_right_after_an_answer():
+    """The thread in which torch computed gradients is still ending then, and the process would be aborted."""
+    program = """
+import torch
+from vit_edu.check import guard
+print(guard.limited(lambda: torch.ones(2, requires_grad=True).sum().backward(), 100))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+def test_the_end_of_a_program_waits_for_threads_but_not_for_ever(monkeypatch):
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    monkeypatch.setattr(guard, "_finished", [thread.native_id])
+    guard.wait_for_threads(seconds=0.1)
+    assert thread.is_alive()
+    over.set()
+    guard.wait_for_threads(seconds=100)
+    assert not thread.is_alive()
 
 
 # ---------------------------------------------------------------- a worked case, and what is said first

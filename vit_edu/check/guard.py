@@ -3,7 +3,9 @@
 The code runs in a separate thread of this process. This guards against accidents, not against attacks.
 """
 
+import atexit
 import builtins
+import collections
 import contextlib
 import ctypes
 import functools
@@ -73,6 +75,10 @@ class Prints(io.TextIOBase):
         return self.kept + cut.format(number=f"{more:,}")
 
 
+_TASKS = "/proc/self/task"  # a folder for each thread of this process; only Linux has it
+_finished = collections.deque(maxlen=16)  # native ids of the latest threads that came to their end
+
+
 def limited(work, seconds):
     """Run `work()` in a thread. Returns "done", "too slow", "stopped by hand" or "still running".
 
@@ -103,12 +109,30 @@ def limited(work, seconds):
     except KeyboardInterrupt:
         outcome = "stopped by hand"
     if outcome == "too slow" and ended.is_set():
-        return "done"
+        outcome = "done"
     patience = wall() + GRACE
     while not ended.is_set() and wall() < patience:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Stopped))
         ended.wait(0.001)
-    return outcome if ended.is_set() else "still running"
+    if not ended.is_set():
+        return "still running"
+    _finished.append(thread.native_id)
+    return outcome
+
+
+@atexit.register
+def wait_for_threads(seconds=1.0):
+    """Wait until the threads of finished exercises are gone for the operating system as well, but no longer than this.
+
+    After torch has computed gradients in a thread, that takes a moment longer than for Python. A process that ends meanwhile
+    is aborted: "terminate called without an active exception".
+    """
+    if not os.path.isdir(_TASKS):
+        time.sleep(0.05 if _finished else 0)
+        return
+    end = time.monotonic() + seconds
+    while any(os.path.exists(f"{_TASKS}/{number}") for number in _finished) and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 @contextlib.contextmanager
