@@ -177,11 +177,15 @@ class Exercise:
         return self._observed_once(build).got
 
     def _observed_once(self, build):
+        seen = self._known(build).run()
+        if build is self.reference and any(isinstance(g, Failure) for g in seen.got):
+            del self._observed[build]
+        return seen
+
+    def _known(self, build):
+        """The `Trial` of the reference or of a known mistake, with what was seen of it so far."""
         if build not in self._observed:
-            seen = self.observe(build)
-            if build is self.reference and any(isinstance(g, Failure) for g in seen.got):
-                return seen
-            self._observed[build] = seen
+            self._observed[build] = Trial(self, build, self.cases)
         return self._observed[build]
 
     def observe(self, build, cases=None, seconds=None, watch=False):
@@ -190,25 +194,7 @@ class Exercise:
         cases: other cases than those of the exercise. watch: whether to find out if it uses the reference, which takes a
         little time.
         """
-        cases, seconds = self.cases if cases is None else cases, TIME_LIMIT if seconds is None else seconds
-        origin = Watch(build, self.reference)
-        notes = returned.Notes(build is self.reference, origin if watch else None)
-        subject, got, over = Subject(build, self.reference, self.views, notes), [], threading.Event()
-
-        def work():
-            for case in cases:
-                if over.is_set():  # a candidate that was left behind has come to its end after all
-                    return
-                with notes.case():
-                    got.append(_run_case(case, subject))
-
-        with guard.own_name(build), guard.preserved() as printed:
-            notes.prints = printed
-            outcome = guard.limited(work, seconds)
-        over.set()
-        layout = next(iter(subject.layouts.values()), None)
-        got = _complete(list(got), outcome, len(cases))
-        return Observed(got, notes.calls, printed.text, layout, subject.layout_confirmed, origin.used)
+        return Trial(self, build, self.cases if cases is None else cases, watch).run(seconds)
 
     def _diagnose(self, rows):
         """The diagnosis of the first mistake that gives the same results on every case.
@@ -236,11 +222,73 @@ class Exercise:
 
     def _behaves_alike(self, mistake, rows, some):
         """Did the candidate give what the mistake gives, on some of the rows?"""
-        return all(
-            compare(row.case, wrong, row.got)[0]
-            for row, wrong in zip(rows, self.observations(mistake.build), strict=True)
-            if row in some and not (not row.passed and row.case.remark and other_type(row.expected, row.got))
-        )
+        results = {
+            number: row.got
+            for number, row in enumerate(rows)
+            if row in some and (row.passed or not row.case.remark or not other_type(row.expected, row.got))
+        }
+        return bool(results) and self._known(mistake.build).gives(results)
+
+
+class Trial:
+    """A candidate on its way through cases, in their order. It can stop between two of them and go on later.
+
+    got: what the cases saw so far, see `Observed`.
+    """
+
+    def __init__(self, exercise, build, cases, watch=False):
+        self.build, self.cases, self.got, self._printed = build, cases, [], ""
+        self._origin = Watch(build, exercise.reference)
+        self._notes = returned.Notes(build is exercise.reference, self._origin if watch else None)
+        self._subject = Subject(build, exercise.reference, exercise.views, self._notes)
+
+    def gives(self, results):
+        """Does it give these results? results: {number of a case: what another candidate gave}.
+
+        No more cases are run than it takes to know.
+        """
+
+        def differs(number, got):
+            return number in results and not compare(self.cases[number], got, results[number])[0]
+
+        before, last = len(self.got), max(results)
+        if any(map(differs, range(before), self.got)):
+            return False
+        if before <= last:
+            self.run(enough=lambda number, got: number == last or differs(number, got))
+        return not any(map(differs, range(before, len(self.got)), self.got[before:]))
+
+    def run(self, seconds=None, enough=None):
+        """Run the cases that are left, until the time is used up (TIME_LIMIT, if `seconds` is None). Returns an `Observed`.
+
+        enough: a function of the number of a case and what it saw, after which no other case is run if it returns True.
+        """
+        left = self.cases[len(self.got) :]
+        if left:
+            self._run(left, TIME_LIMIT if seconds is None else seconds, enough)
+        layout = next(iter(self._subject.layouts.values()), None)
+        confirmed = self._subject.layout_confirmed
+        return Observed(self.got, self._notes.calls, self._printed, layout, confirmed, self._origin.used)
+
+    def _run(self, cases, seconds, enough):
+        got, over, paused = [], threading.Event(), threading.Event()
+
+        def work():
+            for number, case in enumerate(cases, start=len(self.got)):
+                if over.is_set():  # a candidate that was left behind has come to its end after all
+                    return
+                with self._notes.case():
+                    got.append(_run_case(case, self._subject))
+                if enough and enough(number, got[-1]):
+                    paused.set()
+                    return
+
+        with guard.own_name(self.build), guard.preserved() as printed:
+            self._notes.prints = printed
+            outcome = guard.limited(work, seconds)
+        over.set()
+        self._printed = printed.text
+        self.got = self.got + (list(got) if paused.is_set() else _complete(list(got), outcome, len(cases)))
 
 
 @dataclass(frozen=True)
