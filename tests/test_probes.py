@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from vit_edu import check, data, pretrained, transfer
+from vit_edu import augment, check, data, pretrained, training, transfer
 from vit_edu.check import probes
 from vit_edu.models import vit
 
@@ -92,6 +92,70 @@ def _votes_among(classes):
     return predict
 
 
+def flops_of_12_blocks(tokens, embed_dim, depth):
+    return vit.flops(tokens, embed_dim, 12)
+
+
+def flops_of_197_tokens(tokens, embed_dim, depth):
+    return vit.flops(197, embed_dim, depth)
+
+
+def _rates(step_at, low, high, steps, limit=4, looked_at=1000):
+    rates, losses = [], []
+    for i in range(steps):
+        rate = low * (high / low) ** (i / (steps - 1))
+        loss = step_at(rate)
+        if not math.isfinite(loss) or (losses and loss > limit * min(losses[-looked_at:])):
+            break
+        rates.append(rate)
+        losses.append(loss)
+    return rates, losses
+
+
+def range_of_100_steps(step_at, low, high, steps):
+    return _rates(step_at, low, high, 100)
+
+
+def range_from_one_ten_thousandth(step_at, low, high, steps):
+    return _rates(step_at, 1e-4, high, steps)
+
+
+def _limit(limit):
+    return lambda *sizes: _rates(*sizes, limit=limit)
+
+
+def lowest_of_the_last_five(step_at, low, high, steps):
+    return _rates(step_at, low, high, steps, looked_at=5)
+
+
+def half_dropped(tokens, keep):
+    return training.drop_tokens(tokens, 0.5)
+
+
+def dropped_of_width_2(tokens, keep):
+    kept = torch.rand(tokens.shape[:2]).topk(max(1, round(keep * tokens.shape[1])), dim=1).indices
+    return tokens.gather(1, kept[..., None].expand(-1, -1, 2))
+
+
+def dropped_of_16(tokens, keep):
+    kept = torch.rand(tokens.shape[:2]).topk(max(1, round(keep * 16)), dim=1).indices
+    return tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def smoothed_for_eight_images(labels, num_classes, smoothing):
+    out = torch.full((8, num_classes), smoothing / num_classes)
+    out[torch.arange(len(labels)), labels] += 1 - smoothing
+    return out
+
+
+def smoothed_by_a_fifth(labels, num_classes, smoothing):
+    return augment.smooth_labels(labels, num_classes, 0.2)
+
+
+def smoothed_over_20_classes(labels, num_classes, smoothing):
+    return F.one_hot(labels, num_classes) * (1 - smoothing) + smoothing / 20
+
+
 BUILT_IN = [
     ("ViT", ViTWithoutAxes),
     ("ViT", ViTWithoutOneClass),
@@ -108,6 +172,18 @@ BUILT_IN = [
     ("resize_pos_embed", unchanged_if_as_many),
     ("knn_predict", _votes_among(10)),
     ("knn_predict", _votes_among(1000)),
+    ("flops", flops_of_12_blocks),
+    ("flops", flops_of_197_tokens),
+    ("range_test", range_of_100_steps),
+    ("range_test", range_from_one_ten_thousandth),
+    *(("range_test", _limit(limit)) for limit in (3, 3.9, 4.1, 4.5, 5)),
+    ("range_test", lowest_of_the_last_five),
+    ("drop_tokens", half_dropped),
+    ("drop_tokens", dropped_of_width_2),
+    ("drop_tokens", dropped_of_16),
+    ("smooth_labels", smoothed_for_eight_images),
+    ("smooth_labels", smoothed_by_a_fifth),
+    ("smooth_labels", smoothed_over_20_classes),
 ]
 
 
@@ -387,6 +463,15 @@ FOUND = [
     ("resize_pos_embed", resized_to_14_rows, "the number of rows were fixed at 14"),
     ("knn_predict", five_neighbours, "the number of neighbours were fixed at 5"),
     ("layer_rate", rate_of_12_blocks, "the number of blocks were fixed at 12"),
+    ("flops", flops_of_12_blocks, "the number of blocks were fixed at 12"),
+    ("flops", flops_of_197_tokens, "the number of tokens were fixed at 197"),
+    ("range_test", range_of_100_steps, "the number of steps were fixed at 100"),
+    ("range_test", range_from_one_ten_thousandth, "the lowest rate were fixed at 0.0001"),
+    ("drop_tokens", half_dropped, "the share of the tokens that stay were fixed at 0.5"),
+    ("drop_tokens", dropped_of_16, "the number of tokens were fixed at 16"),
+    ("smooth_labels", smoothed_by_a_fifth, "the smoothing were fixed at 0.2"),
+    ("smooth_labels", smoothed_over_20_classes, "the number of classes were fixed at 20"),
+    ("smooth_labels", smoothed_for_eight_images, "the number of images were fixed at 8"),
 ]
 
 

@@ -220,6 +220,10 @@ KINDS = {
     "eps": Kind(N_("eps"), lambda n: _("an eps of {number}")),
     "rate": Kind(N_("the drop rate"), lambda n: _("a drop rate of {number}")),
     "peak": Kind(N_("the peak"), lambda n: _("a peak of {number}")),
+    "low": Kind(N_("the lowest rate"), lambda n: _("a lowest rate of {number}")),
+    "high": Kind(N_("the highest rate"), lambda n: _("a highest rate of {number}")),
+    "keep": Kind(N_("the share of the tokens that stay"), lambda n: _("a share of {number}")),
+    "smoothing": Kind(N_("the smoothing"), lambda n: _("a smoothing of {number}")),
     "decay": Kind(N_("the decay"), lambda n: _("a decay of {number}")),
 }
 

@@ -1506,6 +1506,13 @@ range_test = Exercise(
     _range_case("losses below one: the limit goes with them", (0.8, 0.1, 0.5, 0.1), 1.0, 8.0, 4),
     _range_case("an infinite loss ends it", (2, math.inf, 1, 1), 0.01, 10.0, 4),
     _range_case("the very first loss is NaN: two empty lists", (math.nan, 1), 0.1, 1.0, 2),
+    _range_case("the lowest loss, 1, is long ago when 4.1 comes", (2, 1, 2, 3, 3, 3, 3, 4.1, 1), 1.0, 8.0, 9),
+    sizes=Sizes(
+        lambda steps, low, high: _range_case("", [5 - i / steps for i in range(steps)], low, high, steps),
+        steps=(7, 11, 100, 50, 10),
+        low=(0.003, 0.02, 1e-4, 1e-5),
+        high=(3.0, 0.7, 1.0, 10.0),
+    ),
 )
 
 
@@ -1580,24 +1587,29 @@ def two_steps_for_each_rate(step_at, low, high, steps):
 # ---------------------------------------------------------------- token dropout
 
 
-def _named_tokens(B, T, D=2):
-    """(B, T, D) tokens that say who they are: number t of image b holds 100 b + t + 1 everywhere."""
-    return (100.0 * torch.arange(B)[:, None] + torch.arange(T) + 1)[..., None].repeat(1, 1, D)
+_APART = 1000  # more than any number of tokens here
 
 
-def _kept(candidate, B, T, keep):
+def _named_tokens(B, T, D):
+    """(B, T, D) tokens that say who they are: number t of image b holds _APART * b + t + 1 everywhere."""
+    return (float(_APART) * torch.arange(B)[:, None] + torch.arange(T) + 1)[..., None].repeat(1, 1, D)
+
+
+def _kept(candidate, B, T, keep, D=2):
     """(B, n) numbers of the tokens that were kept, from 0, each image's in order. CaseFailed if they are not tokens."""
-    tokens = _named_tokens(B, T)
+    tokens = _named_tokens(B, T, D)
     out = apply(candidate, tokens, keep)
-    if not isinstance(out, torch.Tensor) or out.ndim != 3 or out.shape[0] != B or out.shape[2] != 2:
+    if not isinstance(out, torch.Tensor) or out.ndim != 3 or out.shape[0] != B or out.shape[2] != D:
         came = (
             Sentence("{shape}", shape=tuple(out.shape)) if isinstance(out, torch.Tensor) else described(out)
         )
-        raise CaseFailed("expected tokens of shape ({images}, n, 2), got {got}", images=B, got=came)
-    if not torch.equal(out[..., 0], out[..., 1]):
+        raise CaseFailed(
+            "expected tokens of shape ({images}, n, {width}), got {got}", images=B, width=D, got=came
+        )
+    if not torch.equal(out, out[..., :1].expand_as(out)):
         raise CaseFailed("the numbers inside of a token were torn apart")
-    number = out[..., 0] - 100 * torch.arange(B)[:, None] - 1  # (B, n)
-    if bool(((out[..., 0] - 1) % 100 >= T).any() | (out[..., 0] < 1).any() | (out[..., 0] % 1 != 0).any()):
+    number = out[..., 0] - _APART * torch.arange(B)[:, None] - 1  # (B, n)
+    if bool(((out[..., 0] - 1) % _APART >= T).any() | (out[..., 0] < 1).any() | (out[..., 0] % 1 != 0).any()):
         raise CaseFailed("some tokens of the result are not among those that went in")
     if bool(((number < 0) | (number >= T)).any()):
         raise CaseFailed("some images got tokens of other images")
@@ -1619,9 +1631,9 @@ def _images_differ(candidate):
 
 
 def _token_gradient(candidate):
-    tokens = _named_tokens(5, 4).requires_grad_()
+    tokens = _named_tokens(5, 4, 3).requires_grad_()
     candidate(tokens, 0.5).sum().backward()
-    return sorted(tokens.grad[..., 0].flatten().tolist()) if tokens.grad is not None else None
+    return sorted(tokens.grad.flatten().tolist()) if tokens.grad is not None else None
 
 
 drop_tokens = Exercise(
@@ -1646,6 +1658,15 @@ drop_tokens = Exercise(
         "the gradient: 1 for what is kept, 0 for the rest",
         _token_gradient,
         "What is kept passes unchanged: nothing is divided, and nothing is cut off.",
+    ),
+    sizes=Sizes(
+        lambda images, tokens, width, keep: Case(
+            "", lambda f: _kept(f, images, tokens, keep, width).shape[1]
+        ),
+        images=(5, 7, 8, 64, 2),
+        tokens=(20, 13, 64, 196, 16, 8),
+        width=(6, 9, 64, 4),
+        keep=(0.75, 0.95, 0.5, 0.25),  # so large that the number kept tells how many there were
     ),
 )
 
@@ -1719,6 +1740,12 @@ smooth_labels = Exercise(
     Case(
         "cross-entropy takes them as targets",
         lambda f: F.cross_entropy(drawn(3, 6), f(_three, 6, 0.1)).item(),
+    ),
+    sizes=Sizes(
+        lambda images, classes, smoothing: call("", torch.arange(images) % classes, classes, smoothing),
+        images=(5, 8, 3, 64),
+        classes=(7, 6, 10, 3, 4),
+        smoothing=(0.3, 0.15, 0.1, 0.2),
     ),
 )
 

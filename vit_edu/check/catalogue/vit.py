@@ -533,6 +533,12 @@ flops = Exercise(
     call("more tokens than 6 D: 100 tokens of width 8, 2 blocks", 100, 8, 2),
     call("a single token", 1, 16, 3),
     call("no block", 65, 64, 0),
+    sizes=Sizes(
+        lambda tokens, width, depth: call("", tokens, width, depth),
+        tokens=(20, 50, 17, 65, 197, 10),
+        width=(12, 40, 64, 192, 768, 8),
+        depth=(9, 5, 12, 4, 2),
+    ),
 )
 
 
