@@ -21,6 +21,8 @@ from torch import nn
 
 from vit_edu import check, settings
 from vit_edu.check import after, guard, report
+from vit_edu.check.cases import Case
+from vit_edu.check.engine import BY_HAND, Trial
 
 NAMES = check.names()
 
@@ -345,6 +347,42 @@ def test_the_end_of_a_program_waits_for_threads_but_not_for_ever(monkeypatch):
     over.set()
     guard.wait_for_threads(seconds=100)
     assert not thread.is_alive()
+
+
+# ---------------------------------------------------------------- comparing with known mistakes
+
+
+@pytest.fixture
+def negative():
+    """A `Trial` that gives -n in case n of five, and the list of the cases that it was asked for."""
+    asked = []
+
+    def opposite(number):
+        asked.append(number)
+        return -number
+
+    cases = [Case(f"case {n}", lambda candidate, n=n: candidate(n)) for n in range(5)]
+    return Trial(check.Exercise(lambda number: number, *cases, name="negative"), opposite, cases), asked
+
+
+def test_a_mistake_is_run_no_further_than_to_the_first_difference(negative):
+    trial, asked = negative
+    for _ in range(2):
+        assert not trial.gives({0: 0, 1: 1, 2: -2})
+        assert asked == [0, 1]
+    assert trial.gives({0: 0, 2: -2})
+    assert asked == [0, 1, 2]
+    assert trial.run().got == [0, -1, -2, -3, -4]
+    assert asked == [0, 1, 2, 3, 4]
+
+
+def test_the_stop_button_does_not_spoil_what_is_known_of_a_mistake(monkeypatch):
+    mistake = check.get("pool").mistakes[0]
+    monkeypatch.setattr(check.get("pool"), "_observed", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(guard, "limited", lambda work, seconds: "stopped by hand")
+        assert check.get("pool").observations(mistake.build)[0] == BY_HAND
+    assert check.run("pool", mistake.build).diagnosis == mistake.diagnosis
 
 
 # ---------------------------------------------------------------- a worked case, and what is said first

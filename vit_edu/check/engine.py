@@ -183,8 +183,11 @@ class Exercise:
         return seen
 
     def _known(self, build):
-        """The `Trial` of the reference or of a known mistake, with what was seen of it so far."""
-        if build not in self._observed:
+        """The `Trial` of the reference or of a known mistake, with what was seen of it so far.
+
+        It begins again if it was cut short: the stop button was meant for the candidate, and time may be scarce only once.
+        """
+        if build not in self._observed or self._observed[build].cut_short:
             self._observed[build] = Trial(self, build, self.cases)
         return self._observed[build]
 
@@ -233,11 +236,11 @@ class Exercise:
 class Trial:
     """A candidate on its way through cases, in their order. It can stop between two of them and go on later.
 
-    got: what the cases saw so far, see `Observed`.
+    got: what the cases saw so far, see `Observed`. cut_short: whether it was stopped before the cases were done.
     """
 
     def __init__(self, exercise, build, cases, watch=False):
-        self.build, self.cases, self.got, self._printed = build, cases, [], ""
+        self.build, self.cases, self.got, self.cut_short, self._printed = build, cases, [], False, ""
         self._origin = Watch(build, exercise.reference)
         self._notes = returned.Notes(build is exercise.reference, self._origin if watch else None)
         self._subject = Subject(build, exercise.reference, exercise.views, self._notes)
@@ -287,7 +290,7 @@ class Trial:
             self._notes.prints = printed
             outcome = guard.limited(work, seconds)
         over.set()
-        self._printed = printed.text
+        self.cut_short, self._printed = outcome != "done", printed.text
         self.got = self.got + (list(got) if paused.is_set() else _complete(list(got), outcome, len(cases)))
 
 
