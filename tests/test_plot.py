@@ -33,7 +33,7 @@ FIGURES = {
         PICTURES[:2], torch.tensor([[[0.1, 0.7], [0.1, 0.1]], [[0.1, 0.1], [0.7, 0.1]]]), ["cat\n90%", "dog\n80%"], "A"
     ),
     "picture 1: most on row 1, column 1": lambda: plot.attended(PICTURES[:1, :1], torch.ones(1, 2, 2)),
-    "a from 2 to 5; b from 1 to 1. Bars: lowest and highest of 2 runs": lambda: plot.spread(
+    "b from 1 to 1. Bars: lowest and highest of 2 runs. A dotted line at 8: here.": lambda: plot.spread(
         (8, 16), {"a": [[1, 4], [3, 6]], "b": [[1, 1], [1, 1]]}, "S", "x", "y", log="x", mark=(8, "here")
     ),
     "share: one 1.5, two 2.0": lambda: plot.bars({"one": 1.5, "two": 2}, "B", "share", 1),

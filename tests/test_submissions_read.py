@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from wanted import library
@@ -165,6 +166,7 @@ def test_another_lesson_than_the_name_says_is_named(tmp_path):
         ("Lesson 03 - Attention.ipynb", "03"),
         ("2024-03-12_anna_01_patches.ipynb", "01"),
         ("05.ipynb", "05"),
+        ("anna_12b_few_labels (1).ipynb", "12"),
         ("2024-03-12.ipynb", None),
         ("notes.ipynb", None),
         ("77_new.ipynb", None),
@@ -172,6 +174,27 @@ def test_another_lesson_than_the_name_says_is_named(tmp_path):
 )
 def test_the_lesson_that_a_name_says(name, lesson):
     assert submissions._lesson_of(name) == lesson
+
+
+FIRST, SECOND = ["rename_key", "pack_qkv", "resize_pos_embed"], ["knn_predict", "layer_rate"]
+
+
+@pytest.mark.parametrize(
+    ("name", "holds", "expected"),
+    [
+        ("12_pretrained.ipynb", ["pack_qkv"], FIRST),
+        ("12b_few_labels.ipynb", ["layer_rate"], SECOND),
+        ("anna_12b_few_labels (1).ipynb", [], SECOND),
+        ("12_pretrained.ipynb", [], FIRST),
+        ("12_pretrained.ipynb", ["pack_qkv", "layer_rate"], FIRST + SECOND),
+        ("notes.ipynb", ["layer_rate"], SECOND),
+        ("01b.ipynb", [], check.names("01")),
+    ],
+)
+def test_of_a_lesson_in_two_notebooks_one_is_expected(name, holds, expected):
+    row = submissions.Row(name, {key: {} for key in holds})
+    assert submissions._expected(Path(name), row) == expected
+    assert row.remark == ""
 
 
 # ---------------------------------------------------------------- cells

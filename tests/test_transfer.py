@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import ten_labels
 from vit_edu import data, pretrained, training, transfer
 from vit_edu.models import ViT
 from vit_edu.models.variants import PublishedViT
@@ -206,3 +207,36 @@ def test_a_model_without_a_head(model):
     del bare.pretrained_cfg["model"]
     with pytest.raises(ValueError, match="only models of this course"):
         transfer.from_scratch(bare, 7)
+
+
+def test_ten_labels_scores_what_an_answer_names(monkeypatch):
+    truth = data.shapes(train=1000, test=50, seed=12).test.labels
+    seen = []
+
+    def knows_half(labelled):
+        seen.append((labelled, torch.rand(1).item()))
+        return lambda images: torch.where(torch.arange(len(images)) < 25, truth, (truth + 1) % 10)
+
+    before = torch.get_rng_state()
+    score = transfer.ten_labels(knows_half, draws=(0, 1), test=50)
+    assert torch.equal(before, torch.get_rng_state())
+    assert score.shares == (0.5, 0.5)
+    assert [len(labelled) for labelled, _ in seen] == [100, 100]
+    assert not torch.equal(seen[0][0].images, seen[1][0].images)
+    assert seen[0][1] != seen[1][1]
+    monkeypatch.setattr(transfer, "MEASURED", {"better": (60.0, 70.0), "worse": (20.0, 30.0)})
+    lines = str(score).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["worse", "YOURS", "better"]
+    assert "TOO LONG" not in lines[-1]
+    assert "TOO LONG" in str(transfer.Score((0.5,), transfer.LIMIT + 1))
+
+
+@pytest.mark.parametrize("answer", [torch.zeros(50, 10), torch.zeros(50), torch.zeros(49, dtype=torch.long)])
+def test_ten_labels_wants_a_class_for_each_image(answer):
+    with pytest.raises(ValueError, match="expected one class for each of the 50 images"):
+        transfer.ten_labels(lambda labelled: lambda images: answer, draws=(0,), test=50)
+
+
+def test_the_ways_that_were_measured_are_those_of_the_benchmark():
+    assert list(transfer.MEASURED) == list(ten_labels.ways())
+    assert {len(values) for values in transfer.MEASURED.values()} == {3}

@@ -20,7 +20,7 @@ def course(root, out, only=()):
     """
     paths = [p for p in solutions(root) if not only or p.name[:2] in only]
     if not paths:
-        numbers = ", ".join(p.name[:2] for p in solutions(root))
+        numbers = ", ".join(dict.fromkeys(p.name[:2] for p in solutions(root)))
         print(
             f"vit-edu course: no solution has the number {' or '.join(only)}; the numbers are {numbers}.",
             file=sys.stderr,
@@ -61,7 +61,7 @@ def _page(notebook, name):
     """A notebook as HTML, with links to other lessons leading to their pages."""
     # Without embed_images, which parses cell text piece by piece and closes every <details> before its answer
     page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": name}})
-    return re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page)
+    return re.sub(r'href="(\d\d\w+)\.ipynb', r'href="\1.html', page)
 
 
 def _index(rows):

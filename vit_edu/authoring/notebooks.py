@@ -12,7 +12,7 @@ COMPARED = "nbval-check-output"
 
 def solutions(root):
     """The solution notebooks, in the order of the course."""
-    return sorted((root / "solutions").glob("[0-9][0-9]_*.ipynb"))
+    return sorted((root / "solutions").glob("[0-9][0-9]*_*.ipynb"))
 
 
 def read(path):

@@ -202,13 +202,18 @@ def _command(path, seconds):
 def _expected(path, row):
     """The exercises that the notebook should contain: those of its lesson, known by its answers or by its file's name.
 
+    Of a lesson in two notebooks, those of the one, or of both if it has answers of both.
     If its answers are those of another lesson than its name says, the row gets a remark.
     """
     lessons = [n for n in check.LESSONS if set(check.names(n)) & row.answers.keys()]
     named = _lesson_of(path.name)
     if lessons and named and named not in lessons:
         row.remark = f"holds lesson {' and '.join(lessons)}, although its name says {named}"
-    return [name for lesson in lessons or ([named] if named else []) for name in check.names(lesson)]
+    parts = [part for lesson in lessons for part in check.notebooks(lesson) if set(part) & row.answers.keys()]
+    if not parts and named:
+        is_second = re.search(rf"(?<!\d){named}b(?![a-z])", path.name.lower())
+        parts = [check.notebooks(named)[-1 if is_second else 0]]
+    return [name for part in parts for name in part]
 
 
 def _lesson_of(name):

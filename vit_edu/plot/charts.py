@@ -58,17 +58,28 @@ def spread(x, series, title, xlabel, ylabel, log="", mark=None):
         told.append(f"{name} from {mean[0]:.3g} to {mean[-1]:.3g}")
     if "x" in log:
         ax.set_xscale("log", base=2)
-    names = [f"{v:g}" for v in x]
     if mark:
         ax.axvline(mark[0], color="0.5", linestyle=":")
-        names[list(x).index(mark[0])] += f"\n{mark[1]}"
-    ax.set_xticks(list(x), names)
+        ax.annotate(
+            mark[1],
+            (mark[0], 1),
+            (-3, -4),
+            ("data", "axes fraction"),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="top",
+            fontsize=8,
+            color="0.35",
+        )
+    ax.set_xticks(list(x), [f"{v:g}" for v in x])
     ax.minorticks_off()
     ax.grid(alpha=0.3)
     ax.legend(fontsize=9)
     runs = max(len(r) for r in series.values())
     bars = f" Bars: lowest and highest of {runs} runs." if runs > 1 else ""
-    fig.alt = f"{title}. {ylabel} against {xlabel}, {x[0]:g} to {x[-1]:g}: {'; '.join(told)}.{bars}"
+    marked = f" A dotted line at {mark[0]:g}: {mark[1]}." if mark else ""
+    fig.alt = f"{title}. {ylabel} against {xlabel}, {x[0]:g} to {x[-1]:g}: {'; '.join(told)}.{bars}{marked}"
     return fig
 
 
