@@ -37,7 +37,7 @@ def lines(x, series, title, xlabel, ylabel, log="", marks=True):
 def spread(x, series, title, xlabel, ylabel, log="", mark=None):
     """Curves with bars from the lowest to the highest of several runs; the curve goes through their means.
 
-    x: (n,) numbers. series: {name: one list of n values for each run}. log: see `lines`. mark: (one of x, text), a dotted line.
+    x: (n,) numbers. series: {name: one list of n values for each run}. log: see `lines`. mark: (one of x, text), a dotted line that the legend explains.
     """
     fig, ax = axes_for(6.4, 3.9, title, xlabel, ylabel)
     told = []
@@ -59,19 +59,7 @@ def spread(x, series, title, xlabel, ylabel, log="", mark=None):
     if "x" in log:
         ax.set_xscale("log", base=2)
     if mark:
-        ax.axvline(mark[0], color="0.5", linestyle=":")
-        ax.annotate(
-            mark[1],
-            (mark[0], 1),
-            (-3, -4),
-            ("data", "axes fraction"),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="top",
-            fontsize=8,
-            color="0.35",
-        )
+        ax.axvline(mark[0], label=mark[1], color="0.5", linestyle=":")
     ax.set_xticks(list(x), [f"{v:g}" for v in x])
     ax.minorticks_off()
     ax.grid(alpha=0.3)
