@@ -15,9 +15,10 @@ from benchmarks import (
     pieces,
     scaling,
     temperature,
+    ten_labels,
     time_to_accuracy,
 )
-from vit_edu import training
+from vit_edu import data, pretrained, training, transfer
 from vit_edu.models.vit import ViT, sincos_positions
 
 
@@ -372,3 +373,26 @@ def test_the_logs_that_ship_are_whole():
         assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
         assert history[-1]["seconds"] >= 60 * recipe.minutes
         assert 0.1 < last["test_accuracy"] < 1
+
+
+# ---------------------------------------------------------------- ten_labels
+
+
+def test_other_colours_are_the_same_channels_or_their_inverse():
+    images = data.shapes(train=20, test=1).train.images
+    torch.manual_seed(0)
+    changed = ten_labels.recoloured(images)
+    assert changed.dtype == torch.uint8
+    assert not torch.equal(changed, images)
+    for old, new in zip(images, changed, strict=True):
+        known = [c.flatten().tolist() for c in (*old, *(255 - old))]
+        places = [known.index(c.flatten().tolist()) % 3 for c in new]
+        assert sorted(places) == [0, 1, 2]
+
+
+def test_accuracy_against_steps_stops_at_the_last_mark():
+    shapes, trained = data.shapes(train=40, test=10), pretrained.load("vit-cifar10")
+    model = transfer.new_head(trained, 10)
+    found = ten_labels.watch(model, transfer.few(shapes.train, 2), shapes.test, (1, 2), 1e-3, 0)
+    assert list(found) == [1, 2]
+    assert all(0 <= share <= 100 for share in found.values())
