@@ -92,7 +92,7 @@ def test_lessons_are_not_attempted_and_solutions_right(path):
     for root, status in (("lessons", "not attempted"), ("solutions", "right")):
         cells = json.loads((ROOT / root / path.name).read_text(encoding="utf-8"))
         found = dict(answers.check_all(cells))
-        assert list(found) == check.notebooks(path.name[:2])[path.name[2] == "b"]
+        assert list(found) == check.texts.notebooks()[path.stem]
         assert {r.status for r in found.values()} == {status}
 
 

@@ -27,7 +27,6 @@ __all__ = [
     "get",
     "hint",
     "names",
-    "notebooks",
     "points",
     "progress",
     "run",
@@ -35,9 +34,6 @@ __all__ = [
 
 # Number of a lesson -> its name, which is also the name of the module in catalogue/ with its exercises.
 LESSONS = texts.lessons()
-
-# A lesson may go on in a second notebook: 12_pretrained.ipynb, 12b_few_labels.ipynb. The exercises of the second one.
-SECOND = {"12": ("knn_predict", "layer_rate")}
 
 
 def names(lesson=None):
@@ -49,13 +45,6 @@ def names(lesson=None):
             )
         )
     return [name for name, number in texts.exercises().items() if lesson in (None, number)]
-
-
-def notebooks(lesson):
-    """The names of the exercises of a lesson, a list for each of its notebooks. KeyError for an unknown lesson."""
-    second = [name for name in names(lesson) if name in SECOND.get(lesson, ())]
-    first = [name for name in names(lesson) if name not in second]
-    return [first, second] if second else [first]
 
 
 def get(name):

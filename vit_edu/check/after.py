@@ -47,8 +47,7 @@ def page(name, candidate, reference):
 
 def notebook(exercise):
     """The name of the notebook with this exercise, such as "03_attention.ipynb"; it is the same in lessons/ and solutions/."""
-    lesson = texts.exercises()[exercise]
-    return f"{lesson}_{texts.lessons()[lesson]}.ipynb"
+    return next(f"{name}.ipynb" for name, held in texts.notebooks().items() if exercise in held)
 
 
 def solutions_link(exercise):
@@ -140,17 +139,17 @@ def _same(code, other):
 
 
 def _next(exercise):
-    """What to do next: the next exercise of the lesson, or the rest of it and then the next lesson."""
-    exercises, lessons = texts.exercises(), texts.lessons()
-    lesson = exercises[exercise]
-    rest = [name for name, number in exercises.items() if number == lesson]
+    """What to do next: the next exercise of the notebook, or the rest of it and then the next notebook."""
+    notebooks = texts.notebooks()
+    here = notebook(exercise).removesuffix(".ipynb")
+    rest = notebooks[here]
     if following := rest[rest.index(exercise) + 1 :]:
         return inline(_("Next: the exercise `{name}`, below.").format(name=following[0]))
-    later = [number for number in lessons if number > lesson]
+    later = list(notebooks)[list(notebooks).index(here) + 1 :]
     if not later:
         return inline(_("This was the last exercise of the course. `check.progress()` shows them all."))
-    title = f"{later[0]} {_(lessons[later[0]].replace('_', ' '))}"
-    file = f"{later[0]}_{lessons[later[0]]}.ipynb"
+    number, name = later[0].split("_", 1)
+    title, file = f"{number} {_(name.replace('_', ' '))}", f"{later[0]}.ipynb"
     title = _link(file, title) if Path(file).exists() else html.escape(title)
     return html.escape(_("Next: the rest of this lesson, and then {lesson}.")).format(lesson=title)
 

@@ -38,6 +38,9 @@ from vit_edu import settings
 
 FOLDER = Path(__file__).parent / "text"
 SOURCE = "en"
+
+# A lesson that is too long for one sitting goes on in a second notebook. Its name, and its exercises
+SECOND = {"12": ("12b_few_labels", ("knn_predict", "layer_rate"))}
 MARK = " (easily made)"
 
 
@@ -64,6 +67,18 @@ def lessons():
 def exercises():
     """{exercise: number of its lesson}, in the order of the course."""
     return _contents(FOLDER)
+
+
+def notebooks():
+    """{name: its exercises} of all notebooks in the order of the course, such as {"03_attention": ["split_heads", ...]}."""
+    found = {}
+    for number, name in lessons().items():
+        held = [exercise for exercise, lesson in exercises().items() if lesson == number]
+        second, later = SECOND.get(number, ("", ()))
+        found[f"{number}_{name}"] = [exercise for exercise in held if exercise not in later]
+        if second:
+            found[second] = [exercise for exercise in held if exercise in later]
+    return found
 
 
 def hints(exercise):

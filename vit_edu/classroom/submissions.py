@@ -209,10 +209,12 @@ def _expected(path, row):
     named = _lesson_of(path.name)
     if lessons and named and named not in lessons:
         row.remark = f"holds lesson {' and '.join(lessons)}, although its name says {named}"
-    parts = [part for lesson in lessons for part in check.notebooks(lesson) if set(part) & row.answers.keys()]
+    notebooks = check.texts.notebooks()
+    parts = [held for held in notebooks.values() if set(held) & row.answers.keys()]
     if not parts and named:
         is_second = re.search(rf"(?<!\d){named}b(?![a-z])", path.name.lower())
-        parts = [check.notebooks(named)[-1 if is_second else 0]]
+        parts = [held for name, held in notebooks.items() if name[:2] == named]
+        parts = parts[-1:] if is_second else parts[:1]
     return [name for part in parts for name in part]
 
 
