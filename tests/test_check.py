@@ -1399,3 +1399,11 @@ def test_what_comes_next_is_an_exercise_or_a_lesson(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert "02 embeddings." in after_exercise(check.names("01")[-1])
     assert "href" not in after_exercise(check.names("01")[-1])
+
+
+def test_a_right_answer_leads_to_the_second_notebook_of_a_lesson():
+    after = check._after
+    assert after.notebook("resize_pos_embed") == "12_pretrained.ipynb"
+    assert after.notebook("knn_predict") == "12b_few_labels.ipynb"
+    assert "and then 12b few labels" in after._next("resize_pos_embed")
+    assert "the last exercise of the course" in after._next("layer_rate")

@@ -37,7 +37,7 @@ def sources():
     """{English text: `Source`} of all sentences that a learner may read. It runs the known mistakes, which takes seconds."""
     found = {}
     said = [*in_code()]
-    said += [(title, title, "lesson") for title in map(_title, check.LESSONS.values())]
+    said += [(title, title, "lesson") for title in map(_title, check.texts.notebooks())]
     for name in check.names():
         said += [(text, text, name) for text in [*in_cases(name), *in_observations(name)]]
     for one, many, place in said:
@@ -45,8 +45,8 @@ def sources():
     return found
 
 
-def _title(module):
-    return module.replace("_", " ")
+def _title(notebook):
+    return notebook.split("_", 1)[1].replace("_", " ")
 
 
 def in_code(folder=HERE):
