@@ -276,3 +276,17 @@ def test_clips_are_normalised_by_the_pixels_of_all_frames():
     torch.testing.assert_close(x.mean((0, 1, 3, 4)), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(x.std((0, 1, 3, 4)), torch.ones(3), atol=1e-3, rtol=0)
     assert "200 training and 1 test clips of 4 frames" in str(d)
+
+
+def test_clutter_makes_other_images_of_the_same_shapes():
+    plain, hard = (data.shapes(train=40, test=10, seed=3, clutter=c, mask=True) for c in (False, True))
+    for a, b in ((plain.train, hard.train), (plain.test, hard.test)):
+        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.targets["mask"], b.targets["mask"])
+        assert (a.images != b.images).float().mean() > 0.5
+    again = data.shapes(train=40, test=10, seed=3, clutter=True)
+    assert torch.equal(hard.test.images, again.test.images)
+    clip = data.shapes(train=4, test=2, seed=3, clutter=True, frames=2)
+    assert torch.equal(
+        clip.train.images[:, 0], data.shapes(train=4, test=2, seed=3, clutter=True).train.images
+    )

@@ -20,6 +20,7 @@ def shapes(
     mask=False,
     boxes=False,
     frames=None,
+    clutter=False,
 ):
     """Ten kinds of shapes on coloured backgrounds, with varied colours, places, sizes and angles and some noise.
 
@@ -33,7 +34,9 @@ def shapes(
     be without this argument. From frame to frame the shape moves by 1/64 to 3/64 of the image's width, straight ahead in
     one of eight directions, which is given as "direction" (N,), an index into `DIRECTIONS`. As with a camera that stands
     still, the background stays the same and each frame has its own noise. There is then a mask and a box for each frame,
-    (N, F, H, W) and (N, F, 1, 4). Raises ValueError for fewer frames than one, and for fewer
+    (N, F, H, W) and (N, F, 1, 4).
+    clutter: makes it harder, with other images: two thin bars across each of them, in front of the shape, less contrast, and
+    more noise. Masks and boxes are still those of the whole shape. Raises ValueError for fewer frames than one, and for fewer
     images than none.
     """
     for name, value, least in (("train", train, 0), ("test", test, 0), ("size", size, 1)):
@@ -46,19 +49,22 @@ def shapes(
     stills = torch.Generator().manual_seed(seed)
     # The motion has its own seed, so that the stills are the same as without it
     motion = torch.Generator().manual_seed(seed ^ 0x6D6F7665)
-    splits = (_draw_split(count, size, stills, motion, mask, boxes, frames) for count in (train, test))
+    # So have the bars
+    bars = torch.Generator().manual_seed(seed ^ 0x62617273) if clutter else None
+    splits = (_draw_split(count, size, stills, motion, mask, boxes, frames, bars) for count in (train, test))
     return Data.measured(*splits, SHAPES, "shapes", reason)
 
 
-def _draw_split(count, size, stills, motion, mask, boxes, frames):
+def _draw_split(count, size, stills, motion, mask, boxes, frames, bars):
     scenes = _draw_scenes(count, size, stills)
+    front = [_draw_bar(count, size, bars) for _ in range(2)] if bars else []
     direction, velocity = _draw_motion(count, motion) if frames else (None, (0.0, 0.0))
     F = frames or 1
     images = torch.empty(count, F, 3, size, size, dtype=torch.uint8)
     inside = torch.empty(count, F, size, size, dtype=torch.bool) if mask or boxes else None
     for t in range(F):
         ink = _ink(scenes, size, [t * v for v in velocity])
-        images[:, t] = _paint(scenes, ink, motion if t else stills)
+        images[:, t] = _paint(scenes, ink, motion if t else stills, front)
         if inside is not None:
             inside[:, t] = ink > 0.5
     targets = {}
@@ -135,10 +141,25 @@ def _ink(scenes, size, moved):
     return torch.sigmoid(-distance * scenes.scale * size)
 
 
-def _paint(scenes, ink, generator):
-    """uint8 (N, 3, S, S): the shape on its background, with a little noise over everything."""
-    image = torch.lerp(scenes.back + scenes.slope, scenes.fore, ink[:, None])
-    image += torch.randn(image.shape, generator=generator) * 0.04
+def _draw_bar(count, size, generator):
+    """A thin bar across each image: its ink (N, 1, S, S), as in `_ink`, and its colour (N, 3, 1, 1)."""
+
+    def uniform(low, high, *shape):
+        return _uniform(low, high, count, *shape, generator=generator)
+
+    angle, place, width = uniform(0, math.pi, 1, 1), uniform(-0.5, 0.5, 1, 1), uniform(0.06, 0.14, 1, 1)
+    axis = _axis(size)
+    distance = (axis * angle.cos() + axis[:, None] * angle.sin() - place).abs() - width
+    return torch.sigmoid(-distance * size)[:, None], uniform(0, 1, 3, 1, 1)
+
+
+def _paint(scenes, ink, generator, front=()):
+    """uint8 (N, 3, S, S): the shape on its background, with a little noise over everything. front: bars, with clutter."""
+    shape = torch.lerp(scenes.back, scenes.fore, 0.6) if front else scenes.fore
+    image = torch.lerp(scenes.back + scenes.slope, shape, ink[:, None])
+    for bar, colour in front:
+        image = torch.lerp(image, colour, bar)
+    image += torch.randn(image.shape, generator=generator) * (0.08 if front else 0.04)
     return (image.clamp_(0, 1) * 255).to(torch.uint8)
 
 
