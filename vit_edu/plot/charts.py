@@ -22,8 +22,8 @@ def lines(x, series, title, xlabel, ylabel, log="", marks=True):
             marker=MARKERS[i % 6] if marks else None,
             markersize=4,
         )
-    if "x" in log:
-        ax.set_xscale("log", base=2)
+    if "x" in log:  # tokens and pixels double; learning rates do not
+        ax.set_xscale("log", base=2 if all(value == int(value) for value in x) else 10)
     if "y" in log:
         ax.set_yscale("log")
     ax.grid(alpha=0.3)
