@@ -28,17 +28,17 @@ RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
 
 
 class SmallCNN(nn.Module):
-    """A plain convolutional network for small images, with about as many parameters as the laptop's ViT: (B, 3, 32, 32) -> (B, K).
+    """A plain convolutional network for small images: (B, 3, 32, 32) -> (B, K).
 
-    Four 3 x 3 convolutions, each with batch norm and ReLU; every second one halves the image. Then the mean and a linear head.
+    3 x 3 convolutions, each with batch norm and ReLU, with these widths and strides. Then the mean and a linear head.
     """
 
-    def __init__(self, in_chans, num_classes, widths=(32, 64, 96, 128)):
+    def __init__(self, in_chans, num_classes, widths=(32, 64, 96, 128), strides=(1, 2, 1, 2)):
         super().__init__()
         layers, before = [], in_chans
-        for number, width in enumerate(widths):
+        for width, stride in zip(widths, strides, strict=True):
             layers += [
-                nn.Conv2d(before, width, 3, 1 + number % 2, 1, bias=False),
+                nn.Conv2d(before, width, 3, stride, 1, bias=False),
                 nn.BatchNorm2d(width),
                 nn.ReLU(),
             ]
@@ -85,9 +85,9 @@ def cnn(whole):
         "hybrid",
         dataclasses.replace(training.RECIPES["laptop-hybrid"], minutes=whole.minutes, epochs=whole.epochs),
     )
-    for rate in (1e-3, 3e-3, 1e-2):
+    for words, rate in [(w, r) for w in CNNS for r in (1e-3, 3e-3, 1e-2)]:
         yield (
-            f"small CNN, AdamW, learning rate {rate:g}",
+            f"{words}, AdamW, learning rate {rate:g}",
             dataclasses.replace(
                 whole,
                 optimizer="adamw",
@@ -99,6 +99,14 @@ def cnn(whole):
         )
 
 
+# How the convolutional networks of `cnn` are built
+CNNS = {
+    "CNN of four layers": {},
+    "CNN of six layers, half the size at once": {
+        "widths": (32, 64, 64, 128, 128, 128),
+        "strides": (2, 1, 2, 1, 2, 1),
+    },
+}
 EXPERIMENTS = {f.__name__: f for f in (pooling, adamw, positions, cnn)}
 
 
@@ -108,9 +116,10 @@ def run(job):
     if not log.exists():
         torch.set_num_threads(1)
         images = data.shapes(clutter=True) if source == CLUTTER else data.load(source=source)
-        if words.startswith("small CNN"):
+        shape = CNNS.get(words.split(", AdamW")[0])
+        if shape is not None:
             torch.manual_seed(recipe.seed)
-            model = SmallCNN(images.train.images.shape[1], len(images.classes))
+            model = SmallCNN(images.train.images.shape[1], len(images.classes), **shape)
         else:
             model = training.build_model(recipe, images)
         count = sum(p.numel() for p in model.parameters())
@@ -143,6 +152,7 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, help="passes over the training images")
     parser.add_argument("--minutes", type=float, help="processor time of a run instead")
     parser.add_argument("--max-images", type=int, help="train on so many images")
+    parser.add_argument("--only", help="rows whose name contains this")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--data", help=f"folder of the images, or {CLUTTER!r} (what data.load() finds)")
@@ -165,6 +175,7 @@ def main(argv=None):
         (words, dataclasses.replace(recipe, seed=seed), args.data, folder / f"{number}-{seed}.json")
         for seed in args.seeds
         for number, (words, recipe) in enumerate(make(whole))
+        if not args.only or args.only in words
     ]
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
         entries = pool.map(run, jobs, chunksize=1)
