@@ -22,6 +22,7 @@ from vit_edu.check.cases import (
 )
 from vit_edu.check.engine import Exercise, variant
 from vit_edu.check.language import N_, Sentence
+from vit_edu.check.layouts import layouts
 from vit_edu.check.probes import Sizes, grid
 from vit_edu.models import vit
 from vit_edu.training import accuracy
@@ -153,6 +154,28 @@ def _in_training(candidate):
     return "the same logits as in evaluation" if same else "other logits than in evaluation"
 
 
+def _class_token_with_mean_pooling(candidate):
+    """True if the model has no class token with mean pooling. CaseFailed says what becomes of one that is there."""
+    model = build(candidate, **_tiny, global_pool="avg").eval()
+    with_token = fill(candidate.reference(**_tiny)).eval()
+    layout = next(layouts(with_token, model, _views), None)
+    if layout is None:
+        return True
+    layout.fill(model, with_token)
+    with torch.no_grad():
+        x = with_token.norm(with_token.blocks(vit.Embeddings.forward(with_token, _images)))
+        logits, found = with_token.head(x), model(_images.clone())  # (B, 1 + N, K), (B, K)
+    ways = {
+        N_("there is a class token, and it alone is read"): logits[:, 0],
+        N_("there is a class token, and it is averaged along with the patches"): logits.mean(dim=1),
+        N_("there is a class token, and the mean leaves it out"): logits[:, 1:].mean(dim=1),
+    }
+    for words, expected in ways.items():
+        if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
+            raise CaseFailed(words)
+    raise CaseFailed("there is a class token")
+
+
 def _weights_of_the_blocks(candidate):
     """Whether each block has weights of its own, in words."""
     few, many = (build(candidate, **{**_tiny, "depth": depth}) for depth in (1, 3))
@@ -234,6 +257,12 @@ ViT = Exercise(
         kind="weights",
     ),
     Case("the weights of the blocks", _weights_of_the_blocks, "`depth` is the number of blocks."),
+    Case(
+        "no class token with mean pooling",
+        _class_token_with_mean_pooling,
+        "With mean pooling: class_token=False for Embeddings.",
+        kind="parameters",
+    ),
     forward("in float64", inputs=(_images,), double=True, tolerance=1e-8, **_tiny),
     gradients("everything can learn", inputs=(_images,), **_tiny),
     views=_views,
@@ -308,6 +337,12 @@ ViT.add_mistakes(
     AlwaysReadsTokenZero=variant(BaseViT, pooled=lambda self, x: x[:, 0]),
     AlwaysTakesTheMean=variant(BaseViT, pooled=lambda self, x: x.mean(dim=1)),
     ClassTokenInBothModes=variant(BaseViT, class_token_always=True),
+    ClassTokenReadInBothModes=variant(BaseViT, class_token_always=True, pooled=lambda self, x: x[:, 0]),
+    ClassTokenOnlyLooksOn=variant(
+        BaseViT,
+        class_token_always=True,
+        pooled=lambda self, x: x[:, 0] if self.global_pool == "token" else x[:, 1:].mean(dim=1),
+    ),
     DepthAndHeadsExchanged=variant(
         BaseViT, make_blocks=lambda self, dim, depth, num_heads: vit.make_blocks(dim, num_heads, depth)
     ),
@@ -1293,6 +1328,23 @@ def _all_reached(model):
     return True
 
 
+def _on_their_own(model):
+    """Does each image get the same logits alone as in a batch? CaseFailed says what else than the image decides them."""
+    if _batch_independent(model, _pictures.clone()):
+        return True
+    other = torch.cat([_pictures[:1], _pictures[1:].flip(-1)])
+    neighbours = not torch.allclose(model(other)[0], model(_pictures.clone())[0], atol=1e-5)
+    equal = model(_pictures[:1].repeat(3, 1, 1, 1))
+    place = not torch.allclose(equal, equal[:1].expand_as(equal), atol=1e-5)
+    if neighbours and place:
+        raise CaseFailed("its neighbours change the logits of an image, and so does its place in the batch")
+    if neighbours:
+        raise CaseFailed("its neighbours change the logits of an image")
+    if place:
+        raise CaseFailed("equal images in one batch get different logits, and other neighbours change nothing")
+    raise CaseFailed("an image gets other logits alone than in a batch")
+
+
 def _has_positions(candidate):
     """Does exchanging two neighbouring patches change the logits? Asked with one image at a time."""
     sizes = {"patch_size": 4, "dim": 8, "depth": 1}
@@ -1443,7 +1495,7 @@ RepairedViT = Exercise(
     ),
     _on_repaired(
         "images do not influence each other",
-        lambda m: _batch_independent(m, _pictures.clone()),
+        _on_their_own,
         "Which axis does nn.TransformerEncoderLayer take for the sequence?",
     ),
     _on_repaired("every parameter gets a gradient", _all_reached),
@@ -1540,6 +1592,11 @@ RepairedViT.add_mistakes(
     ),
     TwoLeft=variant(Suspect, batch_first=False, position_shape=lambda self, patches, dim: (1, 1, dim)),
     OnePositionLeft=variant(Suspect, position_shape=lambda self, patches, dim: (1, 1, dim)),
+    OnePositionForEachImage=variant(
+        Suspect,
+        position_shape=lambda self, patches, dim: (8, 1, dim),
+        encoded=lambda self, x: self.encoder(x + self.pos_embed[: len(x)]),
+    ),
     OneNumberForEachPatch=variant(Suspect, position_shape=lambda self, patches, dim: (1, patches, 1)),
     PositionsAfterTheEncoder=variant(Suspect, encoded=lambda self, x: self.encoder(x) + self.pos_embed),
     StillAcrossBatch=variant(Suspect, batch_first=False),
