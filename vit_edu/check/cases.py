@@ -42,6 +42,7 @@ class Case:
     what is worth mentioning only when the plain cases are right.
     given: the arguments, if they are worth showing. remark: whether it uses a type of numbers that the exercise does not ask for:
     an answer that fails for the type alone is right, and a remark says so. The first of `given` then has that type.
+    shows: the known mistake of which a `CaseFailed` in this case is evidence enough, whatever the other cases say.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Case:
     kind: str = ""
     given: tuple = ()
     remark: bool = False
+    shows: str = ""
 
 
 @dataclass

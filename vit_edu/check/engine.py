@@ -150,7 +150,8 @@ class Exercise:
                 is_reference=seen.is_reference,
             )
         status = _status(rows)
-        diagnosis = self._diagnose(rows) or returned.diagnosis(
+        diagnosis = self._diagnose(rows) or self._shown(rows)
+        diagnosis = diagnosis or returned.diagnosis(
             rows, reference.calls, seen.calls, candidate, self.reference
         )
         rows = without_types(rows)
@@ -222,6 +223,11 @@ class Exercise:
                 if self._behaves_alike(mistake, rows, some):
                     return mistake.diagnosis
         return None
+
+    def _shown(self, rows):
+        """The diagnosis of the first mistake that a failed case is evidence of, see `Case.shows`, or None."""
+        failed = {r.case.shows for r in rows if not r.passed and isinstance(r.got, Failure) and not r.got.kind}
+        return next((m.diagnosis for m in self.mistakes if m.name in failed), None)
 
     def _behaves_alike(self, mistake, rows, some):
         """Did the candidate give what the mistake gives, on some of the rows?"""

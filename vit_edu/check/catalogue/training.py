@@ -661,7 +661,7 @@ _schedule = {"total_steps": 100, "warmup_steps": 10, "peak": 1e-3}
 
 
 def _at(name, step, hint="", **changes):
-    return call(name, step, hint=hint, tolerance=1e-9, **(_schedule | changes))
+    return call(name, step, *(_schedule | changes).values(), hint=hint, tolerance=1e-9)
 
 
 def _curve(candidate):
@@ -955,11 +955,11 @@ class _Descent:
         return loss
 
 
-def _steps(observe, *batches, classes=3):
+def _steps(observe, *batches, classes=3, training_before=False):
     """What a case runs: observe(model, losses, optimizer) after a call of the candidate for each batch."""
 
     def run(candidate):
-        model = _Probe(batches[0][0].shape[1], classes).eval()
+        model = _Probe(batches[0][0].shape[1], classes).train(training_before)
         optimizer = _Descent(model.parameters(), rate=0.5)
         for p in model.parameters():
             p.grad = torch.ones_like(p)  # left over from earlier
@@ -1018,6 +1018,10 @@ def _what_the_step_found(candidate):
     return "another gradient"
 
 
+def _mode(model, losses, optimizer):
+    return "train" if all(model.modes) else "eval"
+
+
 def _step_case(images, classes, width):
     batch = drawn(images, width), torch.arange(images) % classes
     return Case("", _steps(lambda *seen: [_loss(*seen), _weights(*seen)], batch, classes=classes))
@@ -1039,8 +1043,13 @@ train_step = Exercise(
     ),
     Case(
         "the mode in which the model computes",
-        _steps(lambda m, losses, o: "train" if all(m.modes) else "eval", (_batch, _labels)),
+        _steps(_mode, (_batch, _labels)),
         "An evaluation may have left it in eval mode, so call model.train() first.",
+    ),
+    Case(
+        "the mode in which a model in train mode computes",
+        _steps(_mode, (_batch, _labels), training_before=True),
+        "Training needs train mode: dropout and stochastic depth are off in eval mode.",
     ),
     sizes=Sizes(_step_case, images=(5, 13, 8, 32, 64), classes=(7, 6, 3, 10, 4), width=(12, 9, 5, 64)),
 )
@@ -1104,6 +1113,11 @@ def mode_kept(model, optimizer, images, labels):
     loss.backward()
     optimizer.step()
     return loss.item()
+
+
+@train_step.mistake
+def switched_to_eval(model, optimizer, images, labels):
+    return mode_kept(model.eval(), optimizer, images, labels)
 
 
 @train_step.mistake

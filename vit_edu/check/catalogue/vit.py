@@ -702,6 +702,46 @@ def _small_and_shaky(x):
     return x / 100 + 1e-6 * torch.rand(x.shape)
 
 
+def _notices_small_changes(shows, changed, alike, scaled):
+    """A case that tells, where a small change passes unnoticed, whether the same change in larger logits is noticed.
+
+    changed, alike: pairs of the right verdict and a case, with a change and without one, as functions of what alters the logits.
+    scaled: what alters the logits of `changed` first. shows: the mistake that is found.
+    """
+
+    def verdicts(candidate, factor):
+        (right, with_change), (other, without) = changed, alike
+        return (
+            with_change(lambda x: factor * scaled(x)).run(candidate) is right,
+            without(lambda x: factor * x).run(candidate) is other,
+        )
+
+    def run(candidate):
+        if verdicts(candidate, 1) == (False, True) and any(
+            verdicts(candidate, factor) == (True, True) for factor in (1e2, 1e4, 1e6)
+        ):
+            raise CaseFailed("a change that passes here is noticed where all logits are larger")
+        return True
+
+    return Case("small changes of the logits count", run, shows=shows)
+
+
+def _allows_for_rounding(shows, shaky, exact, changed):
+    """A case that tells, where rounding is taken for a change, whether the same model is judged rightly without rounding.
+
+    shaky, exact, changed: pairs of the right verdict and a case: a model with rounding, one without, one with a real change.
+    shows: the mistake that is found.
+    """
+
+    def run(candidate):
+        first, *others = [case.run(candidate) is right for right, case in (shaky, exact, changed)]
+        if not first and all(others):
+            raise CaseFailed("the last digits decide: without any rounding, the model is judged rightly")
+        return True
+
+    return Case("rounding does not count", run, shows=shows)
+
+
 def _all_of(*cases, name=""):
     """One case that looks at several models."""
     return Case(name, lambda candidate: [case.run(candidate) for case in cases])
@@ -788,6 +828,18 @@ batch_independent = Exercise(
     _on("a ViT in which only the first of three images reads the others", alter_logits=_first_reads_all),
     _on("a ViT in which the other images make every logit larger", alter_logits=_gains),
     _asks_the_model(models=[(True, {}), (False, {"encode": _across_the_batch})]),
+    _notices_small_changes(
+        "too_tolerant",
+        changed=(False, lambda alter: _on("", alter_logits=alter)),
+        alike=(True, lambda alter: _on("", alter_logits=alter)),
+        scaled=_leaks_a_little,
+    ),
+    _allows_for_rounding(
+        "hardly_any_room",
+        shaky=(True, _on("", alter_logits=_small_and_shaky)),
+        exact=(True, _on("", model=_BrightestPixel)),
+        changed=(False, _on("", alter_logits=_gains)),
+    ),
     name="batch_independent",
     sizes=Sizes(
         _independence_case,
@@ -825,6 +877,9 @@ batch_independent.add_mistakes(
         model(images).argmax(1), torch.cat([model(image[None]) for image in images]).argmax(1)
     ),
     first_without_tolerance=lambda model, images: torch.allclose(model(images)[:1], model(images[:1])),
+    hardly_any_room=lambda model, images: (
+        (model(images) - torch.cat([model(image[None]) for image in images])).norm().item() < 4e-7
+    ),
 )
 
 
@@ -1086,6 +1141,18 @@ order_matters = Exercise(
         alter_logits=lambda x: x * torch.eye(5)[0],
     ),
     _asks_the_model(4, models=[(True, {}), (False, {"add_positions": _add_nothing})]),
+    _notices_small_changes(
+        "order_too_tolerant",
+        changed=(True, lambda alter: _on("", 4, add_positions=_faint, alter_logits=alter, **_single)),
+        alike=(False, lambda alter: _on("", 4, add_positions=_add_nothing, alter_logits=alter)),
+        scaled=_unchanged,
+    ),
+    _allows_for_rounding(
+        "next_to_no_tolerance",
+        shaky=(False, _on("", 4, add_positions=_add_nothing, alter_logits=_small_and_shaky)),
+        exact=(False, _on("", 4, add_positions=_add_nothing, encode=_embedding_only, pool=_largest)),
+        changed=(True, _on("", 4)),
+    ),
     name="order_matters",
     sizes=Sizes(
         _order_case,
@@ -1133,6 +1200,9 @@ order_matters.add_mistakes(
     ),
     every_logit_must_change=lambda model, images, patch_size: (
         (model(images) - model(_moved(images, patch_size))).abs().min().item() > 1e-5
+    ),
+    next_to_no_tolerance=lambda model, images, patch_size: (
+        (model(images) - model(_moved(images, patch_size))).abs().sum().item() > 8e-7
     ),
     answers_only=lambda model, images, patch_size: (
         not torch.equal(model(images).argmax(1), model(_moved(images, patch_size)).argmax(1))
