@@ -101,6 +101,53 @@ NEIGHBOURS = {
         "NormAfterTheMean",
         variant(Suspect, pooled=lambda self, x: torch.nn.functional.gelu(x.mean(1))),
     ),
+    "a class token that is there and read in both modes": (
+        "ViT",
+        "ClassTokenReadInBothModes",
+        variant(BaseViT, class_token_always=True, pooled=lambda self, x: x.select(1, 0).clone()),
+    ),
+    "one vector for each of 64 images": (
+        "RepairedViT",
+        "OnePositionForEachImage",
+        variant(
+            Suspect,
+            position_shape=lambda self, patches, dim: (64, 1, dim),
+            encoded=lambda self, x: self.encoder(x + self.pos_embed[: len(x)]),
+        ),
+    ),
+    "a change of one is none": ("order_matters", "order_too_tolerant", lambda *args: moved_by(*args) > 1),
+    "a mean change of a tenth is none": (
+        "order_matters",
+        "order_too_tolerant",
+        lambda *args: moved_by(*args, torch.mean) > 0.1,
+    ),
+    "a ten millionth is a change": (
+        "order_matters",
+        "next_to_no_tolerance",
+        lambda *args: moved_by(*args, torch.norm) > 3e-7,
+    ),
+    "neighbours may change one": (
+        "batch_independent",
+        "too_tolerant",
+        lambda model, x: (model(x) - torch.cat([model(i[None]) for i in x])).abs().max().item() < 1,
+    ),
+    "neighbours may change nothing": (
+        "batch_independent",
+        "hardly_any_room",
+        lambda model, x: (model(x) - torch.cat([model(i[None]) for i in x])).abs().sum().item() < 1e-6,
+    ),
+    "random logits": (
+        "accuracy_is_a_share",
+        "only_the_bounds",
+        lambda metric: 0 <= metric(torch.eye(8).roll(3, 1), torch.arange(8)) <= 1,
+    ),
+    "eval mode after train mode": (
+        "train_step",
+        "switched_to_eval",
+        lambda model, optimizer, x, y: check.get("train_step")._wrong["mode_kept"](
+            model.train().eval(), optimizer, x, y
+        ),
+    ),
     "right / 3": ("accuracy", None, lambda logits, labels: (logits.argmax(1) == labels).sum().item() / 3),
     "half of the batch": (
         "random_flip",
@@ -113,6 +160,12 @@ NEIGHBOURS = {
         lambda model, batches: all_right(model, batches),
     ),
 }
+
+
+def moved_by(model, images, patch_size, size=torch.max):
+    patches = vit.patchify(images, patch_size).flip(1)
+    moved = vit.unpatchify(patches, patch_size, images.shape[-2:])
+    return size((model(images) - model(moved)).abs()).item()
 
 
 def all_right(model, batches):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vit_edu.check import guard, probes, returned, texts
+from vit_edu.check import arrangement, guard, probes, returned, texts
 from vit_edu.check.cases import CaseFailed, NoLayout, Subject
 from vit_edu.check.compare import (
     NO_FORWARD,
@@ -159,7 +159,7 @@ class Exercise:
             accept_parameters(rows)
         if not seen.layout_confirmed and not diagnosis:
             leave_uncompared(rows)
-        diagnosis = diagnosis or probes.explain(self, candidate, rows)
+        diagnosis = diagnosis or arrangement.explain(rows) or probes.explain(self, candidate, rows)
         return Report(
             self.name,
             status,
@@ -226,7 +226,9 @@ class Exercise:
 
     def _shown(self, rows):
         """The diagnosis of the first mistake that a failed case is evidence of, see `Case.shows`, or None."""
-        failed = {r.case.shows for r in rows if not r.passed and isinstance(r.got, Failure) and not r.got.kind}
+        failed = {
+            r.case.shows for r in rows if not r.passed and isinstance(r.got, Failure) and not r.got.kind
+        }
         return next((m.diagnosis for m in self.mistakes if m.name in failed), None)
 
     def _behaves_alike(self, mistake, rows, some):

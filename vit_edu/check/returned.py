@@ -207,7 +207,8 @@ def diagnosis(rows, expected, got, candidate, reference):
     if unclear >= len(told):
         return None
     first = told[0]
-    return _told(apart[first], expected[first], got[first], isinstance(reference, type))
+    longest = max((call.returned.length for call in got if call.returned), default=0)
+    return _told(apart[first], expected[first], got[first], isinstance(reference, type), longest)
 
 
 def _apart(expected, got):
@@ -253,7 +254,8 @@ def _is_why(row, apart, harmless):
     return not harmless and (isinstance(row.got, Failure) or not alike)
 
 
-def _told(apart, expected_call, call, asks_for_class):
+def _told(apart, expected_call, call, asks_for_class, longest):
+    """longest: the length of the longest list or tuple that any call returned."""
     expected, got = apart
     if expected.sort == "module" and asks_for_class:
         return _(
@@ -282,7 +284,7 @@ def _told(apart, expected_call, call, asks_for_class):
     elif expected.sort == "module":
         there = Sentence("a module (`nn.Module`)")
     said = _(subject).format(got=here, expected=there)
-    advice = _advice(expected, got, expected_call, call)
+    advice = _advice(expected, got, expected_call, call, longest)
     return f"{said} {advice}" if advice else said
 
 
@@ -297,7 +299,7 @@ _ADVICE = {
 }
 
 
-def _advice(expected, got, expected_call, call):
+def _advice(expected, got, expected_call, call, longest):
     if got.sort == "nothing":
         if not call.printed.strip():
             return _("Is there a `return`, on every way through the code?")
@@ -305,18 +307,22 @@ def _advice(expected, got, expected_call, call):
             return _("What it prints is right: write `return` in place of `print`.")
         return _("It prints something: `print` only shows a value, and `return` hands it on.")
     if got.sort == "values" and expected.sort != "values":
-        return _about_values(expected, got)
+        return _about_values(expected, got, longest)
     if expected.sort == "truth" and got.sort in ("tensor", "number") and got.dtype != torch.bool:
         return _("A comparison gives one: how large a difference counts?")
     if got.single and got.sort in ("tensor", "array") and expected.sort in _SCALARS:
         return _("`.item()` gives its value as a Python number.")
+    if got.sort == "array" and expected.sort == "tensor" and not expected.dtype.is_floating_point:
+        return _("Stay with tensors, or make one at the end: `torch.from_numpy(...)`.")
     return _(_ADVICE[got.sort]) if got.sort in _ADVICE else ""
 
 
-def _about_values(expected, got):
-    """What to do with a list or tuple if it should be something else."""
+def _about_values(expected, got, longest):
+    """What to do with a list or tuple if it should be something else. longest: see `_told`."""
+    if expected.sort == "text" and longest > 1:
+        return _('Return one text: `split` makes a list, `".".join(...)` puts it together again.')
     fitting = [i for i, part in enumerate(got.parts, start=1) if _fits(expected, part)]
-    if len(fitting) == 1 and got.length == 1:
+    if len(fitting) == 1 and longest == 1:
         return _("Return what it holds, without the list or tuple around it.")
     if len(fitting) == 1:
         return _("Its value number {number} has the right form: return that alone.").format(number=fitting[0])
@@ -324,6 +330,8 @@ def _about_values(expected, got):
         return ""
     if all(part.sort == "tensor" for part in got.parts):
         return _("`torch.stack` or `torch.cat` makes one tensor of several.")
+    if not expected.dtype.is_floating_point:
+        return _("Stay with tensors, or make one at the end: `torch.tensor(...)`.")
     return _("Stay with tensors from the input to the result: a list of numbers carries no gradient.")
 
 

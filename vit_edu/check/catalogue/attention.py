@@ -237,6 +237,8 @@ split_heads.add_mistakes(
     split_detached=lambda x, num_heads: vit.split_heads(x.detach(), num_heads),
     heads_in_the_batch=lambda x, num_heads: rearrange(x, "b t (h d) -> (b h) t d", h=num_heads),
     heads_before_the_batch=lambda x, num_heads: rearrange(x, "b t (h d) -> h b t d", h=num_heads),
+    heads_reversed=lambda x, num_heads: vit.split_heads(x, num_heads).flip(1),
+    tokens_reversed=lambda x, num_heads: vit.split_heads(x, num_heads).flip(2),
 )
 
 

@@ -124,6 +124,9 @@ patchify.add_mistakes(
     last_row_missing=lambda images, patch_size: _without_the_last(images, patch_size, rows=1),
     last_of_both_missing=lambda images, patch_size: _without_the_last(images, patch_size, rows=1, cols=1),
     transposed_result=lambda images, patch_size: vit.patchify(images, patch_size).mT,
+    patches_reversed=lambda images, patch_size: vit.patchify(images, patch_size).flip(1),
+    channels_reversed=lambda images, patch_size: vit.patchify(images.flip(1), patch_size),
+    images_reversed=lambda images, patch_size: vit.patchify(images.flip(0), patch_size),
     always_float32=lambda images, patch_size: vit.patchify(images, patch_size).float(),
     cut_off_from_gradient=lambda images, patch_size: vit.patchify(images.detach(), patch_size),
 )

@@ -575,6 +575,7 @@ accuracy = Exercise(
     ),
     _share_of("all right", _logits, torch.tensor([0, 1, 2, 0])),
     _share_of("none right", _logits, torch.tensor([1, 2, 0, 2])),
+    _share_of("3 of 4 right, the first is not", _logits, torch.tensor([1, 1, 2, 0])),
     _share_of(
         "negative logits",
         -_logits,
@@ -629,6 +630,9 @@ accuracy.add_mistakes(
     softmax_over_images=lambda logits, labels: training.accuracy(logits.softmax(0), labels),
     two_decimals=lambda logits, labels: round(training.accuracy(logits, labels), 2),
     one_decimal=lambda logits, labels: round(training.accuracy(logits, labels), 1),
+    no_decimals=lambda logits, labels: round(training.accuracy(logits, labels)),
+    whole_division_of_tensors=lambda logits, labels: (logits.argmax(-1) == labels).sum() // len(labels),
+    whole_percent=lambda logits, labels: 100 * (logits.argmax(-1) == labels).sum().item() // len(labels),
     first_image_alone=lambda logits, labels: float(logits[0].argmax() == labels[0]),
     return_after_the_first=lambda logits, labels: float(logits[0].argmax() == labels[0]) / len(labels),
     last_image_alone=lambda logits, labels: float(logits[-1].argmax() == labels[-1]),

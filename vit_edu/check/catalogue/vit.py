@@ -1292,6 +1292,14 @@ def _what_the_metric_gets(candidate):
     return True
 
 
+def _takes_any_share(candidate):
+    """CaseFailed if the verdict is True for every constant score from 0 to 1 and for no other."""
+    scores = {c: bool(candidate(_scaled(0, c))) for c in (-0.5, 0.0, 0.1, 0.4, 0.7, 1.0, 1.5)}
+    if all(verdict is (0 <= score <= 1) for score, verdict in scores.items()):
+        raise CaseFailed("every score from 0 to 1 is accepted, whatever was predicted")
+    return True
+
+
 def _metric_was_asked(asked):
     if not asked:
         return N_("your answer never asks the metric")
@@ -1320,6 +1328,7 @@ accuracy_is_a_share = Exercise(
     _metric("one that is always 0.5", _scaled(0, 0.5)),
     _metric("one that adds 0.01 above and below the fraction bar", _smoothed),
     Case("what the metric is asked about, to tell a sound one from one in percent", _what_the_metric_gets),
+    Case("metrics that always give the same score", _takes_any_share, shows="only_the_bounds"),
     name="accuracy_is_a_share",
 )
 
@@ -1411,7 +1420,9 @@ def _on_their_own(model):
     if neighbours:
         raise CaseFailed("its neighbours change the logits of an image")
     if place:
-        raise CaseFailed("equal images in one batch get different logits, and other neighbours change nothing")
+        raise CaseFailed(
+            "equal images in one batch get different logits, and other neighbours change nothing"
+        )
     raise CaseFailed("an image gets other logits alone than in a batch")
 
 
