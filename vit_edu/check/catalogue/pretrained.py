@@ -239,7 +239,7 @@ def _resize_case(patches, rows, columns, width, prefix):
     old = grid(patches)
     if old[0] != old[1]:
         raise ValueError("the old grid is square")
-    return call("", drawn(1, prefix + patches, width), (rows, columns), num_prefix_tokens=prefix)
+    return call("", drawn(1, prefix + patches, width), (rows, columns), prefix)
 
 
 resize_pos_embed = Exercise(
@@ -254,8 +254,8 @@ resize_pos_embed = Exercise(
         (3, 3),
         hint="With antialias=True, every old position contributes to a new one.",
     ),
-    call("no class token", drawn(1, 16, 6), (6, 6), num_prefix_tokens=0),
-    call("two prefix tokens", drawn(1, 18, 6), (6, 6), num_prefix_tokens=2),
+    call("no class token", drawn(1, 16, 6), (6, 6), 0),
+    call("two prefix tokens", drawn(1, 18, 6), (6, 6), 2),
     call(
         "from 11 x 11 to 15 x 13",
         drawn(1, 122, 1),
