@@ -58,6 +58,23 @@ def test_mistake_is_named(name, mistake):
     assert found.diagnosis == mistake.diagnosis, found.text
 
 
+@pytest.mark.parametrize(
+    "name", ["count_parameters", "layer_norm", "learning_rate", "random_crop", "resize_pos_embed"]
+)
+def test_arguments_may_have_names_of_the_answers_own(name):
+    reference = check.get(name).reference
+    found = check.run(name, lambda *args: reference(*args))
+    assert found.passed, found.text
+
+
+def test_the_arguments_of_a_class_may_have_names_of_their_own_too():
+    class Mlp(vit.Mlp):
+        def __init__(self, width, hidden):
+            super().__init__(width, hidden)
+
+    assert check.run("Mlp", Mlp).passed
+
+
 LABELS = torch.arange(4)
 
 # Answers that once got the name of another fault, each with the name that is true for it. None is in the catalogue.

@@ -72,7 +72,7 @@ layer_norm = Exercise(
         drawn(2, 3, 8),
         _weight,
         _bias,
-        eps=0.5,
+        0.5,
         hint="eps is added to the variance, inside the root.",
     ),
     call("5 tokens, with no batch axis", drawn(5, 4), torch.ones(4), torch.zeros(4)),
@@ -100,7 +100,7 @@ layer_norm = Exercise(
     # So small that every eps shows
     sizes=Sizes(
         lambda images, tokens, width, eps: call(
-            "", drawn(images, tokens, width) / 100, drawn(width, seed=1), drawn(width, seed=2), eps=eps
+            "", drawn(images, tokens, width) / 100, drawn(width, seed=1), drawn(width, seed=2), eps
         ),
         images=(5, 3, 2, 8),
         tokens=(7, 6, 17, 65, 5),
@@ -192,12 +192,12 @@ def changes_x(x, weight, bias, eps=1e-6):
 
 # ---------------------------------------------------------------- MLP
 
-_mlp = {"in_features": 7, "hidden_features": 10}  # not four times as wide
+_mlp = 7, 10  # width and hidden width, not four times as wide
 
 
-def _same_in_training(name, hint="Nothing in it is random.", **sizes):
+def _same_in_training(name, *sizes, hint="Nothing in it is random.", **named):
     def run(candidate):
-        module, x = build(candidate, **sizes), drawn(100, 2, next(iter(sizes.values())))
+        module, x = build(candidate, *sizes, **named), drawn(100, 2, next(iter([*sizes, *named.values()])))
         return torch.allclose(module.train()(x.clone()), module.eval()(x.clone()), atol=1e-5)
 
     return Case(name, run, hint)
@@ -205,29 +205,29 @@ def _same_in_training(name, hint="Nothing in it is random.", **sizes):
 
 Mlp = Exercise(
     vit.Mlp,
-    parameters("names and shapes of the parameters", **_mlp, hint="fc1 from D to hidden, fc2 back to D."),
-    forward("1 token of width 2", inputs=(drawn(1, 1, 2),), in_features=2, hidden_features=3),
-    forward("2 images of 5 tokens", inputs=(drawn(2, 5, 7),), **_mlp),
+    parameters("names and shapes of the parameters", *_mlp, hint="fc1 from D to hidden, fc2 back to D."),
+    forward("1 token of width 2", 2, 3, inputs=(drawn(1, 1, 2),)),
+    forward("2 images of 5 tokens", *_mlp, inputs=(drawn(2, 5, 7),)),
     forward(
         "a hidden layer that is narrower",
+        8,
+        4,
         inputs=(drawn(1, 3, 8),),
-        in_features=8,
-        hidden_features=4,
     ),
-    _same_in_training("the same in training as in evaluation", **_mlp),
+    _same_in_training("the same in training as in evaluation", *_mlp),
     forward(
         "numbers in float64, to six digits: the exact GELU",
+        *_mlp,
         inputs=(drawn(1, 2, 7),),
         double=True,
         tolerance=1e-6,
-        **_mlp,
         hint="nn.GELU() is exact; approximate='tanh' and x * sigmoid(1.702 x) only approximate it. "
         "Do not fix the dtype either.",
     ),
-    gradients("everything can learn", inputs=(drawn(2, 5, 7),), **_mlp),
+    gradients("everything can learn", *_mlp, inputs=(drawn(2, 5, 7),)),
     sizes=Sizes(
         lambda images, tokens, width, hidden: forward(
-            "", inputs=(drawn(images, tokens, width),), in_features=width, hidden_features=hidden
+            "", width, hidden, inputs=(drawn(images, tokens, width),)
         ),
         images=(5, 3, 2),
         tokens=(7, 6, 17, 65),

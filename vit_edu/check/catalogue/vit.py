@@ -461,7 +461,7 @@ count_parameters = Exercise(
     call("a tiny model: 8 pixels, patch 4, 5 classes, D = 8, 2 blocks", 8, 4, 3, 5, 8, 2),
     call("ViT-B/16 at 224 pixels, 1,000 classes", 224, 16, 3, 1000, 768, 12),
     call("one channel, no block", 28, 7, 1, 10, 16, 0),
-    call("another mlp_ratio, 2", 32, 4, 3, 10, 64, 4, mlp_ratio=2),
+    call("another mlp_ratio, 2", 32, 4, 3, 10, 64, 4, 2),
     call(
         "mlp_ratio 2.5 still gives a whole number",
         8,
@@ -470,13 +470,13 @@ count_parameters = Exercise(
         5,
         8,
         2,
-        mlp_ratio=2.5,
+        2.5,
         hint="The hidden layer has int(embed_dim * mlp_ratio) numbers.",
     ),
     sizes=(
         Sizes(
             lambda image_size, patch, channels, classes, width, depth, ratio: call(
-                "", image_size, patch, channels, classes, width, depth, mlp_ratio=ratio
+                "", image_size, patch, channels, classes, width, depth, ratio
             ),
             image_size=(48, 96, 32, 224, 8),
             patch=(2, 8, 4, 16),
