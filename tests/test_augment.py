@@ -10,12 +10,12 @@ from vit_edu import augment
 def batch(B=8, H=12, W=10):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(B, 3, H, W, generator=generator)
-    return images, augment.one_hot(torch.arange(B) % 5, 5)
+    return images, augment.smooth_labels(torch.arange(B) % 5, 5, 0.0)
 
 
 def test_smoothed_targets_are_what_cross_entropy_smooths():
     logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    targets = augment.one_hot(labels, 4, smoothing=0.1)
+    targets = augment.smooth_labels(labels, 4, smoothing=0.1)
     torch.testing.assert_close(
         torch.nn.functional.cross_entropy(logits, targets),
         torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1),

@@ -110,8 +110,8 @@ def test_another_layout_is_right_and_is_mentioned():
 
 def test_a_known_mistake_is_named_in_another_layout():
     class Renamed(RenamedMlp):
-        def __init__(self, **sizes):
-            super().__init__(**sizes)
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
             self.layers[1] = nn.ReLU()
 
     found = check.run("Mlp", Renamed)

@@ -158,6 +158,11 @@ def _require_plain_pooling(pool):
 
 def _require_plain_patches(proj):
     """Raise WeightsError for a patch projection that does not cut the image into patches side by side."""
+    if not isinstance(proj, nn.Conv2d):
+        raise WeightsError(
+            f"their tokens do not come from one convolution over patches: in its place is {type(proj).__name__}. A stem of several "
+            "layers stands before it, and ours has none."
+        )
     if proj.stride != proj.kernel_size or set(proj.padding) != {0} or set(proj.dilation) != {1}:
         raise WeightsError(
             f"their patches are {proj.kernel_size} pixels large and {proj.stride} apart, with padding {proj.padding}; ours lie "

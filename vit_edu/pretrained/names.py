@@ -536,6 +536,8 @@ DIFFERENCES = {
     "of shape (d, d), which read only their part of a token, with torch.block_diag. Join them, and convert again.",
     r"\b[qk]_?norm\b": "Their attention normalises queries and keys, and ours does not.",
     r"relative_position|\brel_pos|\brope\b|rotary": "Their attention knows positions relative to each other, and ours adds one to each token.",
+    r"^blocks\.\d+\.gamma_[12]$": "Their LayerScale has the names of BEiT and EVA (gamma_1, gamma_2). These models know positions "
+    "relative to each other, or turn queries and keys by them, and ours adds one to each token.",
     r"running_(mean|var)|num_batches_tracked": "They have batch norms, and ours layer norms only.",
 }
 
