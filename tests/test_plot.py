@@ -29,6 +29,7 @@ FIGURES = {
     "3 of them right. The commonest mistake: cat taken for dog, 2 times": lambda: plot.confusion(
         torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 1, 1, 1]), ("cat", "dog")
     ),
+    "2 of them right. There is no mistake.": lambda: plot.confusion(torch.tensor([0, 1]), torch.tensor([0, 1]), ("cat", "dog")),
     "cat, 90%: most on row 1, column 2; dog, 80%: most on row 2, column 1": lambda: plot.attended(
         PICTURES[:2], torch.tensor([[[0.1, 0.7], [0.1, 0.1]], [[0.1, 0.1], [0.7, 0.1]]]), ["cat\n90%", "dog\n80%"], "A"
     ),

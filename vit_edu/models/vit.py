@@ -353,9 +353,11 @@ class ViT(Embeddings):
 
 
 def init_weights(model):
-    """Weights as in the paper's own code: Xavier for linear layers, LeCun for the patches, zero biases.
+    """Weights much as in the paper's own code: Xavier for linear layers, LeCun for the patches, zero biases.
 
-    The head starts small (standard deviation 0.02): the first loss is then close to ln(num_classes).
+    One thing differs, as in timm: Xavier sees queries, keys and values as one (3 D, D) matrix, so that they start with a
+    standard deviation of 0.71 / sqrt(D), where three (D, D) matrices would get 1 / sqrt(D). The head starts small
+    (standard deviation 0.02): the first loss is then close to ln(num_classes).
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -103,8 +103,9 @@ def confusion(true, predicted, classes):
     ax.set_yticks(range(K), labels=classes)
     wrong = counts - torch.diag(counts.diag())
     i, j = divmod(wrong.argmax().item(), K)
+    worst = f"The commonest mistake: {classes[i]} taken for {classes[j]}, {wrong.max()} times."
     fig.alt = (
         f"Confusion matrix of {len(true):,} images, {counts.diag().sum():,} of them right. "
-        f"The commonest mistake: {classes[i]} taken for {classes[j]}, {wrong.max()} times."
+        f"{worst if wrong.any() else 'There is no mistake.'}"
     )
     return fig
