@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and locks that keep two programs from writing the same ones."""
 
 import contextlib
+import itertools
 import os
 import tempfile
 import time
@@ -32,6 +33,19 @@ def write(path, content):
                     left.unlink()
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def set_aside(path):
+    """Give a damaged file another name, NAME.damaged-1, -2, ..., so that nothing is lost. Returns that name.
+
+    Where it cannot be renamed, it stays.
+    """
+    path = Path(path)
+    names = (path.with_name(f"{path.stem}.damaged-{n}{path.suffix}") for n in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    with contextlib.suppress(OSError):
+        os.replace(path, aside)
+    return aside
 
 
 def require_writable(folder):

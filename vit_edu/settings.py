@@ -93,20 +93,25 @@ def fast():
     return _switch("VIT_EDU_FAST", False)
 
 
+def _in_user_data(name, default, what):
+    """The path that the name holds, else `default` in the user's data folder; None for "off". Raises NoHome."""
+    import platformdirs
+
+    if _asked(name).lower() in OFF:
+        return None
+    return _folder(
+        name,
+        lambda: Path(platformdirs.user_data_dir("vit_edu")) / default,
+        f"a {what} that you can write to, or to off",
+    )
+
+
 def progress_file():
     """The file that keeps what was solved: VIT_EDU_PROGRESS, else progress.json in the user's data folder; None for "off".
 
     Raises NoHome, an OSError, where there is no such folder.
     """
-    import platformdirs
-
-    if _asked("VIT_EDU_PROGRESS").lower() in OFF:
-        return None
-    return _folder(
-        "VIT_EDU_PROGRESS",
-        lambda: Path(platformdirs.user_data_dir("vit_edu")) / "progress.json",
-        "a file that you can write to, or to off",
-    )
+    return _in_user_data("VIT_EDU_PROGRESS", "progress.json", "file")
 
 
 def mine_asked():
@@ -119,15 +124,7 @@ def mine_folder():
 
     Raises NoHome, an OSError, where there is no such folder.
     """
-    import platformdirs
-
-    if _asked("VIT_EDU_MINE").lower() in OFF:
-        return None
-    return _folder(
-        "VIT_EDU_MINE",
-        lambda: Path(platformdirs.user_data_dir("vit_edu")) / "mine",
-        "a folder that you can write to, or to off",
-    )
+    return _in_user_data("VIT_EDU_MINE", "mine", "folder")
 
 
 def patience():

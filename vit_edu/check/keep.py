@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import importlib
 import inspect
-import itertools
 import linecache
 import os
 import re
@@ -160,14 +159,8 @@ def read(lesson):
 
 
 def _set_aside(file):
-    aside = next(
-        p for n in itertools.count(1) if not (p := file.with_name(f"{file.stem}.damaged-{n}.py")).exists()
-    )
-    with contextlib.suppress(OSError):
-        os.replace(file, aside)
-    return _("{file} held no answer that could be read. It is kept as {aside}.").format(
-        file=file, aside=aside
-    )
+    said = _("{file} held no answer that could be read. It is kept as {aside}.")
+    return said.format(file=file, aside=atomic.set_aside(file))
 
 
 # ---------------------------------------------------------------- from an object to its source

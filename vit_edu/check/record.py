@@ -7,7 +7,6 @@ import contextlib
 import datetime
 import html
 import json
-import os
 from dataclasses import dataclass
 
 from vit_edu import atomic, settings
@@ -36,13 +35,7 @@ def load():
     except OSError as error:
         return {}, _("{file} cannot be read: {reason}.").format(file=file, reason=error.strerror)
     except (ValueError, KeyError, TypeError, AttributeError):
-        aside = next(
-            p
-            for n in range(1, 10_000)
-            if not (p := file.with_name(f"{file.stem}.damaged-{n}{file.suffix}")).exists()
-        )
-        with contextlib.suppress(OSError):
-            os.replace(file, aside)
+        aside = atomic.set_aside(file)
         remark = _(
             "The file with your progress was damaged. It is kept as {file}, and counting starts again from zero."
         )
