@@ -1,7 +1,9 @@
 """Model code. `vit.py` is the model of the course, in one file that reads from top to bottom."""
 
-from vit_edu.models.hybrid import HybridViT
+from vit_edu.models.cnn import CNN
+from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.kinds import KINDS, make_model
+from vit_edu.models.local import LocalViT
 from vit_edu.models.vit import SIZES, ViT
 
-__all__ = ["KINDS", "SIZES", "HybridViT", "ViT", "make_model"]
+__all__ = ["CNN", "KINDS", "SIZES", "HybridViT", "LocalViT", "OverlapViT", "ViT", "make_model"]

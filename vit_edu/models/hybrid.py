@@ -1,6 +1,6 @@
-"""A ViT whose tokens come from a few small convolutions instead of one large one. It is a hybrid, not a plain ViT.
+"""ViTs whose tokens see more than their own patch: a few small convolutions instead of one large one, or patches that overlap.
 
-Source: "Early Convolutions Help Transformers See Better", Xiao et al. 2021, arXiv:2106.14881. The paper's hybrid
+`HybridViT` is a hybrid, not a plain ViT. Source: "Early Convolutions Help Transformers See Better", Xiao et al. 2021, arXiv:2106.14881. The paper's hybrid
 (Dosovitskiy et al. 2021, section 3.1) uses a whole ResNet instead. Letters in shapes are those of `vit`.
 """
 
@@ -9,7 +9,7 @@ import math
 import torch
 from torch import nn
 
-from vit_edu.models.vit import PatchEmbed, ViT
+from vit_edu.models.vit import PatchEmbed, ViT, init_weights
 
 
 class ConvStem(PatchEmbed):
@@ -56,3 +56,29 @@ class HybridViT(ViT):
                 nn.init.kaiming_normal_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+class OverlapPatchEmbed(PatchEmbed):
+    """Patches that reach `overlap` pixels beyond each of their borders. (B, C, H, W) -> (B, N, D), with N as in `PatchEmbed`.
+
+    One strided convolution, as in `PatchEmbed`, with a larger kernel; beyond the image there are zeros.
+    Source: overlapping tokens as in CvT (Wu et al. 2021, arXiv:2103.15808).
+    """
+
+    def __init__(self, img_size, patch_size, in_chans, embed_dim, overlap):
+        super().__init__(img_size, patch_size, in_chans, embed_dim)
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size + 2 * overlap, patch_size, padding=overlap)
+
+
+class OverlapViT(ViT):
+    """A `ViT` with an `OverlapPatchEmbed`. (B, C, H, W) -> logits (B, num_classes).
+
+    overlap: pixels beyond each border of a patch, at least 0. The other arguments are those of `ViT`. Raises ValueError.
+    """
+
+    def __init__(self, *, overlap, img_size=32, patch_size=4, in_chans=3, embed_dim=64, **arguments):
+        if overlap < 0:
+            raise ValueError(f"patches overlap by 0 pixels or more, got overlap={overlap}.")
+        super().__init__(img_size, patch_size, in_chans, embed_dim=embed_dim, **arguments)
+        self.patch_embed = OverlapPatchEmbed(img_size, patch_size, in_chans, embed_dim, overlap)
+        init_weights(self)

@@ -1,11 +1,16 @@
 """The table of kinds: which model a recipe or a file of weights means. A new model adds a row."""
 
-from vit_edu.models.hybrid import HybridViT
+from vit_edu.models.cnn import CNN
+from vit_edu.models.hybrid import HybridViT, OverlapViT
+from vit_edu.models.local import LocalViT
 from vit_edu.models.vit import ViT
 
 KINDS = {
     "vit": ViT,
     "hybrid": HybridViT,
+    "overlap": OverlapViT,
+    "local": LocalViT,
+    "cnn": CNN,
 }
 
 

@@ -178,7 +178,7 @@ class TokenDropout:
 
     keep: the share of the tokens, 0..1, which may change in the course of a run; 1 keeps all, as evaluation does. The class
     token always stays. A quarter of the tokens makes a step about four times as fast, and its attention sixteen times.
-    Raises ValueError for a model without `blocks`.
+    Raises ValueError for a model without `blocks`, and for one whose blocks need every token at its place (`needs_all_tokens`).
     Source: PatchDropout, Liu et al. 2022, arXiv:2208.07220. Going from few to many is like training with growing images.
     """
 
@@ -186,6 +186,10 @@ class TokenDropout:
         if not hasattr(model, "blocks"):
             raise ValueError(
                 f"a {type(model).__name__} has no `blocks` that could see fewer tokens: leave `tokens` out of the recipe."
+            )
+        if getattr(model, "needs_all_tokens", False):
+            raise ValueError(
+                f"the blocks of a {type(model).__name__} need every token at its place: leave `tokens` out of the recipe."
             )
         self.keep = 1.0
         self.prefix = int(getattr(model, "cls_token", None) is not None)
