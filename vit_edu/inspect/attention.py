@@ -1,0 +1,321 @@
+"""Where the tokens of a model look: the weights of all blocks, how far they reach, and their product over the blocks."""
+
+import contextlib
+import math
+import operator
+
+import torch
+from torch import nn
+
+from vit_edu.inspect.running import eval_mode, grid_of, pair_of, require_images
+from vit_edu.models.variants import AttentionPool
+from vit_edu.models.vit import Attention, merge_heads, split_heads
+
+MOST_BYTES = 2e9  # that attention_maps returns
+AT_ONCE_BYTES = 64e6  # that are computed in one step, for a few images at a time
+
+
+# ---------------------------------------------------------------- the weights
+
+
+def attention_weights(qkv, num_heads):
+    """The attention weights of one block, from what its `qkv` returns: softmax(q k^T / sqrt(d)) (paper, equation 6).
+
+    qkv: (B, T, 3D), queries, keys and values side by side, as in `models.vit.Attention`. num_heads: h.
+    Returns (B, h, T, T). Row i says where token i looks, and sums to 1. Raises ValueError if D is not a multiple of h.
+    """
+    if qkv.ndim != 3 or qkv.shape[-1] % (3 * num_heads):
+        raise ValueError(
+            f"expected queries, keys and values of {num_heads} heads, (B, T, 3 D) with D a multiple of {num_heads}, "
+            f"got {tuple(qkv.shape)}."
+        )
+    q, k, _ = (split_heads(y, num_heads) for y in qkv.chunk(3, dim=-1))  # (B, h, T, d)
+    return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+
+@torch.no_grad()
+def attention_maps(model, images, block=None, query=None):
+    """The attention weights of all blocks, from one forward pass: (L, B, h, T, T), first block first.
+
+    model: any model with the course's `Attention`, such as `ViT`, `HybridViT` or `PublishedViT`, or with a learner's own.
+    images: (B, C, H, W), floats as the model reads them. Row i of a map says where token i looks, and sums to 1. Tokens
+    are in the model's order: those without a patch first (class token, distillation token, registers), then the patches in
+    reading order.
+    block: only this one is kept, (B, h, T, T); -1 is the last. query: only the row of this token is computed, (L, B, h, T),
+    or (B, h, T) with both.
+
+    The pass itself uses fused attention, as always, which never stores these weights. They are computed separately from the
+    queries and keys. There are L * B * h * T**2 of them, which takes 22 MB for each image in float32 for a ViT-B/16 at
+    224 x 224 pixels.
+    Raises ValueError for a model without such a layer, for a layer that computes something else, for images that are not
+    floats or none at all, for a block or a query that there is not, and for weights that would take more than 2 GB.
+    """
+    require_images(images)
+    layers = attention_layers(model)
+    kept = None if block is None else _index(block, len(layers), "block", "blocks")
+    maps = []
+
+    def see(number, layer, qkv, output):
+        if kept is None or number == kept:
+            if not maps:
+                maps.append(_room(layers, layer, qkv, kept, query))
+            whole = maps[0][0 if kept is not None else number]  # (B, h, T, T), or (B, h, T)
+            _fill(whole, layer, qkv, output, query)
+
+    with watching(layers, see), eval_mode(model):
+        model(images)
+    return maps[0] if kept is None else maps[0][0]
+
+
+def attention_layers(model):
+    """The layers of a model in which tokens look at each other, first block first. ValueError if there are none."""
+    layers = [
+        m
+        for m in model.modules()
+        if isinstance(m, Attention)
+        or (
+            isinstance(getattr(m, "qkv", None), nn.Module)
+            and isinstance(getattr(m, "proj", None), nn.Module)
+            and not isinstance(m, AttentionPool)  # whose only query is no token
+        )
+    ]
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has no attention to look at: expected a model with blocks of models.vit.Attention, "
+            "such as ViT or HybridViT. pretrained.from_model turns models of other libraries into one."
+        )
+    for layer in layers:
+        if not isinstance(getattr(layer, "num_heads", None), int):
+            raise ValueError(
+                f"{type(layer).__name__} does not say how many heads it has: set self.num_heads in its __init__."
+            )
+    return layers
+
+
+@contextlib.contextmanager
+def watching(layers, see):
+    """A `with` block in which `see(number, layer, qkv, output)` is called whenever one of the layers has run.
+
+    number: how many have run before it. qkv: what its `qkv` returned, (B, T, 3D). output: (B, T, D). What `see` returns
+    takes the place of the output, unless it is None. Raises ValueError if a layer runs twice, or not as expected.
+    """
+    found, hooks, ran = {}, [], []
+
+    def after(layer, inputs, output):
+        if layer not in found or layer in ran:
+            raise ValueError(
+                f"{type(layer).__name__} {'runs twice in one pass' if layer in ran else 'does not call its qkv'}, so it is "
+                "not known which weights are its own."
+            )
+        ran.append(layer)
+        return see(len(ran) - 1, layer, found.pop(layer), output)
+
+    def remember(layer):
+        return lambda linear, inputs, output: found.__setitem__(layer, output)
+
+    try:
+        for layer in layers:
+            hooks.append(layer.qkv.register_forward_hook(remember(layer)))
+            hooks.append(layer.register_forward_hook(after))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def weights_and_values(layer, qkv, query=None):
+    """The weights of a layer, (B, h, T, T), or (B, h, 1, T) for one query, and its values (B, h, T, d)."""
+    q, k, v = (split_heads(y, layer.num_heads) for y in qkv.chunk(3, dim=-1))
+    rows = slice(None) if query is None else slice(query, query + 1)
+    scores = q[:, :, rows] @ k.mT / math.sqrt(q.shape[-1])
+    if hasattr(layer, "attention_bias"):
+        scores = scores + layer.attention_bias()[..., rows, :]
+    return scores.softmax(dim=-1), v
+
+
+def require_same(layer, weights, values, output, query=None):
+    """Raise ValueError unless the weights explain what the layer returned. Only other people's layers need to be asked."""
+    if type(layer).forward is Attention.forward:
+        return
+    explained = layer.proj(merge_heads(weights @ values))
+    output = output if query is None else output[:, query : query + 1]
+    close = 1e-3 if output.dtype in (torch.float32, torch.float64) else 0.05
+    if explained.shape != output.shape or not (explained - output).abs().max() <= close * output.abs().max():
+        raise ValueError(
+            f"{type(layer).__name__} does not return softmax(q k^T / sqrt(d)) v, projected, so its weights are not known. "
+            "A layer that adds something to q k^T / sqrt(d) returns it from attention_bias(), as (h, T, T)."
+        )
+
+
+def _fill(whole, layer, qkv, output, query):
+    """Write a layer's weights into (B, h, T, T), or (B, h, T) for one query, for a few images at a time."""
+    T = qkv.shape[1]
+    query = None if query is None else query % T
+    rows = T if query is None else 1
+    step = max(1, int(AT_ONCE_BYTES / (layer.num_heads * rows * T * qkv.element_size())))
+    for at in range(0, len(qkv), step):
+        some = slice(at, at + step)
+        weights, values = weights_and_values(layer, qkv[some], query)
+        require_same(layer, weights, values, output[some], query)
+        whole[some] = weights if query is None else weights[:, :, 0]
+
+
+def _room(layers, layer, qkv, kept, query):
+    """An empty tensor for all weights. ValueError for a query that there is not, and for more than `MOST_BYTES`."""
+    B, T, _ = qkv.shape
+    L, h = 1 if kept is not None else len(layers), layer.num_heads
+    if query is not None:
+        _index(query, T, "query", "tokens")
+    shape = (L, B, h, T, T) if query is None else (L, B, h, T)
+    gigabytes = math.prod(shape) * qkv.element_size() / 1e9
+    if gigabytes * 1e9 > MOST_BYTES:
+        ways = [f"block= for one of the {len(layers)} blocks"] * (kept is None and len(layers) > 1)
+        ways += ["query= for the row of one token"] * (query is None)
+        ways += ["fewer images"] * (B > 1)
+        raise ValueError(
+            f"the attention weights of {B} image{'s' * (B > 1)} with {T:,} tokens, in {L} block{'s' * (L > 1)} of {h} "
+            f"head{'s' * (h > 1)}, would take {gigabytes:.1f} GB, and more than {MOST_BYTES / 1e9:g} GB are not computed. "
+            f"Ask for {', or '.join(ways)}."
+        )
+    return qkv.new_empty(shape)
+
+
+def _index(value, count, name, things):
+    """The place that Python's indexing means, 0 .. count - 1. Raises ValueError if there is no such place."""
+    try:
+        place = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is a whole number, got {value!r}.") from None
+    if not -count <= place < count:
+        raise ValueError(
+            f"there is no {name} {place}: the model has {count} {things}, 0 to {count - 1}, or -1 for the last."
+        )
+    return place % count
+
+
+# ---------------------------------------------------------------- places
+
+
+def grid_and_prefix(model):
+    """((rows, cols) of the patches, number of prefix tokens in front of them), for any model of the course or converted.
+
+    Raises ValueError for a model that does not cut images into tokens on a grid.
+    """
+    patches = getattr(model, "patch_embed", None)
+    positions = getattr(model, "pos_embed", None)
+    prefix = getattr(model, "num_prefix_tokens", None)
+    if prefix is None:
+        prefix = int(getattr(model, "cls_token", None) is not None)
+    grid = getattr(patches, "grid_size", None)
+    if grid is None and isinstance(positions, torch.Tensor):
+        side = math.isqrt(positions.shape[1] - prefix)
+        grid = (side, side) if side * side == positions.shape[1] - prefix else None
+    if grid is None:
+        raise ValueError(
+            f"{type(model).__name__} does not say on which grid its tokens lie: expected a model whose patch_embed has a "
+            "grid_size, such as ViT or HybridViT."
+        )
+    return tuple(grid), prefix
+
+
+def _distances(grid, patch_size):
+    """Pixels between the centres of all pairs of patches: (N, N), float64."""
+    rows, cols = grid
+    height, width = pair_of(patch_size, "the sides of a patch in pixels")
+    row, col = torch.meshgrid(torch.arange(rows) * height, torch.arange(cols) * width, indexing="ij")
+    centres = torch.stack(
+        [row.flatten(), col.flatten()], dim=1
+    ).double()  # (N, 2); the upper left corners do as well
+    return torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def attention_distance(weights, grid, patch_size, prefix=0):
+    """How far each head of a block looks: the mean distance between a patch and those it looks at, in pixels (paper, figure 7 right).
+
+    weights: (B, h, T, T), of one block. grid: (rows, cols) of the patches. patch_size: in pixels, P or (rows, cols).
+    prefix: how many tokens have no place. They are left out, and what the patches pay to the patches is made to sum to 1
+    again. The distances between the centres of patches are weighted by the attention, then averaged over patches and images.
+    Returns (h,), in pixels: 0 for a head whose patches see themselves only, `uniform_distance` for one that does not care.
+    Source: Dosovitskiy et al. 2021, section 4.5; Raghu et al. 2021, arXiv:2108.08810, figure 3.
+    Raises ValueError if rows do not sum to 1 or are negative, and for a grid that does not fit.
+    """
+    if weights.ndim != 4:
+        raise ValueError(
+            f"expected the weights of one block, (B, h, T, T), got {tuple(weights.shape)}. "
+            "Of attention_maps(model, images), take one block at a time."
+        )
+    require_weights(weights)
+    grid = grid_of(grid, weights.shape[-1], prefix)
+    between = weights[:, :, prefix:, prefix:]  # (B, h, N, N)
+    paid = between.sum(dim=-1)  # (B, h, N)
+    if not (paid > 0).all():
+        raise ValueError("some patches pay no attention to any patch, so there is no distance for them.")
+    distances = _distances(grid, patch_size).to(weights)
+    return ((between * distances).sum(dim=-1) / paid).mean(dim=(0, 2))
+
+
+def uniform_distance(grid, patch_size):
+    """The `attention_distance` of a head that looks at all patches alike, in pixels, in closed form.
+
+    grid: (rows, cols). patch_size: in pixels, P or (rows, cols). Patches that are r rows and c columns apart are
+    sqrt(r^2 + c^2) apart, and there are (rows - r)(cols - c) such pairs, in each of the directions that there are.
+    """
+    rows, cols = pair_of(grid, "the sides of a grid")
+    height, width = pair_of(patch_size, "the sides of a patch in pixels")
+    total = sum(
+        (rows - abs(r)) * (cols - abs(c)) * math.hypot(r * height, c * width)
+        for r in range(1 - rows, rows)
+        for c in range(1 - cols, cols)
+    )
+    return total / (rows * cols) ** 2
+
+
+# ---------------------------------------------------------------- over the blocks
+
+
+def rollout(weights):
+    """How much of each input token reaches each output token, if attention were all that mixes tokens: (B, T, T).
+
+    weights: (L, B, h, T, T), first block first. In each block, the mean A over the heads is mixed with the skip connection,
+    0.5 A + 0.5 I, and the product over the blocks has the later ones on the left: row i is output token i, and sums to 1.
+    Source: Abnar and Zuidema 2020, arXiv:2005.00928, section 3.
+    Raises ValueError if rows do not sum to 1 or are negative.
+    """
+    return product(weights, identity=0.5)
+
+
+def product(weights, identity):
+    """The product over the blocks of (1 - identity) A + identity I, later ones on the left: (L, B, h, T, T) -> (B, T, T)."""
+    if weights.ndim != 5 or not len(weights):
+        raise ValueError(
+            f"expected the weights of all blocks, (L, B, h, T, T), got {tuple(weights.shape)}. "
+            "attention_maps(model, images) returns them."
+        )
+    require_weights(weights)
+    eye = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
+    result = eye.expand(weights.shape[1], -1, -1)  # (B, T, T)
+    for block in weights:
+        mixed = (1 - identity) * block.mean(dim=1) + identity * eye  # (B, T, T)
+        result = mixed @ result
+    return result
+
+
+def require_weights(weights):
+    """Raise ValueError unless these are attention weights: floats, square, not negative, and rows that sum to 1."""
+    if not weights.is_floating_point() or weights.shape[-1] != weights.shape[-2]:
+        raise ValueError(
+            f"expected attention weights, (..., T, T), got {weights.dtype} of shape {tuple(weights.shape)}."
+        )
+    if weights.numel() == 0:
+        raise ValueError(f"there are no attention weights in {tuple(weights.shape)}.")
+    if not weights.min() >= 0:
+        raise ValueError(
+            f"attention weights are never negative, got {weights.min().item():.3g}. Are these scores before the softmax?"
+        )
+    sums = weights.sum(dim=-1, dtype=torch.float64 if weights.dtype == torch.float64 else torch.float32)
+    close = 1e-3 if weights.dtype in (torch.float32, torch.float64) else 2e-2
+    if not (sums - 1).abs().max() <= close:
+        raise ValueError(
+            f"each row of attention weights sums to 1, but these sum to {sums.min().item():.3g} to {sums.max().item():.3g}. "
+            "Pass them with all tokens, as attention_maps returns them."
+        )
