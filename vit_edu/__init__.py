@@ -11,7 +11,7 @@ Its rooms, from top to bottom. Each imports only from the rooms below it; tests/
     pretrained          published weights in our models, key by key, without the trainer
     plot                every figure of the lessons
     training            recipes, steps, optimisers, the loop, checkpoints, logs
-    inspect             what a model pays attention to
+    inspect             where a model looks, what it has learned, and what its answers rest on
     models              the models of the course, and the table of their kinds
     augment             images changed at random, for training
     data                CIFAR-10, folders of images, generated shapes

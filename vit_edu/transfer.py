@@ -63,7 +63,7 @@ def attended(model, batch):
     batch: preprocessed, (B, C, H, W). The mean over the heads and over the tokens that look. If the model reads a class
     token, only that token looks.
     """
-    weights = inspect.attention_maps(model, batch)[-1]  # (B, h, T, T)
+    weights = inspect.attention_maps(model, batch, block=-1)  # (B, h, T, T)
     looks = weights[:, :, :1] if model.global_pool == "token" else weights
     N = model.patch_embed.num_patches
     received = looks.mean(dim=(1, 2))[:, -N:]  # (B, N)

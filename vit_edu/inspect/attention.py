@@ -2,12 +2,18 @@
 
 import contextlib
 import math
-import operator
 
 import torch
 from torch import nn
 
-from vit_edu.inspect.running import eval_mode, grid_of, pair_of, require_images
+from vit_edu.inspect.running import (
+    eval_mode,
+    grid_sides,
+    patch_sides,
+    require_grid,
+    require_images,
+    whole_number,
+)
 from vit_edu.models.variants import AttentionPool
 from vit_edu.models.vit import Attention, merge_heads, split_heads
 
@@ -53,18 +59,18 @@ def attention_maps(model, images, block=None, query=None):
     require_images(images)
     layers = attention_layers(model)
     kept = None if block is None else _index(block, len(layers), "block", "blocks")
-    maps = []
+    maps = None
 
     def see(number, layer, qkv, output):
+        nonlocal maps
         if kept is None or number == kept:
-            if not maps:
-                maps.append(_room(layers, layer, qkv, kept, query))
-            whole = maps[0][0 if kept is not None else number]  # (B, h, T, T), or (B, h, T)
-            _fill(whole, layer, qkv, output, query)
+            if maps is None:
+                maps = _room(layers, layer, qkv, kept, query)
+            _fill(maps[0 if kept is not None else number], layer, qkv, output, query)
 
     with watching(layers, see), eval_mode(model):
         model(images)
-    return maps[0] if kept is None else maps[0][0]
+    return maps if kept is None else maps[0]
 
 
 def attention_layers(model):
@@ -97,15 +103,16 @@ def watching(layers, see):
     """A `with` block in which `see(number, layer, qkv, output)` is called whenever one of the layers has run.
 
     number: how many have run before it. qkv: what its `qkv` returned, (B, T, 3D). output: (B, T, D). What `see` returns
-    takes the place of the output, unless it is None. Raises ValueError if a layer runs twice, or not as expected.
+    takes the place of the output, unless it is None. Raises ValueError unless each layer runs once, and calls its qkv.
     """
     found, hooks, ran = {}, [], []
 
     def after(layer, inputs, output):
-        if layer not in found or layer in ran:
+        if layer in ran:
+            raise ValueError(f"one {type(layer).__name__} runs twice in one pass, as if it were two blocks.")
+        if layer not in found:
             raise ValueError(
-                f"{type(layer).__name__} {'runs twice in one pass' if layer in ran else 'does not call its qkv'}, so it is "
-                "not known which weights are its own."
+                f"{type(layer).__name__} does not call its qkv, from which the weights are computed."
             )
         ran.append(layer)
         return see(len(ran) - 1, layer, found.pop(layer), output)
@@ -118,23 +125,33 @@ def watching(layers, see):
             hooks.append(layer.qkv.register_forward_hook(remember(layer)))
             hooks.append(layer.register_forward_hook(after))
         yield
+        if len(ran) < len(layers):
+            raise ValueError(
+                f"the model has {len(layers)} attention layers, but only {len(ran)} ran for these images."
+            )
     finally:
         for hook in hooks:
             hook.remove()
 
 
 def weights_and_values(layer, qkv, query=None):
-    """The weights of a layer, (B, h, T, T), or (B, h, 1, T) for one query, and its values (B, h, T, d)."""
+    """The weights of a layer, (B, h, T, T), or (B, h, 1, T) for one query, and its values (B, h, T, d).
+
+    qkv: (B, T, 3D), what its `qkv` returned. A layer that adds something to its scores, as `LocalAttention` does, says so
+    in a method `attention_bias()`, which returns (h, T, T), or anything that broadcasts to (B, h, T, T).
+    """
     q, k, v = (split_heads(y, layer.num_heads) for y in qkv.chunk(3, dim=-1))
     rows = slice(None) if query is None else slice(query, query + 1)
     scores = q[:, :, rows] @ k.mT / math.sqrt(q.shape[-1])
     if hasattr(layer, "attention_bias"):
-        scores = scores + layer.attention_bias()[..., rows, :]
+        bias = layer.attention_bias().expand(*scores.shape[:2], k.shape[2], k.shape[2])
+        scores = scores + bias[:, :, rows]
     return scores.softmax(dim=-1), v
 
 
+@torch.no_grad()
 def require_same(layer, weights, values, output, query=None):
-    """Raise ValueError unless the weights explain what the layer returned. Only other people's layers need to be asked."""
+    """Raise ValueError unless the weights explain what the layer returned. That of `Attention` itself is known to do so."""
     if type(layer).forward is Attention.forward:
         return
     explained = layer.proj(merge_heads(weights @ values))
@@ -143,7 +160,7 @@ def require_same(layer, weights, values, output, query=None):
     if explained.shape != output.shape or not (explained - output).abs().max() <= close * output.abs().max():
         raise ValueError(
             f"{type(layer).__name__} does not return softmax(q k^T / sqrt(d)) v, projected, so its weights are not known. "
-            "A layer that adds something to q k^T / sqrt(d) returns it from attention_bias(), as (h, T, T)."
+            "If it adds something to q k^T / sqrt(d), give it a method attention_bias() that returns that, as (h, T, T)."
         )
 
 
@@ -157,7 +174,13 @@ def _fill(whole, layer, qkv, output, query):
         some = slice(at, at + step)
         weights, values = weights_and_values(layer, qkv[some], query)
         require_same(layer, weights, values, output[some], query)
-        whole[some] = weights if query is None else weights[:, :, 0]
+        weights = weights if query is None else weights[:, :, 0]
+        if weights.shape[1:] != whole.shape[1:]:
+            raise ValueError(
+                "the blocks do not have equally many heads and tokens, so their weights do not fit into one tensor: "
+                "ask for one block at a time, with block=."
+            )
+        whole[some] = weights
 
 
 def _room(layers, layer, qkv, kept, query):
@@ -169,8 +192,8 @@ def _room(layers, layer, qkv, kept, query):
     shape = (L, B, h, T, T) if query is None else (L, B, h, T)
     gigabytes = math.prod(shape) * qkv.element_size() / 1e9
     if gigabytes * 1e9 > MOST_BYTES:
-        ways = [f"block= for one of the {len(layers)} blocks"] * (kept is None and len(layers) > 1)
-        ways += ["query= for the row of one token"] * (query is None)
+        ways = [f"block= (0 to {len(layers) - 1}) for one block"] * (kept is None and len(layers) > 1)
+        ways += [f"query= (0 to {T - 1}) for one token"] * (query is None)
         ways += ["fewer images"] * (B > 1)
         raise ValueError(
             f"the attention weights of {B} image{'s' * (B > 1)} with {T:,} tokens, in {L} block{'s' * (L > 1)} of {h} "
@@ -182,10 +205,7 @@ def _room(layers, layer, qkv, kept, query):
 
 def _index(value, count, name, things):
     """The place that Python's indexing means, 0 .. count - 1. Raises ValueError if there is no such place."""
-    try:
-        place = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is a whole number, got {value!r}.") from None
+    place = whole_number(value, name)
     if not -count <= place < count:
         raise ValueError(
             f"there is no {name} {place}: the model has {count} {things}, 0 to {count - 1}, or -1 for the last."
@@ -221,7 +241,7 @@ def grid_and_prefix(model):
 def _distances(grid, patch_size):
     """Pixels between the centres of all pairs of patches: (N, N), float64."""
     rows, cols = grid
-    height, width = pair_of(patch_size, "the sides of a patch in pixels")
+    height, width = patch_sides(patch_size)
     row, col = torch.meshgrid(torch.arange(rows) * height, torch.arange(cols) * width, indexing="ij")
     centres = torch.stack(
         [row.flatten(), col.flatten()], dim=1
@@ -245,7 +265,7 @@ def attention_distance(weights, grid, patch_size, prefix=0):
             "Of attention_maps(model, images), take one block at a time."
         )
     require_weights(weights)
-    grid = grid_of(grid, weights.shape[-1], prefix)
+    grid = require_grid(grid, weights.shape[-1], prefix)
     between = weights[:, :, prefix:, prefix:]  # (B, h, N, N)
     paid = between.sum(dim=-1)  # (B, h, N)
     if not (paid > 0).all():
@@ -260,8 +280,8 @@ def uniform_distance(grid, patch_size):
     grid: (rows, cols). patch_size: in pixels, P or (rows, cols). Patches that are r rows and c columns apart are
     sqrt(r^2 + c^2) apart, and there are (rows - r)(cols - c) such pairs, in each of the directions that there are.
     """
-    rows, cols = pair_of(grid, "the sides of a grid")
-    height, width = pair_of(patch_size, "the sides of a patch in pixels")
+    rows, cols = grid_sides(grid)
+    height, width = patch_sides(patch_size)
     total = sum(
         (rows - abs(r)) * (cols - abs(c)) * math.hypot(r * height, c * width)
         for r in range(1 - rows, rows)

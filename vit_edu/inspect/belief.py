@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from vit_edu.inspect.attention import (
+    MOST_BYTES,
     attention_layers,
     attention_maps,
     grid_and_prefix,
@@ -13,10 +14,19 @@ from vit_edu.inspect.attention import (
     weights_and_values,
 )
 from vit_edu.inspect.depth import hidden_tokens
-from vit_edu.inspect.running import eval_mode, logits_of, require_images, require_labels
+from vit_edu.inspect.running import (
+    eval_mode,
+    logits_of,
+    require_classes,
+    require_head,
+    require_images,
+    require_labels,
+    whole_number,
+)
 from vit_edu.models.vit import merge_heads, patchify
 
 AT_ONCE_BYTES = 256e6  # of attention weights, while a map is computed
+OF_ALL_BLOCKS = ("rollout", "rollout without identity", "gradient x attention")
 
 
 def importance(model, images, method, labels=None, seed=0):
@@ -43,7 +53,7 @@ def importance(model, images, method, labels=None, seed=0):
     if labels is not None:
         require_labels(labels, images)
     generator = torch.Generator().manual_seed(seed)
-    found, step = [], _images_at_once(model)
+    found, step = [], _images_at_once(model, method)
     for at in range(0, len(images), step):
         some = slice(at, at + step)
         found.append(
@@ -52,11 +62,18 @@ def importance(model, images, method, labels=None, seed=0):
     return torch.cat(found)
 
 
-def _images_at_once(model):
-    """For how many images the attention weights of all blocks are held at once."""
+def _images_at_once(model, method):
+    """For how many images the weights of all blocks are held at once. ValueError if there is not enough room for one image."""
     (rows, cols), prefix = grid_and_prefix(model)
-    heads = sum(getattr(module, "num_heads", 0) for module in model.modules())
-    return max(1, min(256, int(AT_ONCE_BYTES / (4 * max(1, heads) * (prefix + rows * cols) ** 2))))
+    T = prefix + rows * cols
+    heads = sum(layer.num_heads for layer in attention_layers(model)) if method in OF_ALL_BLOCKS else 1
+    size = 4 * heads * T**2  # bytes, of one image
+    if size > MOST_BYTES:
+        raise ValueError(
+            f'"{method}" needs the attention weights of all blocks at once, which for {T:,} tokens and {heads} heads '
+            f"take {size / 1e9:.1f} GB for one image, and more than {MOST_BYTES / 1e9:g} GB are not computed."
+        )
+    return max(1, min(256, int(AT_ONCE_BYTES / size)))
 
 
 # ---------------------------------------------------------------- maps
@@ -146,17 +163,12 @@ IMPORTANCE = {
 
 def _logit(model, images, labels):
     """The logits of the classes, or of those that the model predicts, summed over the images: a tensor with one number."""
-    if isinstance(getattr(model, "head", None), nn.Identity):
-        raise ValueError(
-            f"this {type(model).__name__} has no head, so there is no logit to take the gradient of."
-        )
+    require_head(model)
     logits = model(images)  # (B, K)
-    labels = logits.argmax(dim=1) if labels is None else labels.to(logits.device)
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(
-            f"the model has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}, and labels go from {labels.min()} to {labels.max()}."
-        )
-    return logits.gather(1, labels[:, None].long()).sum()
+    if labels is None:
+        labels = logits.argmax(dim=1)
+    require_classes(labels, logits)
+    return logits.gather(1, labels[:, None].to(logits.device, torch.int64, copy=True)).sum()
 
 
 def _sum_in_patches(model, pixels):
@@ -192,7 +204,7 @@ def deletion_curve(model, images, labels, scores, patch_size, steps):
             f"expected a finite score for each of the {N} patches of {len(images)} images, ({len(images)}, {N}), "
             f"got {'others' if scores.shape == (len(images), N) else tuple(scores.shape)}."
         )
-    steps = [int(step) for step in steps]
+    steps = [whole_number(step, "a number of patches in steps") for step in steps]
     if not all(0 <= step <= N for step in steps):
         raise ValueError(f"0 to {N} patches can be blanked, but steps holds {steps}.")
     place = scores.argsort(dim=1, descending=True, stable=True).argsort(
@@ -205,6 +217,7 @@ def deletion_curve(model, images, labels, scores, patch_size, steps):
     ]  # (B, 1, H, W)
     right = []
     for step in steps:
-        answers = logits_of(model, images.masked_fill(place < step, 0.0)).argmax(dim=1)
-        right.append((answers == labels.to(answers.device)).float().mean())
-    return torch.stack(right) if right else torch.zeros(0)
+        logits = logits_of(model, images.masked_fill(place < step, 0.0))  # (B, K)
+        require_classes(labels, logits)
+        right.append((logits.argmax(dim=1) == labels.to(logits.device)).float().mean().item())
+    return torch.tensor(right)

@@ -72,8 +72,18 @@ def cka(x, y):
         raise ValueError(
             f"expected two layers' features of the same images, (n, p) and (n, q) with n at least 2, got {tuple(x.shape)} and {tuple(y.shape)}."
         )
-    x, y = ((z.double() - z.double().mean(dim=0)) for z in (x, y))
-    norms = [torch.linalg.matrix_norm(z.mT @ z) for z in (x, y)]
-    if not all(norm > 0 for norm in norms):
-        raise ValueError("one of the layers gives the same features for all images, or not a number.")
-    return (torch.linalg.matrix_norm(x.mT @ y) ** 2 / (norms[0] * norms[1])).item()
+    x, y = (z.detach().cpu().double() for z in (x, y))
+    sizes = [z.norm() for z in (x, y)]
+    x, y = (z - z.mean(dim=0) for z in (x, y))
+    if not all(z.norm() > 1e-12 * size for z, size in zip((x, y), sizes, strict=True)):  # not for nan, either
+        raise ValueError(
+            "one of the layers has the same features for all images, or some that are not numbers."
+        )
+    return (_overlap(x, y) / (_overlap(x, x) * _overlap(y, y)).sqrt()).item()
+
+
+def _overlap(x, y):
+    """||y^T x||^2, the sum of all squares, in the cheaper of two ways: over pairs of features, or over pairs of images."""
+    if x.shape[1] * y.shape[1] > len(x) ** 2:
+        return ((x @ x.mT) * (y @ y.mT)).sum()
+    return (y.mT @ x).square().sum()

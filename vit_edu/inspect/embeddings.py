@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from vit_edu.inspect.running import grid_of
+from vit_edu.inspect.running import require_grid
 
 
 def filters(weight, count=28):
@@ -22,6 +22,7 @@ def filters(weight, count=28):
             f"expected the weight of a patch projection, (D, C, P, P), got {weight.dtype} of shape {tuple(weight.shape)}."
         )
     matrix = weight.detach().flatten(1)  # (D, CPP)
+    matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
     most = min(matrix.shape)
     if not 1 <= count <= most:
         raise ValueError(
@@ -44,6 +45,6 @@ def position_similarity(pos_embed, grid, prefix=0):
             "expected learned or fixed positions, (1, T, D), "
             f"got {'none' if pos_embed is None else tuple(pos_embed.shape)}."
         )
-    rows, cols = grid_of(grid, pos_embed.shape[1], prefix)
+    rows, cols = require_grid(grid, pos_embed.shape[1], prefix)
     directions = F.normalize(pos_embed[0, prefix:].detach(), dim=-1)  # (N, D)
     return (directions @ directions.mT).reshape(rows, cols, rows, cols)

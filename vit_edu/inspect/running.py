@@ -1,8 +1,10 @@
 """Running a model to look at it: in eval mode, on images that it can read."""
 
 import contextlib
+import operator
 
 import torch
+from torch import nn
 
 
 @contextlib.contextmanager
@@ -42,35 +44,66 @@ def require_labels(labels, images):
         )
 
 
+def require_classes(labels, logits):
+    """Raise ValueError unless all labels are classes of the model that gave these logits, (B, K)."""
+    K = logits.shape[1]
+    if labels.min() < 0 or labels.max() >= K:
+        raise ValueError(
+            f"the model has {K} classes, 0 to {K - 1}, but the labels go from {labels.min()} to {labels.max()}."
+        )
+
+
+def require_head(model):
+    """Raise ValueError for a model that gives features instead of logits."""
+    if isinstance(getattr(model, "head", None), nn.Identity):
+        raise ValueError(
+            f"this {type(model).__name__} has no head, so it does not name a class: build or load it with num_classes."
+        )
+
+
 @torch.no_grad()
 def logits_of(model, images, batch_size=256):
     """The model's logits for images as it reads them, a few at a time: (B, K). It runs in eval mode, and is left as it was."""
+    require_head(model)
     with eval_mode(model):
         return torch.cat([model(chunk) for chunk in images.split(batch_size)])
 
 
-def pair_of(value, what):
-    """An int, or two of them, as two: (rows, cols). Raises ValueError unless they are positive whole numbers."""
-    both = (value, value) if isinstance(value, int) else value
+def whole_number(value, what):
+    """The value as an int. Raises ValueError, which starts with `what`, for anything that is not one, such as 1.0 or a list."""
     try:
-        rows, cols = both
-        if rows == int(rows) > 0 and cols == int(cols) > 0:
-            return int(rows), int(cols)
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{what} must be a whole number, got {value!r}.") from None
+
+
+def grid_sides(grid):
+    """(rows, cols) as two ints. Raises ValueError unless these are two whole numbers, 1 or more."""
+    return _two(grid, "a grid is two whole numbers, (rows, cols), as grid_and_prefix(model) returns them")
+
+
+def patch_sides(patch_size):
+    """P, or (rows, cols), as two ints, in pixels. Raises ValueError unless they are whole numbers, 1 or more."""
+    both = patch_size if isinstance(patch_size, (tuple, list)) else (patch_size, patch_size)
+    return _two(both, "a patch size is a whole number of pixels, or two of them, (rows, cols)")
+
+
+def _two(both, expected):
+    try:
+        rows, cols = (operator.index(side) for side in both)
     except (TypeError, ValueError):
-        pass
-    raise ValueError(f"{what} are two positive whole numbers, (rows, cols), got {value!r}.")
+        rows = cols = 0
+    if rows < 1 or cols < 1:
+        raise ValueError(f"{expected}; got {both!r}.")
+    return rows, cols
 
 
-def grid_of(grid, tokens, prefix):
+def require_grid(grid, tokens, prefix):
     """(rows, cols) as two ints. Raises ValueError unless `prefix` tokens and the patches of this grid are all the tokens."""
-    if isinstance(grid, int):
-        raise ValueError(
-            f"the grid is two numbers, (rows, cols), as from grid_and_prefix(model), got {grid}."
-        )
-    rows, cols = pair_of(grid, "the sides of a grid")
+    rows, cols = grid_sides(grid)
     if prefix < 0 or prefix + rows * cols != tokens:
         raise ValueError(
-            f"{tokens} tokens are not {rows} x {cols} patches and {prefix} prefix tokens, which would be "
-            f"{prefix + rows * cols}. grid_and_prefix(model) tells the grid and the prefix of a model."
+            f"a grid of {rows} x {cols} patches and {prefix} prefix tokens would be {prefix + rows * cols} tokens, but "
+            f"there are {tokens}. grid_and_prefix(model) returns the grid and the prefix of a model."
         )
     return rows, cols

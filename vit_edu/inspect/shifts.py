@@ -2,7 +2,7 @@
 
 import torch
 
-from vit_edu.inspect.running import logits_of, require_images
+from vit_edu.inspect.running import logits_of, require_images, whole_number
 from vit_edu.models.vit import patchify, unpatchify
 
 
@@ -14,9 +14,10 @@ def shift(images, down, right):
     Raises ValueError for a shift by a whole side or more.
     """
     H, W = images.shape[-2:]
-    if not (isinstance(down, int) and isinstance(right, int) and abs(down) < H and abs(right) < W):
+    down, right = (whole_number(by, "a shift in pixels") for by in (down, right))
+    if abs(down) >= H or abs(right) >= W:
         raise ValueError(
-            f"images of {H} x {W} pixels move by whole pixels, fewer than {H} down and {W} to the right, got {down!r} and {right!r}."
+            f"images of {H} x {W} pixels move by fewer than {H} down and {W} to the right, got {down} and {right}."
         )
     rows, cols = (_mirrored(side, by).to(images.device) for side, by in ((H, down), (W, right)))
     return images[..., rows[:, None], cols]
@@ -32,16 +33,17 @@ def shift_consistency(model, images, pixels):
     """How often the answer stays the same when the picture moves to the right: a share of the images, 0..1.
 
     images: (B, C, H, W), floats as the model reads them. pixels: how far, as an int. The border is mirrored, as in `shift`.
-    Returns a float, or for a list of distances a tensor with one share for each. Both answers are the model's own, right or wrong.
+    Returns a float, or for a list of distances, a tensor with one share for each. Both answers are the model's own, right or wrong.
     Source: Zhang 2019, arXiv:1904.11486, section 4.1, with a fixed shift.
     Raises ValueError for images that are not floats, or none at all, and for shifts by a whole side or more.
     """
     require_images(images)
-    distances = [pixels] if isinstance(pixels, int) else list(pixels)
+    several = isinstance(pixels, (list, tuple))
+    distances = pixels if several else [pixels]
     before = logits_of(model, images).argmax(dim=1)  # (B,)
     moved = (logits_of(model, shift(images, 0, each)).argmax(dim=1) for each in distances)
     shares = [(before == after).float().mean().item() for after in moved]
-    return shares[0] if isinstance(pixels, int) else torch.tensor(shares)
+    return torch.tensor(shares) if several else shares[0]
 
 
 def shuffle_patches(images, patch_size, order):
