@@ -6,7 +6,8 @@ from torch import nn
 from wanted import library
 
 from vit_edu import inspect, pretrained
-from vit_edu.models import HybridViT, ViT
+from vit_edu.models import CNN, HybridViT, OverlapViT, ViT
+from vit_edu.models.local import LocalViT
 from vit_edu.models.variants import PublishedViT
 from vit_edu.models.vit import Attention, merge_heads, split_heads
 
@@ -18,6 +19,10 @@ MODELS = {
     "class token": (lambda: ViT(**SMALL), 1),
     "mean pool": (lambda: ViT(global_pool="avg", drop_path_rate=0.5, **SMALL), 0),
     "hybrid": (lambda: HybridViT(stem=STEM, **SMALL), 1),
+    "overlapping patches": (lambda: OverlapViT(overlap=1, **SMALL), 1),
+    "locality bias": (lambda: LocalViT(**SMALL), 1),
+    "locality bias, mean pool": (lambda: LocalViT(global_pool="avg", **SMALL), 0),
+    "attention pooling": (lambda: PublishedViT(class_token=False, global_pool="map", **SMALL), 0),
     "distilled": (lambda: PublishedViT(dist_token=True, dist_head=True, **SMALL), 2),
     "registers": (lambda: PublishedViT(registers=3, **SMALL), 4),
     "registers alone": (
@@ -128,12 +133,99 @@ def test_what_the_model_computes_is_not_changed():
     assert torch.equal(found[0], wanted)
 
 
+def test_one_block_and_one_query_are_parts_of_all(case):
+    model, _ = case
+    maps = inspect.attention_maps(model, IMAGES)
+    for block in (0, 2, -1, -3):
+        torch.testing.assert_close(inspect.attention_maps(model, IMAGES, block=block), maps[block])
+    for query in (0, 3, -1):
+        row = inspect.attention_maps(model, IMAGES, query=query)
+        torch.testing.assert_close(row, maps[:, :, :, query], atol=1e-6, rtol=1e-5)
+        row = inspect.attention_maps(model, IMAGES, block=1, query=query)
+        torch.testing.assert_close(row, maps[1, :, :, query], atol=1e-6, rtol=1e-5)
+
+
+def test_a_few_images_at_a_time_are_the_same(case, monkeypatch):
+    model, _ = case
+    maps = inspect.attention_maps(model, IMAGES)
+    monkeypatch.setattr("vit_edu.inspect.attention.AT_ONCE_BYTES", 1)  # one image at a time
+    torch.testing.assert_close(inspect.attention_maps(model, IMAGES), maps)
+
+
+def test_the_grid_and_what_stands_in_front(case):
+    model, prefix = case
+    assert inspect.grid_and_prefix(model) == ((4, 4), prefix)
+
+
+def test_a_grid_that_is_no_square():
+    model = shaken(ViT(**SMALL | {"img_size": (8, 24)}))
+    assert inspect.grid_and_prefix(model) == ((2, 6), 1)
+    maps = inspect.attention_maps(model, torch.rand(1, 3, 8, 24))
+    assert maps.shape == (3, 1, 2, 13, 13)
+
+
+def test_weights_from_a_qkv_are_those_of_one_block():
+    model = shaken(ViT(**SMALL)).eval()
+    found = []
+    model.blocks[1].attn.qkv.register_forward_hook(lambda layer, x, y: found.append(y))
+    maps = inspect.attention_maps(model, IMAGES)
+    torch.testing.assert_close(inspect.attention_weights(found[0], 2), maps[1])
+    with pytest.raises(ValueError, match=r"multiple of the 5 heads, got \(2, 17, 72\)"):
+        inspect.attention_weights(found[0], 5)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+class Unknown(nn.Module):
+    """Has attention, and is no model of the course."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = Attention(24, 2)
+
+
+@pytest.mark.parametrize("model", [CNN(), Unknown(), nn.Linear(2, 2)])
+def test_a_model_without_a_grid_says_so(model):
+    with pytest.raises(ValueError, match=f"{type(model).__name__} does not say on which grid its tokens lie"):
+        inspect.grid_and_prefix(model)
+
+
+def test_a_learners_patches_need_not_know_their_grid():
+    model = ViT(**SMALL)
+    del model.patch_embed.grid_size
+    assert inspect.grid_and_prefix(model) == ((4, 4), 1)
+    model = ViT(**SMALL | {"img_size": (8, 24)})
+    del model.patch_embed.grid_size
+    with pytest.raises(ValueError, match="does not say on which grid"):
+        inspect.grid_and_prefix(model)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"block": 3}, "no block 3: the model has 3 blocks, 0 to 2, or -1 for the last"),
+        ({"block": -4}, "no block -4"),
+        ({"block": 1.0}, "block must be a whole number, got 1.0"),
+        ({"query": 17}, "no query 17: the model has 17 tokens, 0 to 16"),
+        ({"query": "all"}, "query must be a whole number, got 'all'"),
+    ],
+)
+def test_a_block_or_query_that_there_is_not(wanted, says):
+    with pytest.raises(ValueError, match=says):
+        inspect.attention_maps(ViT(**SMALL), IMAGES, **wanted)
+
+
 @pytest.mark.parametrize(
     ("model", "images", "says"),
     [
         (nn.Linear(2, 2), IMAGES, "Linear has no attention to look at: expected .* such as ViT"),
         (ViT(**SMALL | {"depth": 0}), IMAGES, "ViT has no attention"),
+        (CNN(), IMAGES, "CNN has no attention to look at"),
         (ViT(**SMALL), (IMAGES * 255).byte(), r"floats, got torch.uint8. Use pretrained.preprocess"),
+        (ViT(**SMALL), IMAGES.numpy(), "floats, got ndarray"),
+        (ViT(**SMALL), IMAGES[:0], "no images in this batch"),
+        (ViT(**SMALL), IMAGES[0], r"a batch of images, \(B, C, H, W\), got \(3, 16, 16\)"),
         (ViT(**SMALL), torch.rand(2, 3, 32, 32), r"reads images of shape \(B, 3, 16, 16\)"),
     ],
 )

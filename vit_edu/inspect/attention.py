@@ -12,6 +12,7 @@ from vit_edu.inspect.running import (
     patch_sides,
     require_grid,
     require_images,
+    seen,
     whole_number,
 )
 from vit_edu.models.variants import AttentionPool
@@ -32,8 +33,7 @@ def attention_weights(qkv, num_heads):
     """
     if qkv.ndim != 3 or qkv.shape[-1] % (3 * num_heads):
         raise ValueError(
-            f"expected queries, keys and values of {num_heads} heads, (B, T, 3 D) with D a multiple of {num_heads}, "
-            f"got {tuple(qkv.shape)}."
+            f"expected (B, T, 3 D) with D a multiple of the {num_heads} heads, got {tuple(qkv.shape)}."
         )
     q, k, _ = (split_heads(y, num_heads) for y in qkv.chunk(3, dim=-1))  # (B, h, T, d)
     return (q @ k.mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
@@ -259,12 +259,9 @@ def attention_distance(weights, grid, patch_size, prefix=0):
     Source: Dosovitskiy et al. 2021, section 4.5; Raghu et al. 2021, arXiv:2108.08810, figure 3.
     Raises ValueError if rows do not sum to 1 or are negative, and for a grid that does not fit.
     """
-    if weights.ndim != 4:
-        raise ValueError(
-            f"expected the weights of one block, (B, h, T, T), got {tuple(weights.shape)}. "
-            "Of attention_maps(model, images), take one block at a time."
-        )
-    require_weights(weights)
+    require_weights(
+        weights, 4, "the weights of one block, (B, h, T, T), as in attention_maps(model, images)[0]"
+    )
     grid = require_grid(grid, weights.shape[-1], prefix)
     between = weights[:, :, prefix:, prefix:]  # (B, h, N, N)
     paid = between.sum(dim=-1)  # (B, h, N)
@@ -306,12 +303,9 @@ def rollout(weights):
 
 def product(weights, identity):
     """The product over the blocks of (1 - identity) A + identity I, later ones on the left: (L, B, h, T, T) -> (B, T, T)."""
-    if weights.ndim != 5 or not len(weights):
-        raise ValueError(
-            f"expected the weights of all blocks, (L, B, h, T, T), got {tuple(weights.shape)}. "
-            "attention_maps(model, images) returns them."
-        )
-    require_weights(weights)
+    require_weights(
+        weights, 5, "the weights of all blocks, (L, B, h, T, T), as from attention_maps(model, images)"
+    )
     eye = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
     result = eye.expand(weights.shape[1], -1, -1)  # (B, T, T)
     for block in weights:
@@ -320,15 +314,19 @@ def product(weights, identity):
     return result
 
 
-def require_weights(weights):
+def require_weights(weights, ndim, expected):
     """Raise ValueError unless these are attention weights: floats, square, not negative, and rows that sum to 1."""
-    if not weights.is_floating_point() or weights.shape[-1] != weights.shape[-2]:
-        raise ValueError(
-            f"expected attention weights, (..., T, T), got {weights.dtype} of shape {tuple(weights.shape)}."
-        )
-    if weights.numel() == 0:
-        raise ValueError(f"there are no attention weights in {tuple(weights.shape)}.")
-    if not weights.min() >= 0:
+    if (
+        not isinstance(weights, torch.Tensor)
+        or not weights.is_floating_point()
+        or weights.ndim != ndim
+        or weights.shape[-1] != weights.shape[-2]
+        or not weights.numel()
+    ):
+        raise ValueError(f"expected {expected}, got {seen(weights)}.")
+    if weights.isnan().any():
+        raise ValueError("some attention weights are nan, so the model's numbers are no longer finite.")
+    if weights.min() < 0:
         raise ValueError(
             f"attention weights are never negative, got {weights.min().item():.3g}. Are these scores before the softmax?"
         )

@@ -21,6 +21,7 @@ from vit_edu.inspect.running import (
     require_head,
     require_images,
     require_labels,
+    seen,
     whole_number,
 )
 from vit_edu.models.vit import merge_heads, patchify
@@ -39,12 +40,16 @@ def importance(model, images, method, labels=None, seed=0):
     - "last attention": the weights of the last block, mean over the heads.
     - "token norm": the length of the tokens behind the last block.
     - "gradient x input": the pixels times the gradient of the logit, summed over each patch. It may be negative.
+      Source: Shrikumar et al. 2016, arXiv:1605.01713.
     - "gradient x attention": R = R + A R over the blocks, starting with I, where A is the positive part of the attention
       weights times the gradient of the logit, mean over the heads. Source: Chefer et al. 2021, arXiv:2103.15679, section 3.
     - "middle": how near to the middle of the picture a patch is. It does not look at the model.
     - "random": numbers drawn with `seed`.
-    labels: (B,), the classes whose logits the gradients are of; by default those that the model predicts. The others ignore it.
-    Raises ValueError for a name that is not in `IMPORTANCE`, a model without patches or, where it is needed, without attention or head.
+    labels: (B,), the classes whose logits the gradients are of; by default those that the model predicts. With the right
+    ones, a map knows more than the model, and blanking looks better than it is. The other methods ignore labels.
+    The parameters get no gradient, and the model runs in eval mode and is left as it was.
+    Raises ValueError for a name that is not in `IMPORTANCE`, for images that are not floats or none at all, for a model without
+    patches or, where it is needed, without attention or head, and for weights that take more than 2 GB for one image.
     """
     if method not in IMPORTANCE:
         raise ValueError(f"there is no method {method!r}; there are {', '.join(IMPORTANCE)}.")
@@ -199,11 +204,13 @@ def deletion_curve(model, images, labels, scores, patch_size, steps):
     require_images(images)
     require_labels(labels, images)
     N = patchify(images[:1], patch_size).shape[1]  # which also says whether the images can be cut
-    if scores.shape != (len(images), N) or not scores.isfinite().all():
+    if not isinstance(scores, torch.Tensor) or scores.shape != (len(images), N):
         raise ValueError(
-            f"expected a finite score for each of the {N} patches of {len(images)} images, ({len(images)}, {N}), "
-            f"got {'others' if scores.shape == (len(images), N) else tuple(scores.shape)}."
+            f"expected a score for each of the {N} patches of each of the {len(images)} images, ({len(images)}, {N}), "
+            f"got {seen(scores)}."
         )
+    if scores.isnan().any():
+        raise ValueError("some scores are nan, so it is not known which patches are the most important ones.")
     steps = [whole_number(step, "a number of patches in steps") for step in steps]
     if not all(0 <= step <= N for step in steps):
         raise ValueError(f"0 to {N} patches can be blanked, but steps holds {steps}.")

@@ -70,7 +70,8 @@ def cka(x, y):
     """
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 2:
         raise ValueError(
-            f"expected two layers' features of the same images, (n, p) and (n, q) with n at least 2, got {tuple(x.shape)} and {tuple(y.shape)}."
+            "expected two layers' features of the same images, (n, p) and (n, q) with n at least 2, "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}."
         )
     x, y = (z.detach().cpu().double() for z in (x, y))
     sizes = [z.norm() for z in (x, y)]

@@ -37,11 +37,17 @@ def require_images(images):
 
 def require_labels(labels, images):
     """Raise ValueError unless there is one class, as an integer, for each image."""
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.shape != images.shape[:1]:
         raise ValueError(
-            f"expected one class for each of the {len(images)} images, as integers of shape ({len(images)},), "
-            f"got {labels.dtype} of shape {tuple(labels.shape)}."
+            f"expected one class for each of the {len(images)} images, as a tensor of integers, ({len(images)},), got {seen(labels)}."
         )
+
+
+def seen(value):
+    """What was passed, in words, for a message: the dtype and shape of a tensor, or else a type."""
+    if not isinstance(value, torch.Tensor):
+        return f"a value of type {type(value).__name__}"
+    return f"{value.dtype} of shape {tuple(value.shape)}"
 
 
 def require_classes(labels, logits):
