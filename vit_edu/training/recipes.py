@@ -203,6 +203,12 @@ RECIPES = {
         },
         **_LAPTOP,
     ),
+    # The same for a residual CNN, with which lesson 08 compares them.
+    "laptop-cnn": Recipe(
+        minutes=5,
+        model={"kind": "cnn"},
+        **_LAPTOP | {"learning_rate": 1.2e-2, "zero_init": False},
+    ),
     # Two hours on one or two CPU cores.
     "long": Recipe(
         minutes=120,

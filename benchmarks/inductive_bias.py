@@ -1,0 +1,244 @@
+"""What lesson 08 draws: `python benchmarks/inductive_bias.py data|compute|remedies --data ...`.
+
+data: plain ViT, hybrid and CNN on 1 %, 10 % and 100 % of the labels, for equally many images seen and again for equal minutes.
+compute: three sizes of each, for equally many images, with their multiply-adds. remedies: what helps a plain ViT, for equal minutes.
+
+Every run is judged on the same 5,000 training images, which none of them sees; the test images are not used. Minutes are those of
+one thread by the processor's clock, so that runs may go side by side. The entries go to vit_edu/training/logs/inductive_bias.jsonl
+(conditions first) and tables to benchmarks/results/inductive_bias.md. Runs that are there are not repeated.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import multiprocessing
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from vit_edu import atomic, data, inspect, training
+from vit_edu.models import make_model
+
+try:
+    from benchmarks import measure
+except ImportError:  # run as a program, with this folder on the path
+    import measure
+
+HELD_OUT = 5000
+SHARES = (0.01, 0.1, 1.0)
+SHIFTS = (1, 2, 3, 4, 6, 8)
+FAMILIES = {"plain ViT": "laptop", "hybrid": "laptop-hybrid", "CNN": "laptop-cnn"}
+SIZES = {  # what differs from the recipe's model
+    ("plain ViT", "small"): {"embed_dim": 32},
+    ("plain ViT", "large"): {"embed_dim": 128, "num_heads": 4},
+    ("hybrid", "small"): {"embed_dim": 48, "stem": ((16, 2), (32, 2), (32, 1), (32, 1))},
+    ("hybrid", "large"): {"embed_dim": 192, "num_heads": 4, "stem": ((64, 2), (128, 2), (128, 1), (128, 1))},
+    ("CNN", "small"): {"stem": (16, 2), "widths": (16, 32, 48)},
+    ("CNN", "large"): {"stem": (64, 2), "widths": (64, 128, 192)},
+}
+REMEDIES = {  # what differs from the plain ViT
+    "overlapping patches": {"model": {"kind": "overlap", "overlap": 2}},
+    "all tokens from the first step": {"tokens": ()},
+    "locality bias, all tokens": {"tokens": (), "model": {"kind": "local"}},
+    "more augmentation: CutMix": {"cutmix": 1.0, "mix_prob": 0.5},
+    "more augmentation: crops of 4, cutout": {"crop": 4, "cutout": 8},
+    "distillation from the CNN": {},
+}
+
+
+def make_recipe(family, seed, minutes=None, epochs=None, **changes):
+    """The recipe of a family with another budget. model: arguments of the model that differ."""
+    whole = training.RECIPES[FAMILIES[family]]
+    model = whole.model | changes.pop("model", {})
+    return dataclasses.replace(
+        whole, seed=seed, minutes=minutes, epochs=epochs, validation=0.0, model=model, **changes
+    )
+
+
+def part(split, share):
+    """The same share of every class, always the same images."""
+    count = round(share * len(split)) // 10
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    labels = split.labels[order]
+    return split.pick(torch.cat([order[labels == k][:count] for k in range(10)]))
+
+
+def jobs_of(experiment, seeds, images, minutes):
+    """Dicts that describe the runs. images: how many each sees, where that is what is equal."""
+    for seed in seeds:
+        if experiment == "data":
+            for share in SHARES:
+                for family in FAMILIES:
+                    about = {"experiment": "data", "family": family, "share": share, "seed": seed}
+                    steps = round(share * (50000 - HELD_OUT)) // 128
+                    epochs = max(1, round(images / (128 * steps)))
+                    yield about | {"equal": "images"}, make_recipe(family, seed, epochs=epochs)
+                    yield about | {"equal": "minutes"}, make_recipe(family, seed, minutes=minutes)
+        if experiment == "compute":
+            for (family, size), model in SIZES.items():
+                about = {"experiment": "compute", "family": family, "size": size, "seed": seed}
+                epochs = max(1, round(images / 44928))
+                yield (
+                    about | {"share": 1.0, "equal": "images"},
+                    make_recipe(family, seed, epochs=epochs, model=model),
+                )
+        if experiment == "remedies":
+            for name, changes in REMEDIES.items():
+                about = {"experiment": "remedies", "family": name, "share": 1.0, "seed": seed}
+                yield about | {"equal": "minutes"}, make_recipe("plain ViT", seed, minutes=minutes, **changes)
+
+
+def distilling(teacher):
+    """A training step that also asks the teacher: half of the loss is the cross-entropy with the class that the teacher names.
+
+    Source: hard-label distillation, DeiT (Touvron et al. 2021, arXiv:2012.12877, equation 3), here without a distillation token.
+    """
+
+    def step(model, optimizer, images, labels):
+        with torch.no_grad():
+            named = teacher(images).argmax(dim=-1)  # (B,)
+        logits = model(images)  # (B, K)
+        loss = (F.cross_entropy(logits, labels, label_smoothing=0.1) + F.cross_entropy(logits, named)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def name_of(about):
+    return "-".join(str(value).replace(" ", "_").replace(":", "") for value in about.values())
+
+
+def run(job):
+    """One run, in a separate process. job: (what it is, its recipe, source of images, folder of runs). Returns its entry."""
+    about, recipe, source, folder = job
+    log = folder / f"{name_of(about)}.json"
+    if not log.exists():
+        torch.set_num_threads(1)
+        images = data.load(source=source)
+        train, held_out = images.train.hold_out(HELD_OUT, seed=0)
+        train = part(train, about["share"])
+        model = training.build_model(recipe, images)
+        step = None
+        if about["family"] == "distillation from the CNN":
+            teacher = make_model(training.RECIPES["laptop-cnn"].model, images.train.images.shape[1:], 10)
+            saved = f"data-CNN-1.0-{recipe.seed}-minutes.pt"
+            teacher.load_state_dict(torch.load(folder / saved, weights_only=True))
+            step = distilling(teacher.eval())
+        seen = []
+        counter = model.register_forward_pre_hook(
+            lambda model, inputs: seen.append(len(inputs[0])) if model.training else None
+        )
+        seconds = time.process_time()
+        history = training.fit(
+            model, dataclasses.replace(images, train=train), recipe, clock=time.process_time, step=step
+        )
+        seconds = time.process_time() - seconds
+        counter.remove()
+        if recipe.minutes and history[-1]["seconds"] < 60 * recipe.minutes:
+            raise RuntimeError(f"{about}: it stopped before its end.")
+        entry = about | {"labels": len(train), "images": sum(seen), "seconds": round(seconds, 1)}
+        entry |= {"parameters": sum(p.numel() for p in model.parameters()), "loss": history[-1]["loss"]}
+        batches = functools.partial(data.batches, mean=images.mean, std=images.std)
+        entry["accuracy"] = training.evaluate(model, batches(held_out, 500))
+        entry["accuracy on the labels"] = training.evaluate(model, batches(train.take(HELD_OUT), 500))
+        if about["equal"] == "minutes" and about["share"] == 1:
+            some = data.normalize(held_out.images[:2000], images.mean, images.std)
+            entry["agreement"] = {
+                pixels: float(inspect.shift_consistency(model, some, pixels)) for pixels in SHIFTS
+            }
+            torch.save(model.state_dict(), log.with_suffix(".pt"))
+        atomic.write(log, json.dumps(entry | {"settings": dataclasses.asdict(recipe)}))
+    return json.loads(log.read_text(encoding="utf-8"))
+
+
+def rows_of(entries):
+    """A row for what differs in anything but the seed: names, accuracy with its spread, images, seconds, parameters."""
+    keys = ("family", "size", "share", "equal")
+    groups = {}
+    for entry in entries:
+        groups.setdefault(tuple(str(entry.get(key, "")) for key in keys), []).append(entry)
+    for group, same in groups.items():
+        shares = [100 * e["accuracy"] for e in same]
+        spread = f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
+        yield (
+            " ".join(filter(None, (group[0], group[1]))),
+            f"{same[0]['labels']:,}",
+            group[3],
+            f"{statistics.mean(shares):.1f}{spread}",
+            ", ".join(f"{share:.1f}" for share in shares),
+            f"{100 * statistics.mean(e['accuracy on the labels'] for e in same):.1f}",
+            f"{statistics.mean(e['images'] for e in same):,.0f}",
+            f"{statistics.mean(e['seconds'] for e in same):.0f}",
+            f"{same[0]['parameters']:,}",
+        )
+
+
+HEAD = (
+    "model",
+    "labels",
+    "equal",
+    "held-out accuracy, %",
+    "each seed",
+    "on the labels, %",
+    "images seen",
+    "processor seconds",
+    "parameters",
+)
+
+
+def main(argv=None):
+    """Run one of the experiments and write its entries and its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", choices=("data", "compute", "remedies"))
+    parser.add_argument(
+        "--images", type=int, default=90000, help="images seen, where these are equal (90000)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=1.5, help="processor time, where that is equal (1.5)"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--data", help="folder of the images (what data.load() finds)")
+    parser.add_argument("--copy", default="", help="which copy of the data, for the table")
+    parser.add_argument("--runs", type=Path, default=Path("runs/inductive_bias"))
+    parser.add_argument("--log", type=Path, default=training.LOGS / "inductive_bias.jsonl")
+    parser.add_argument("--out", type=Path, default=measure.RESULTS)
+    args = parser.parse_args(argv)
+    folder = args.runs / f"{args.images}-{args.minutes:g}"
+    folder.mkdir(parents=True, exist_ok=True)
+    first = {
+        "copy": args.copy or f"data: {args.data or 'what data.load() finds'}",
+        "minutes": args.minutes,
+        "conditions": {args.experiment: measure.conditions("inductive_bias", argv, "cpu")},
+    }
+    jobs = [
+        (about, recipe, args.data, folder)
+        for about, recipe in jobs_of(args.experiment, args.seeds, args.images, args.minutes)
+    ]
+    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+        entries = pool.map(run, jobs, chunksize=1)
+    for entry in entries:
+        del entry["settings"]["seed"]
+    earlier = []
+    if args.log.exists():
+        theirs, *earlier = map(json.loads, args.log.read_text(encoding="utf-8").splitlines())
+        first["conditions"] = theirs["conditions"] | first["conditions"]
+        earlier = [entry for entry in earlier if entry["experiment"] != args.experiment]
+    atomic.write(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *earlier, *entries)))
+    text = (
+        f"{first['copy']}. Accuracy on {HELD_OUT:,} held-out training images, mean and standard deviation over "
+        f"{len(args.seeds)} seeds. Equal is either the number of images seen or the time ({args.minutes:g} minutes of one thread).\n\n"
+        f"{measure.table(HEAD, rows_of(entries))}\n\n{first['conditions'][args.experiment]}"
+    )
+    measure.write(args.out, "inductive_bias", args.experiment, text)
+
+
+if __name__ == "__main__":
+    main()
