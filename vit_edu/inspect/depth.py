@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from vit_edu.inspect.running import eval_mode, require_images
+from vit_edu.inspect.running import eval_mode, require_images, seen
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def token_similarity(tokens, prefix=0):
     if tokens.ndim != 4 or tokens.shape[2] - prefix < 2 or prefix < 0:
         raise ValueError(
             f"expected tokens, (L + 1, B, T, D), with at least two patches behind {prefix} prefix tokens, "
-            f"got {tuple(tokens.shape)}."
+            f"got {seen(tokens)}."
         )
     directions = F.normalize(tokens[:, :, prefix:], dim=-1)  # (L + 1, B, N, D)
     N = directions.shape[2]
@@ -71,7 +71,7 @@ def cka(x, y):
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or len(x) < 2:
         raise ValueError(
             "expected two layers' features of the same images, (n, p) and (n, q) with n at least 2, "
-            f"got {tuple(x.shape)} and {tuple(y.shape)}."
+            f"got {seen(x)} and {seen(y)}."
         )
     x, y = (z.detach().cpu().double() for z in (x, y))
     sizes = [z.norm() for z in (x, y)]

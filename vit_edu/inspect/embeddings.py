@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from vit_edu.inspect.running import require_grid
+from vit_edu.inspect.running import require_grid, seen, whole_number
 
 
 def filters(weight, count=28):
@@ -17,13 +17,11 @@ def filters(weight, count=28):
     their mean depends on it.
     Raises ValueError unless count is 1 to the smaller of D and CPP.
     """
-    if weight.ndim != 4 or not weight.is_floating_point():
-        raise ValueError(
-            f"expected the weight of a patch projection, (D, C, P, P), got {weight.dtype} of shape {tuple(weight.shape)}."
-        )
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 4 or not weight.is_floating_point():
+        raise ValueError(f"expected the weight of a patch projection, (D, C, P, P), got {seen(weight)}.")
     matrix = weight.detach().flatten(1)  # (D, CPP)
     matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
-    most = min(matrix.shape)
+    count, most = whole_number(count, "count"), min(matrix.shape)
     if not 1 <= count <= most:
         raise ValueError(
             f"{matrix.shape[0]} filters of {matrix.shape[1]} numbers have {most} components, so count is 1 to {most}, got {count}."
@@ -40,11 +38,8 @@ def position_similarity(pos_embed, grid, prefix=0):
     Returns (rows, cols, rows, cols): [r, c] is a map of the similarities of the position in row r and column c.
     A vector of zeros has similarity 0 with everything. Raises ValueError if the positions do not fill the grid.
     """
-    if pos_embed is None or pos_embed.ndim != 3 or len(pos_embed) != 1:
-        raise ValueError(
-            "expected learned or fixed positions, (1, T, D), "
-            f"got {'none' if pos_embed is None else tuple(pos_embed.shape)}."
-        )
+    if not isinstance(pos_embed, torch.Tensor) or pos_embed.ndim != 3 or len(pos_embed) != 1:
+        raise ValueError(f"expected learned or fixed positions, (1, T, D), got {seen(pos_embed)}.")
     rows, cols = require_grid(grid, pos_embed.shape[1], prefix)
     directions = F.normalize(pos_embed[0, prefix:].detach(), dim=-1)  # (N, D)
     return (directions @ directions.mT).reshape(rows, cols, rows, cols)
