@@ -4,6 +4,17 @@ from vit_edu.models.cnn import CNN
 from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.kinds import KINDS, make_model
 from vit_edu.models.local import LocalViT
+from vit_edu.models.masked import MaskedAutoencoder
 from vit_edu.models.vit import SIZES, ViT
 
-__all__ = ["CNN", "KINDS", "SIZES", "HybridViT", "LocalViT", "OverlapViT", "ViT", "make_model"]
+__all__ = [
+    "CNN",
+    "KINDS",
+    "SIZES",
+    "HybridViT",
+    "LocalViT",
+    "MaskedAutoencoder",
+    "OverlapViT",
+    "ViT",
+    "make_model",
+]

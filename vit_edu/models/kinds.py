@@ -3,6 +3,7 @@
 from vit_edu.models.cnn import CNN
 from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.local import LocalViT
+from vit_edu.models.masked import MaskedAutoencoder
 from vit_edu.models.vit import ViT
 
 KINDS = {
@@ -11,6 +12,7 @@ KINDS = {
     "overlap": OverlapViT,
     "local": LocalViT,
     "cnn": CNN,
+    "masked": MaskedAutoencoder,
 }
 
 

@@ -36,7 +36,7 @@ from vit_edu.training.steps import (
     same_classes,
     train_step,
 )
-from vit_edu.training.tasks import TASKS, Classification, Task, make_task, score_test
+from vit_edu.training.tasks import TASKS, Classification, Masked, Task, make_task, score_test
 
 __all__ = [
     "LOGS",
@@ -51,6 +51,7 @@ __all__ = [
     "CompiledStep",
     "Diverged",
     "Losses",
+    "Masked",
     "Muon",
     "PlainStep",
     "Recipe",

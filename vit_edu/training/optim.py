@@ -6,11 +6,13 @@ import torch
 
 from vit_edu.training.steps import has_bf16
 
+NO_DECAY = ("cls_token", "mask_token", "pos_embed")  # also where they belong to a part of a model
+
 
 def make_optimizer(model, recipe):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with weight decay on matrices only.
 
-    Biases, norms, class token and positions do not decay. With "muon", the matrices inside the model (`inner_matrices`) go
+    Biases, norms, class token, mask token and positions do not decay. With "muon", the matrices inside the model (`inner_matrices`) go
     to `Muon`. Raises ValueError if there are none.
     """
     inner = {id(value) for value in inner_matrices(model)} if recipe.optimizer == "muon" else set()
@@ -22,7 +24,7 @@ def make_optimizer(model, recipe):
     for name, value in model.named_parameters():
         if id(value) in inner:
             matrices.append(value)
-        elif value.ndim > 1 and name not in ("cls_token", "pos_embed"):
+        elif value.ndim > 1 and name.rpartition(".")[2] not in NO_DECAY:
             decay.append(value)
         else:
             rest.append(value)

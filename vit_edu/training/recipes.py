@@ -209,6 +209,25 @@ RECIPES = {
         model={"kind": "cnn"},
         **_LAPTOP | {"learning_rate": 1.2e-2, "zero_init": False},
     ),
+    # The plain ViT without labels, by masked patches, in eight minutes of one core.
+    "laptop-masked": Recipe(
+        minutes=8,
+        task="masked",
+        model={
+            "kind": "masked",
+            "mask_ratio": 0.75,
+            "decoder_dim": 48,
+            "decoder_depth": 1,
+            "decoder_heads": 2,
+            "patch_size": 4,
+            "embed_dim": 64,
+            "depth": 4,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "global_pool": "avg",
+        },
+        **_LAPTOP | {"label_smoothing": 0.0},
+    ),
     # Two hours on one or two CPU cores.
     "long": Recipe(
         minutes=120,
@@ -252,6 +271,22 @@ RECIPES = {
         learning_rate=2e-3,
         max_images=640,
         model={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "global_pool": "avg"},
+    ),
+    "fast-masked": Recipe(
+        epochs=2,
+        batch_size=64,
+        learning_rate=2e-3,
+        max_images=640,
+        task="masked",
+        model={
+            "kind": "masked",
+            "decoder_dim": 16,
+            "patch_size": 8,
+            "embed_dim": 32,
+            "depth": 2,
+            "num_heads": 2,
+            "global_pool": "avg",
+        },
     ),
 }
 

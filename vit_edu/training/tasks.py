@@ -7,8 +7,9 @@ import torch
 
 from vit_edu import augment
 from vit_edu import data as vit_data
+from vit_edu.models.kinds import with_kind
 from vit_edu.training.recipes import Recipe
-from vit_edu.training.steps import cross_entropy, evaluate, pick_device
+from vit_edu.training.steps import autocast, cross_entropy, evaluate, pick_device
 
 
 class Task:
@@ -104,6 +105,62 @@ class Classification(Task):
         return evaluate(model, ((images, _labels(targets)) for images, targets in batches))
 
 
+class Masked(Task):
+    """What do the patches show that were removed? Masked patches need no labels (He et al. 2022, arXiv:2111.06377).
+
+    Loss and score are the mean squared error over the removed patches, each of which has variance 1: naming its mean colour
+    gives about 1. The score has the same masks each time. For models of kind "masked", see `models.masked`.
+    Raises ValueError for a recipe with another kind of model, or with fields that would change labels, blank what is to be
+    predicted, or remove tokens a second time.
+    """
+
+    score_name = "error of removed patches"
+    higher_is_better = False
+    loss_unit = score_unit = "mean squared error"
+    outputs = 0
+    guessing = 1.0
+
+    def __init__(self, recipe, data):
+        super().__init__(recipe, data)
+        kind = with_kind(recipe.model)["kind"]
+        if kind != "masked":
+            raise ValueError(f'the task "masked" needs a model of kind "masked", got {kind!r}.')
+        names = ("label_smoothing", "mixup", "cutmix", "cutout", "tokens")
+        senseless = [name for name in names if getattr(recipe, name)]
+        if senseless:
+            raise ValueError(
+                f'the task "masked" has no labels and removes patches itself: leave {", ".join(senseless)} out of the recipe.'
+            )
+
+    @classmethod
+    def guessing_score(cls, classes):
+        """1, whatever the number of classes. Exactly, it is (n - 1) / n for patches of n numbers."""
+        return 1.0
+
+    def prepare(self, images, targets):
+        """Distort the images if the recipe says so. The targets are returned as they are, and nothing uses them."""
+        return augment.distort(images, self.recipe.distort) if self.recipe.distort else images, targets
+
+    def loss(self, model, images, targets):
+        return model.loss(images)
+
+    @torch.no_grad()
+    def score(self, model, batches):
+        was_training = model.training
+        model.eval()
+        generator = torch.Generator().manual_seed(0)
+        total = count = 0
+        for images, _ in batches:
+            noise = torch.rand(len(images), model.num_patches, generator=generator).to(images.device)
+            with autocast(images.device):
+                total += len(images) * model.loss(images, noise).item()
+            count += len(images)
+        model.train(was_training)
+        if count == 0:
+            raise ValueError("there is nothing to evaluate on: no batch came.")
+        return total / count
+
+
 def _labels(targets):
     """The labels (B,) among the targets of a batch, which are a dict if the data have further targets."""
     return targets["labels"] if isinstance(targets, dict) else targets
@@ -111,6 +168,7 @@ def _labels(targets):
 
 TASKS = {
     "classification": Classification,
+    "masked": Masked,
 }
 
 

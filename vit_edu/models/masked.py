@@ -1,0 +1,182 @@
+"""Masked patches: an encoder that learns without labels, by what it takes to fill in the patches it was not shown.
+
+Source: "Masked Autoencoders Are Scalable Vision Learners", He et al. 2022, arXiv:2111.06377; "MAE" below, with the authors'
+code, github.com/facebookresearch/mae, for what the paper leaves open. Letters in shapes are those of `vit`, and K is the
+number of patches that the encoder sees.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vit_edu.models.vit import Embeddings, ViT, init_weights, make_blocks, patchify, sincos_positions
+
+
+def random_masking(noise, keep):
+    """Which patches of each image are kept: those with the smallest noise.
+
+    noise: (B, N), a random number for each patch. keep: K, how many patches of an image stay.
+    Returns ids_keep (B, K), the places of the kept patches; ids_restore (B, N), where each patch stands in the shuffled
+    order, in which the kept ones come first; mask (B, N), float32, 1 where a patch is removed and 0 where it is kept.
+    Raises ValueError unless 1 <= keep <= N. Source: `random_masking` of MAE's code.
+    """
+    N = noise.shape[1]
+    if not 1 <= keep <= N:
+        raise ValueError(f"of {N} patches, between 1 and {N} can be kept, got keep={keep}.")
+    shuffled = noise.argsort(dim=1)  # (B, N)
+    ids_restore = shuffled.argsort(dim=1)  # the inverse permutation
+    return shuffled[:, :keep], ids_restore, (ids_restore >= keep).float()
+
+
+def gather_tokens(tokens, ids):
+    """The tokens of each image at these places: (B, T, D), (B, n) -> (B, n, D)."""
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def normalized_patches(images, patch_size):
+    """What is predicted: every patch with mean 0 and variance 1 over its own numbers. (B, C, H, W) -> (B, N, P*P*C).
+
+    As in MAE's code, the variance is the unbiased one, and 1e-6 is added to it, so that a patch of one colour becomes zeros.
+    """
+    patches = patchify(images, patch_size)
+    mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)  # (B, N, 1)
+    return (patches - mean) / (var + 1e-6).sqrt()
+
+
+def reconstruction_loss(predicted, target, mask):
+    """Mean squared error over the patches that were removed; how the others are predicted does not count.
+
+    predicted, target: (B, N, n). mask: (B, N), 1 where a patch was removed. Returns a tensor without axes.
+    """
+    error = (predicted - target).square().mean(dim=-1)  # (B, N)
+    return (error * mask).sum() / mask.sum()
+
+
+class Decoder(nn.Module):
+    """From the tokens of the visible patches to the pixels of all patches: (B, prefix + K, D) -> (B, N, outputs).
+
+    Every removed patch is represented by the same learned mask token; only its position, which is fixed, says which patch is
+    meant. grid: (rows, cols) of patches. prefix: the number of tokens without a patch, in front. in_features: D.
+    """
+
+    def __init__(self, grid, prefix, in_features, dim, depth, num_heads, mlp_ratio, outputs):
+        super().__init__()
+        self.prefix = prefix
+        self.embed = nn.Linear(in_features, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        positions = F.pad(sincos_positions(*grid, dim), (0, 0, prefix, 0))  # zeros for tokens without a patch
+        self.register_buffer("pos_embed", positions[None])  # (1, prefix + N, dim)
+        self.blocks = make_blocks(dim, depth, num_heads, mlp_ratio)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, outputs)
+        init_weights(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, visible, ids_restore):
+        """ids_restore: (B, N), of `random_masking`."""
+        x = self.embed(visible)  # (B, prefix + K, dim)
+        prefix, x = x[:, : self.prefix], x[:, self.prefix :]
+        B, N = ids_restore.shape
+        masked = self.mask_token.expand(B, N - x.shape[1], -1).to(x.dtype)
+        x = gather_tokens(torch.cat([x, masked], dim=1), ids_restore)  # (B, N, dim), in reading order again
+        x = torch.cat([prefix, x], dim=1) + self.pos_embed
+        x = self.norm(self.blocks(x))
+        return self.head(x[:, self.prefix :])
+
+
+class MaskedAutoencoder(nn.Module):
+    """A ViT that sees a part of the patches, and a light decoder that predicts the others (MAE, section 3).
+
+    (B, C, H, W) -> predicted (B, N, P*P*C), `normalized_patches` as the model imagines them, and mask (B, N). `encoder` is
+    the `ViT` without a head. It is what remains after the training.
+
+    mask_ratio: the share of the patches that is removed. decoder_dim, decoder_depth, decoder_heads: sizes of the decoder.
+    The other arguments are those of `ViT`. num_classes: 0, because nothing here names classes.
+    Raises ValueError for sizes that do not fit, and for a ratio that leaves no patch to see or none to predict.
+    """
+
+    def __init__(
+        self,
+        img_size=32,
+        patch_size=4,
+        in_chans=3,
+        num_classes=0,
+        *,
+        mask_ratio=0.75,
+        decoder_dim=48,
+        decoder_depth=1,
+        decoder_heads=2,
+        embed_dim=64,
+        mlp_ratio=4.0,
+        **arguments,
+    ):
+        super().__init__()
+        if num_classes:
+            raise ValueError(
+                f'a model of kind "masked" predicts patches and has no head for {num_classes} numbers: use it with the task '
+                '"masked".'
+            )
+        self.encoder = ViT(
+            img_size, patch_size, in_chans, 0, embed_dim=embed_dim, mlp_ratio=mlp_ratio, **arguments
+        )
+        self.patch_size, self.num_patches = patch_size, self.encoder.patch_embed.num_patches
+        self.keep = round((1 - mask_ratio) * self.num_patches)
+        if not 1 <= self.keep < self.num_patches:
+            raise ValueError(
+                f"mask_ratio {mask_ratio} keeps {self.keep} of {self.num_patches} patches: at least one must be kept, and at "
+                "least one removed."
+            )
+        prefix = int(self.encoder.cls_token is not None)
+        self.decoder = Decoder(
+            self.encoder.patch_embed.grid_size,
+            prefix,
+            embed_dim,
+            decoder_dim,
+            decoder_depth,
+            decoder_heads,
+            mlp_ratio,
+            patch_size**2 * in_chans,
+        )
+
+    def forward(self, images, noise=None):
+        """noise: (B, N), which decides about the mask; see `random_masking`. None draws it."""
+        if noise is None:
+            noise = torch.rand(len(images), self.num_patches, device=images.device)
+        ids_keep, ids_restore, mask = random_masking(noise, self.keep)
+        return self.decoder(self.encode(images, ids_keep), ids_restore), mask
+
+    def encode(self, images, ids_keep):
+        """The encoder's tokens for the kept patches alone: (B, C, H, W), (B, K) -> (B, prefix + K, D)."""
+        vit = self.encoder
+        x = Embeddings.forward(vit, images)  # with positions, so that each token still knows its place
+        prefix = self.decoder.prefix
+        x = torch.cat([x[:, :prefix], gather_tokens(x[:, prefix:], ids_keep)], dim=1)
+        return vit.norm(vit.blocks(x))
+
+    def loss(self, images, noise=None):
+        """`reconstruction_loss` of a batch. noise: as for `forward`."""
+        predicted, mask = self(images, noise)
+        target = normalized_patches(images, self.patch_size)
+        return reconstruction_loss(predicted.float(), target, mask)
+
+    def inner_matrices(self):
+        """What Muon trains: all matrices but the decoder's last, whose outputs are pixels."""
+        inside = ("encoder.blocks.", "encoder.patch_embed.", "decoder.embed.", "decoder.blocks.")
+        return [
+            value for name, value in self.named_parameters() if name.startswith(inside) and value.ndim > 1
+        ]
+
+    def branch_ends(self):
+        """The matrices that end a residual branch, of both parts."""
+        blocks = [*self.encoder.blocks, *self.decoder.blocks]
+        return [weight for block in blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
+
+
+def without_decoder(model, arguments):
+    """What remains of a `MaskedAutoencoder` after the training: (its encoder, the encoder's arguments for `make_model`).
+
+    arguments: those of the whole model, with its kind.
+    """
+    own = ("kind", "mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads")
+    rest = {name: value for name, value in arguments.items() if name not in own}
+    return model.encoder, {"kind": "vit"} | rest
