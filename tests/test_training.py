@@ -496,7 +496,10 @@ def test_the_run_of_a_task_of_ones_own_is_loaded_and_evaluated(images, tmp_path,
     assert cli.main(["evaluate", str(tmp_path), "--data", "shapes"]) == 0
     task, score = training.score_test(loaded, state, data.load(source="shapes"))
     assert f"test mean error {task.words(score)} of 2,000 images" in capsys.readouterr().out
-    with pytest.raises(training.CheckpointError, match="learned brightness; only classifiers can be shipped"):
+    with pytest.raises(
+        training.CheckpointError,
+        match="learned brightness; only classifiers and encoders of masked patches can be shipped",
+    ):
         shipping.ship(tmp_path, "bright", images, folder=tmp_path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from vit_edu import settings
+from vit_edu.models.masked import MaskedAutoencoder, without_decoder
 from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import files, hub, preprocessing
 from vit_edu.pretrained.config import (
@@ -20,7 +21,7 @@ from vit_edu.pretrained.config import (
 )
 from vit_edu.pretrained.conversion import convert, from_model
 from vit_edu.pretrained.names import WeightsError
-from vit_edu.pretrained.shipped import SHIPPED, about_data, read_weights
+from vit_edu.pretrained.shipped import NO_HEAD, SHIPPED, about_data, read_weights
 
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
 PROJECTED = ("openclip", "transformers-clip")  # families whose head gives no classes
@@ -42,7 +43,7 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         "folder/weights.npz"                    a file (.safetensors, .pt, .pth, .bin, .npz) of any family. A config.json and a
                                                 preprocessor_config.json beside it are read. Also their folder,
                                                 and an index of several files (.index.json)
-        "runs/first"                            a run of `training.fit`
+        "runs/first"                            a run of `training.fit`; of one by masked patches, its encoder
     img_size, num_classes: as for `Converted.model`.
 
     Downloads are verified and kept in `files.cache_dir()`, and are taken from there the next time. Copies in torch's and the
@@ -196,9 +197,13 @@ def _run(path):
         model, state = load_run(path)
     except CheckpointError as error:
         raise WeightsError(str(error)) from error
-    model.pretrained_cfg = about_data(state["data"]) | {"model": state["recipe"]["model"]}
+    cfg, arguments = about_data(state["data"]), state["recipe"]["model"]
     if state["recipe"]["task"] != "classification":  # its outputs are not the classes of its data
-        model.pretrained_cfg["classes"] = ()
+        cfg["classes"] = ()
+    if isinstance(model, MaskedAutoencoder):
+        model, arguments = without_decoder(model, arguments)
+        cfg["notes"].append(NO_HEAD)
+    model.pretrained_cfg = cfg | {"model": arguments}
     return model
 
 

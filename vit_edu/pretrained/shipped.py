@@ -13,6 +13,10 @@ from vit_edu.pretrained.names import WeightsError
 
 # NAME.safetensors, its digest and NAME.md, its card
 SHIPPED = Path(__file__).parents[1] / "weights"
+NO_HEAD = (
+    "It was trained without labels and has no head: its output are features, (B, D). transfer.new_head(model, num_classes) adds "
+    "a head, which has to be trained."
+)
 
 
 def read_weights(path):
@@ -45,6 +49,8 @@ def read_weights(path):
     card = path.with_suffix(".md")
     model.pretrained_cfg = about_data(about) | {"model": arguments}
     model.pretrained_cfg["card"] = card.read_text(encoding="utf-8") if card.exists() else ""
+    if not about["classes"]:
+        model.pretrained_cfg["notes"].append(NO_HEAD)
     return model.eval()
 
 

@@ -209,7 +209,8 @@ RECIPES = {
         model={"kind": "cnn"},
         **_LAPTOP | {"learning_rate": 1.2e-2, "zero_init": False},
     ),
-    # The plain ViT without labels, by masked patches, in eight minutes of one core.
+    # The plain ViT without labels, by masked patches, in eight minutes of one core. Its training loss is lower than its error
+    # on held-out images, which are not shifted: the black border that a shift leaves is easy to fill in.
     "laptop-masked": Recipe(
         minutes=8,
         task="masked",

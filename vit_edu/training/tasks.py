@@ -137,6 +137,11 @@ class Masked(Task):
         """1, whatever the number of classes. Exactly, it is (n - 1) / n for patches of n numbers."""
         return 1.0
 
+    @classmethod
+    def words(cls, score, digits=3):
+        """A score as a text, such as "0.567". digits: how many decimals."""
+        return f"{score:.{digits}f}"
+
     def prepare(self, images, targets):
         """Distort the images if the recipe says so. The targets are returned as they are, and nothing uses them."""
         return augment.distort(images, self.recipe.distort) if self.recipe.distort else images, targets
