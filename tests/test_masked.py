@@ -147,6 +147,8 @@ def test_sizes_that_do_not_fit_are_named():
         small(mask_ratio=0.99)
     with pytest.raises(ValueError, match="mask_ratio 0 keeps 16 of 16 patches"):
         small(mask_ratio=0)
+    with pytest.raises(ValueError, match=r"each patch of each image, \(2, 16\), got \(1, 16\)"):
+        small()(torch.rand(2, 3, 32, 32), torch.rand(1, 16))
     with pytest.raises(ValueError, match="multiple of 4"):
         small(decoder_dim=18)
 

@@ -46,7 +46,8 @@ def normalized_patches(images, patch_size):
 def reconstruction_loss(predicted, target, mask):
     """Mean squared error over the patches that were removed; how the others are predicted does not count.
 
-    predicted, target: (B, N, n). mask: (B, N), 1 where a patch was removed. Returns a tensor without axes.
+    predicted, target: (B, N, n). mask: (B, N), 1 where a patch was removed, which must be so for at least one of the batch.
+    Returns a tensor without axes.
     """
     error = (predicted - target).square().mean(dim=-1)  # (B, N)
     return (error * mask).sum() / mask.sum()
@@ -139,9 +140,14 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def forward(self, images, noise=None):
-        """noise: (B, N), which decides about the mask; see `random_masking`. None draws it."""
+        """noise: (B, N), which decides about the mask; see `random_masking`. None draws it. Raises ValueError for other shapes."""
+        expected = (len(images), self.num_patches)
         if noise is None:
-            noise = torch.rand(len(images), self.num_patches, device=images.device)
+            noise = torch.rand(expected, device=images.device)
+        elif tuple(noise.shape) != expected:
+            raise ValueError(
+                f"expected noise for each patch of each image, {expected}, got {tuple(noise.shape)}."
+            )
         ids_keep, ids_restore, mask = random_masking(noise, self.keep)
         return self.decoder(self.encode(images, ids_keep), ids_restore), mask
 
