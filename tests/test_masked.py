@@ -9,7 +9,7 @@ from wanted import library
 
 from vit_edu import cli, data, plot, pretrained, training, transfer
 from vit_edu.authoring import shipping
-from vit_edu.models import MaskedAutoencoder
+from vit_edu.models import MaskedAutoencoder, ViT
 from vit_edu.models.masked import (
     gather_tokens,
     normalized_patches,
@@ -294,3 +294,20 @@ def test_the_encoder_is_shipped_with_a_card(images, tmp_path):
         right = probe(transfer.features(encoder, images.test.images)).argmax(dim=1) == images.test.labels
         head.append(right.float().mean().item())
     assert f"  - 3 of each class: {sum(head) / 3:.1%}; the same encoder untrained: " in card
+
+
+def test_the_encoder_that_comes_with_the_course():
+    model = pretrained.load("vit-cifar10-mae")
+    x = torch.rand(2, 3, 32, 32)
+    assert type(model) is ViT
+    assert model(x).shape == (2, 64)
+    about = model.pretrained_cfg
+    assert about["classes"] == ()
+    assert "transfer.new_head(model, num_classes)" in about["notes"][0]
+    assert "Linear probe" in about["card"]
+    headed = transfer.new_head(model, 7)
+    assert headed(x).shape == (2, 7)
+    assert pretrained.load("vit-cifar10-mae", num_classes=7)(x).shape == (2, 7)
+    assert pretrained.load("vit-cifar10-mae", img_size=48)(torch.rand(1, 3, 48, 48)).shape == (1, 64)
+    with pytest.raises(ValueError, match="has no head"):
+        transfer.share_right(model, data.shapes(train=10, test=10).test)

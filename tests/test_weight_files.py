@@ -912,7 +912,7 @@ def test_names_that_torchvision_does_not_have():
         pretrained.load("torchvision/vit_b_16/V9")
     with pytest.raises(
         pretrained.WeightsError,
-        match=r"there are: vit-cifar10, vit-cifar10-hybrid. Others are named like torchvision/vit_b_16",
+        match=r"there are: vit-cifar10, vit-cifar10-hybrid, vit-cifar10-mae. Others are named like torchvision/vit_b_16",
     ):
         pretrained.load("vit-mnist")
 
