@@ -14,7 +14,7 @@ from vit_edu.pretrained.names import WeightsError
 # NAME.safetensors, its digest and NAME.md, its card
 SHIPPED = Path(__file__).parents[1] / "weights"
 NO_HEAD = (
-    "It was trained without labels and has no head: its output are features, (B, D). transfer.new_head(model, num_classes) adds "
+    "It was trained without labels and has no head: it gives features, (B, D). transfer.new_head(model, num_classes) adds "
     "a head, which has to be trained."
 )
 
