@@ -6,12 +6,14 @@
     pictures    images, patches, where a model looks
     drawings    the course, a block, names side by side
     runs        learning curves, confusion
+    explorer    where a model looks, to be explored by hand: a page, not a picture
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
 
 from vit_edu.plot.charts import bars, dots, heatmap, heatmaps, lines, numbers, spread
 from vit_edu.plot.drawings import block_diagram, name_pairs, overview
+from vit_edu.plot.explorer import attention_explorer
 from vit_edu.plot.figure import finish, show
 from vit_edu.plot.pictures import attended, images, patch_grid
 from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
@@ -19,6 +21,7 @@ from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
 __all__ = [
     "LiveCurves",
     "attended",
+    "attention_explorer",
     "bars",
     "block_diagram",
     "confusion",

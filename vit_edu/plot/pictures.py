@@ -48,11 +48,7 @@ def attended(pictures, maps, titles=None, title=""):
     )
     told = []
     for i, (picture, looked) in enumerate(zip(pictures, maps.detach(), strict=True)):
-        shown = for_imshow(picture)
-        shown = np.repeat(shown[..., None], 3, axis=2) if shown.ndim == 2 else shown
-        bright = torch.nn.functional.interpolate(looked[None, None], shown.shape[:2])[0, 0]
-        bright = 0.12 + 0.88 * (bright / bright.max())[..., None].numpy()
-        for ax, each in zip(axes[:, i], (shown, shown * bright), strict=True):
+        for ax, each in zip(axes[:, i], spotlit(picture, looked), strict=True):
             ax.imshow(each)
             bare(ax)
         if titles:
@@ -67,6 +63,17 @@ def attended(pictures, maps, titles=None, title=""):
     grid = " by ".join(map(str, maps.shape[1:]))
     fig.alt = f"{title}. {count} pictures, and below them the same, darkened where little is looked at, {grid} patches. {'; '.join(told)}."
     return fig
+
+
+def spotlit(picture, looked):
+    """A picture for imshow, (H, W, 3), and the same, bright where the model looks.
+
+    picture: (C, H, W), bytes or 0..1. looked: (rows, cols), how much the model looks at each patch.
+    """
+    shown = for_imshow(picture)
+    shown = np.repeat(shown[..., None], 3, axis=2) if shown.ndim == 2 else shown
+    bright = torch.nn.functional.interpolate(looked[None, None], shown.shape[:2])[0, 0]
+    return shown, shown * (0.12 + 0.88 * (bright / bright.max())[..., None].numpy())
 
 
 def patch_grid(patches, rows, cols, patch_size, title="", order=None):
