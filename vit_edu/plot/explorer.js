@@ -11,8 +11,8 @@
     [68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141],
     [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37],
   ];
-  const MAP_SIZE = 108; // CSS pixels of the longer side of a map
-  const PICTURE_SIZE = 320;
+  const MAP_SIZE = 100; // CSS pixels of the longer side of a map
+  const PICTURE_SIZE = 296;
   const READ_AFTER = 150; // milliseconds: who only crosses a patch does not have it read out
 
   function colour(share) {
@@ -20,8 +20,8 @@
     return `rgb(${VIRIDIS[i].map((low, c) => Math.round(low + (place - i) * (VIRIDIS[i + 1][c] - low))).join(" ")})`;
   }
 
-  function percent(weight) {
-    return `${(100 * weight).toFixed(weight < 0.0995 ? 1 : 0)}\u00a0%`;
+  function percent(weight, digits = weight < 0.0995 ? 1 : 0) {
+    return `${(100 * weight).toFixed(digits)}\u00a0%`;
   }
 
   function make(parent, tag, className, text = "") {
@@ -194,10 +194,10 @@
       const told = label.querySelector(".told");
       told.textContent = most === token ? "itself" : nameOf(most);
       const numbered = data.prefix.filter((name) => /\d$/.test(name)).length; // registers are told together
-      for (let other = 0; other < prefix - numbered; other++) make(told, "span", "", `${nameOf(other)} ${percent(weights[other])}`);
+      for (let other = 0; other < prefix - numbered; other++) make(told, "span", "", `${nameOf(other)} ${percent(weights[other], 0)}`);
       if (numbered) {
         const sum = weights.slice(prefix - numbered, prefix).reduce((a, b) => a + b, 0);
-        make(told, "span", "", `${data.prefix[prefix - 1].replace(/ \d+$/, numbered > 1 ? "s" : "")} ${percent(sum)}`);
+        make(told, "span", "", `${data.prefix[prefix - 1].replace(/ \d+$/, numbered > 1 ? "s" : "")} ${percent(sum, 0)}`);
       }
     }
 

@@ -7,6 +7,7 @@ import base64
 import html
 import io
 import json
+import operator
 import zlib
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vit_edu.plot.pictures import spotlit
 
 LIMIT = 300_000  # bytes of one explorer; a notebook stores them with its output
 STILL = (
-    "Here you only see a picture of it. To explore where the model looks, open the notebook in JupyterLab and run the cell, "
+    "Here the attention explorer is only a picture. To explore where the model looks, open the notebook in JupyterLab and run the cell, "
     "or open the page of the lesson in a current browser: this needs JavaScript."
 )
 
@@ -52,30 +53,27 @@ def attention_explorer(model, images, labels=None, classes=None, *, pictures=Non
     an explorer that would be larger.
     Rollout: Abnar and Zuidema 2020, arXiv:2005.00928.
     """
-    weights = inspect.attention_maps(model, images).float().cpu()  # (L, B, h, T, T)
-    flow = inspect.rollout(weights)  # (B, T, T)
+    weights = inspect.attention_maps(model, images)  # (L, B, h, T, T)
+    flow = inspect.rollout(weights).float().cpu()  # (B, T, T)
     grid, prefix = inspect.grid_and_prefix(model)
     pictures = _seen(_pictures(images, pictures), model, images, grid)
     captions = _captions(model, images, labels, classes)
     chosen = _blocks(blocks, len(weights))
-    bytes_ = torch.cat([weights[chosen].flatten(), flow.flatten()]).sqrt().mul(255).round().byte()
+    heads = weights.shape[2]
+    still, told = _still(pictures, flow, grid, prefix, captions)
     data = {
         "grid": grid,
         "prefix": _prefix_names(model, prefix),
-        "heads": weights.shape[2],
+        "heads": heads,
         "depth": len(weights),
         "blocks": chosen,
         "captions": captions,
         "pictures": [_data_uri(for_imshow(picture)) for picture in pictures],
-        "weights": base64.b64encode(zlib.compress(bytes_.numpy().tobytes(), 9)).decode(),
+        "weights": "",
     }
-    still, told = _still(pictures, flow, grid, prefix, captions)
-    page = _page(data, still)
-    if len(page) > LIMIT:
-        raise ValueError(_too_large(len(page), len(data["weights"]), len(chosen), len(images)))
-    heads = f"{data['heads']} head{'s' * (data['heads'] > 1)}"
-    about = f"Attention of {len(chosen)} block{'s' * (len(chosen) > 1)} with {heads}, to explore by hand. {told}"
-    return _Explorer(page, about)
+    data["weights"] = _weights_that_fit(weights[chosen].float().cpu(), flow, len(_page(data, still).encode()))
+    several = f"{len(chosen)} block{'s' * (len(chosen) > 1)} with {heads} head{'s' * (heads > 1)}"
+    return _Explorer(_page(data, still), f"Attention of {several}, to explore by hand. {told}")
 
 
 def _pictures(images, pictures):
@@ -92,7 +90,7 @@ def _pictures(images, pictures):
 
 def _seen(pictures, model, images, grid):
     """The part of the pictures that lies under the patches: a projection drops the pixels that fill no whole patch."""
-    projection = model.patch_embed.proj
+    projection = getattr(getattr(model, "patch_embed", None), "proj", None)
     if not isinstance(projection, torch.nn.Conv2d) or projection.kernel_size != projection.stride:
         return pictures
     sides = [
@@ -123,7 +121,7 @@ def _captions(model, images, labels, classes):
         return lines
     shares, answers = logits.softmax(dim=1).max(dim=1)
     return [
-        f"{line}; the model says {classes[answer]} ({100 * share:.0f} %)"
+        f"{line}; the model says {classes[answer]} ({100 * share:.0f}\u00a0%)"
         for line, answer, share in zip(lines, answers.tolist(), shares.tolist(), strict=True)
     ]
 
@@ -132,10 +130,13 @@ def _blocks(blocks, depth):
     """The numbers of the chosen blocks, counted from 0, in rising order."""
     if blocks is None:
         return list(range(depth))
-    numbers = [blocks] if isinstance(blocks, int) else list(blocks)
-    if not numbers or not all(isinstance(n, int) and -depth <= n < depth for n in numbers):
+    try:
+        numbers = [operator.index(number) for number in blocks]
+    except TypeError:  # no list, or not of whole numbers
+        numbers = []
+    if not numbers or not all(-depth <= number < depth for number in numbers):
         raise ValueError(
-            f"blocks are numbers from 0 to {depth - 1}, or negative from the end, such as [0, -1]; got {blocks!r}."
+            f"blocks are a list of numbers from 0 to {depth - 1}, or negative from the end, such as [0, -1], got {blocks!r}."
         )
     return sorted({number % depth for number in numbers})
 
@@ -146,6 +147,44 @@ def _prefix_names(model, count):
     names = [name for kind, name in kinds.items() if getattr(model, kind, None) is not None][:count]
     other = "register" if getattr(model, "reg_token", None) is not None else "extra token"
     return names + [f"{other} {i}" for i in range(count - len(names))]
+
+
+def _weights_that_fit(weights, flow, rest):
+    """Weights (L, B, h, T, T) and rollout (B, T, T) for the page. ValueError if it would be too large; rest: its other bytes."""
+    L, B, h = weights.shape[:3]
+    maps = B * (L * h + 1)  # rollout is as large as a head
+    size = len(_packed(weights[0, :1])) / h * maps
+    if size < 5 * LIMIT:  # otherwise the guess is enough, because packing all of them could take minutes
+        packed = _packed(weights, flow)
+        size = len(packed)
+        if rest + size <= LIMIT:
+            return packed
+    room = 0.97 * LIMIT  # because not all images take the same
+    code = len(_page({}, "").encode())
+    picture, head = (rest - code) / B, size / maps
+    images = int((room - code) / (picture + size / B))
+    blocks = int(((room - rest) / B / head - 1) / h)
+    offers = [f"hand over {images} image{'s' * (images > 1)} instead of {B}"] if images > 0 else []
+    if blocks > 0:
+        offers.append(f"choose {blocks} of the {L} blocks, such as blocks={list(range(blocks))}")
+    if not offers and code + picture + head * (h + 1) <= room:
+        offers.append("choose a single block of a single image: images[:1] and blocks=[-1]")
+    if not offers:
+        offers.append(
+            "even one block of one image is too large. "
+            "plot.attended draws what attention_maps(model, images, query=...) returns for one query"
+        )
+    raise ValueError(
+        f"this explorer would have about {(rest + size) / 1000:,.0f} KB, and a notebook should not carry more than "
+        f"{LIMIT // 1000} KB in one output. {size / 1000:,.0f} KB of it are the attention weights of {L} "
+        f"block{'s' * (L > 1)} for {B} image{'s' * (B > 1)}: {', or '.join(offers)}."
+    )
+
+
+def _packed(*weights):
+    """Weights as bytes, 255 times their square roots, compressed, in base64. explorer.js reads them."""
+    whole = torch.cat([each.flatten() for each in weights]).sqrt().mul(255).round().byte()
+    return base64.b64encode(zlib.compress(whole.numpy().tobytes(), 9)).decode()
 
 
 def _data_uri(shown):
@@ -162,14 +201,16 @@ def _still(pictures, flow, grid, prefix, captions):
     """For where no script may run: pictures, and the same, bright where rollout leads. Returns HTML and a description."""
     rows = flow[:, 0] if prefix else flow.mean(dim=1)  # (B, T)
     title = f"Rollout from {'the first token' if prefix else 'all patches on average'}: bright where the model looks"
-    shown, told = [], []
+    columns, told = [], []
     for picture, looked, caption in zip(pictures, rows[:, prefix:].unflatten(1, grid), captions, strict=True):
         row, col = divmod(looked.argmax().item(), grid[1])
         told.append(f"{caption}, most at row {row}, column {col}")
-        for each in spotlit(picture, looked):
-            shown.append(f'<img src="{_data_uri(each)}" width="128" alt="{html.escape(told[-1])}">')
-        shown.append(f"<br>{html.escape(caption)}<br>")
-    return f"<p>{title}</p><p>{' '.join(shown)}</p>", f"{title}. {'; '.join(told)}."
+        plain, bright = (f'<img src="{_data_uri(each)}" width="128" alt=' for each in spotlit(picture, looked))
+        name = html.escape(caption)
+        columns.append((f'{plain}"{name}">', f'{bright}"{html.escape(told[-1])}">', name))
+    rows = ("".join(f"<td>{cell}</td>" for cell in row) for row in zip(*columns, strict=True))
+    table = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<p>{title}.</p><table>{table}</table>", f"{title}. {'; '.join(told)}."
 
 
 def _page(data, still):
@@ -182,27 +223,5 @@ def _page(data, still):
     arguments = ", ".join(json.dumps(text).replace("<", "\\u003c") for text in (style, markup))
     return (
         f'<div class="vit-edu-explorer" data-lm-suppress-shortcuts="true" data-explorer="{html.escape(json.dumps(data))}">'
-        f"{still}<p>{STILL}</p><script>({script.strip()})({arguments})</script></div>"
-    )
-
-
-def _too_large(size, weights, blocks, images):
-    """Why an explorer of `size` bytes is refused, of which `weights` are the weights, and what would fit."""
-    each = weights / blocks / images
-    fewer_images, fewer_blocks = (int((LIMIT - size + weights) / each / n) for n in (blocks, images))
-    offers = []
-    if fewer_images:
-        offers.append(f"hand over {fewer_images} image{'s' * (fewer_images > 1)} instead of {images}")
-    if fewer_blocks:
-        offers.append(
-            f"choose {fewer_blocks} of the {blocks} blocks, such as blocks={list(range(fewer_blocks))}"
-        )
-    if not offers and size - weights + each <= LIMIT:
-        offers.append("choose a single block of a single image: images[:1] and blocks=[-1]")
-    advice = ", or ".join(offers) if offers else (
-        "even one block of one image is too large. plot.attended draws the weights of one query"
-    )
-    return (
-        f"this explorer would have {size / 1000:,.0f} KB, and a notebook should not carry more than {LIMIT // 1000} KB in one "
-        f"output. {weights / 1000:,.0f} KB of it are the attention weights of {blocks} blocks for {images} images: {advice}."
+        f"<p>{STILL}</p>{still}<script>({script.strip()})({arguments})</script></div>"
     )
