@@ -14,7 +14,16 @@ from wanted import library
 websocket = library("websocket")  # websocket-client, which comes with JupyterLab
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, " ": 32}
+KEYS = {
+    "Tab": 9,
+    "End": 35,
+    "Home": 36,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    " ": 32,
+}
 
 
 def start_or_skip(folder):
@@ -97,7 +106,9 @@ class Page:
     def prefer(self, scheme, width=1000):
         """What the reader prefers, "light" or "dark", and the width of the window in pixels."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
 
     def mouse(self, x, y, click=False):
         """Move the mouse to a place in the window, in pixels."""
@@ -110,7 +121,12 @@ class Page:
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def key(self, name, control=False, shift=False):
-        about = {"key": name, "code": name, "windowsVirtualKeyCode": KEYS[name], "modifiers": 2 * control + 8 * shift}
+        about = {
+            "key": name,
+            "code": name,
+            "windowsVirtualKeyCode": KEYS[name],
+            "modifiers": 2 * control + 8 * shift,
+        }
         text = {"text": name} if name == " " else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **about)

@@ -32,7 +32,7 @@ MODELS = {
         ["class token", "distillation token", "register 0", "register 1"],
     ),
 }
-HOSTILE = ("<script>alert(1)</script>", "\"><img src=x onerror=alert(2)>", "</script><b>&amp;'")
+HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script><b>&amp;'")
 
 
 def shaken(model):
@@ -130,7 +130,9 @@ def test_a_handful_of_images_fits_and_nothing_is_fetched():
     assert len(page.encode()) <= 300_000
     assert not re.search(r"https?:|[\"']//|url\(|@import|fetch\(|XMLHttp|import\(|WebSocket", page)
     assert repr(explorer).startswith("[explorer] Attention of 4 blocks with 2 heads")
-    assert page.count("<img src=\"data:image/png;base64,") == 8  # where no script runs: each picture, plain and lit
+    assert (
+        page.count('<img src="data:image/png;base64,') == 8
+    )  # where no script runs: each picture, plain and lit
 
 
 @pytest.mark.parametrize(
@@ -295,8 +297,12 @@ def test_explorers_on_one_page_do_not_disturb_each_other(page):
     page.mouse(*centre(page, ".blocks .option", 1), click=True)
     reads(page, "Patch row 1, column 2, block 0", 1)
     assert inside(page, "page.querySelector('.explorer').innerHTML") == before
-    assert inside(page, "[page.querySelectorAll('.cell').length, page.querySelectorAll('.columns span').length]", 1) == [10, 5]
-    box = inside(page, "(b => [b.width, b.height])(page.querySelector('.picture').getBoundingClientRect())", 1)
+    assert inside(
+        page, "[page.querySelectorAll('.cell').length, page.querySelectorAll('.columns span').length]", 1
+    ) == [10, 5]
+    box = inside(
+        page, "(b => [b.width, b.height])(page.querySelector('.picture').getBoundingClientRect())", 1
+    )
     assert box[0] / box[1] == pytest.approx(2.5, rel=0.01)
 
 
@@ -321,8 +327,15 @@ LUMINANCE = """(() => {
 def test_it_is_readable_in_every_theme(page, theme):
     if theme.startswith("JupyterLab"):  # its theme counts, whatever the system prefers
         page.prefer({"JupyterLab dark": "light", "JupyterLab light": "dark"}[theme])
-        ground, ink, faint = ("#111111", "#fff", "#bbb") if theme.endswith("dark") else ("#fff", "#222", "#666")
-        names = {"layout-color0": ground, "layout-color2": ground, "content-font-color1": ink, "content-font-color2": faint}
+        ground, ink, faint = (
+            ("#111111", "#fff", "#bbb") if theme.endswith("dark") else ("#fff", "#222", "#666")
+        )
+        names = {
+            "layout-color0": ground,
+            "layout-color2": ground,
+            "content-font-color1": ink,
+            "content-font-color2": faint,
+        }
         for name, value in names.items():
             page.run(f"document.documentElement.style.setProperty('--jp-{name}', '{value}')")
     else:
@@ -342,7 +355,9 @@ def test_it_fits_a_narrow_window(page):
 def test_it_works_on_a_page_of_the_course(address, tmp_path):
     model = made()
     explorer = plot.attention_explorer(model, images_for(model))
-    cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("execute_result", {"text/html": explorer._repr_html_()})])
+    cell = nbformat.v4.new_code_cell(
+        outputs=[nbformat.v4.new_output("execute_result", {"text/html": explorer._repr_html_()})]
+    )
     notebook = nbformat.v4.new_notebook(cells=[cell])
     exported, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
     # Without the addresses of MathJax and RequireJS, which nbconvert writes into every page
@@ -350,7 +365,7 @@ def test_it_works_on_a_page_of_the_course(address, tmp_path):
     page = browser.Page(address)
     page.prefer("dark")
     page.open(tmp_path / "lesson.html")
-    page.wait("document.querySelector('.vit-edu-explorer').shadowRoot")
+    page.wait("!!document.querySelector('.vit-edu-explorer').shadowRoot")
     reads(page, "The class token, block 2")
     ground, ink, _ = page.run(LUMINANCE % INSIDE.format(0))
     assert ground > 200 > 110 > ink  # such a page is light, whatever the system prefers

@@ -184,7 +184,7 @@ def _weights_that_fit(weights, flow, rest):
 def _packed(*weights):
     """Weights as bytes, 255 times their square roots, compressed, in base64. explorer.js reads them."""
     whole = torch.cat([each.flatten() for each in weights]).sqrt().mul(255).round().byte()
-    return base64.b64encode(zlib.compress(whole.numpy().tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(whole.numpy().tobytes())).decode()
 
 
 def _data_uri(shown):
@@ -205,7 +205,9 @@ def _still(pictures, flow, grid, prefix, captions):
     for picture, looked, caption in zip(pictures, rows[:, prefix:].unflatten(1, grid), captions, strict=True):
         row, col = divmod(looked.argmax().item(), grid[1])
         told.append(f"{caption}, most at row {row}, column {col}")
-        plain, bright = (f'<img src="{_data_uri(each)}" width="128" alt=' for each in spotlit(picture, looked))
+        plain, bright = (
+            f'<img src="{_data_uri(each)}" width="128" alt=' for each in spotlit(picture, looked)
+        )
         name = html.escape(caption)
         columns.append((f'{plain}"{name}">', f'{bright}"{html.escape(told[-1])}">', name))
     rows = ("".join(f"<td>{cell}</td>" for cell in row) for row in zip(*columns, strict=True))
