@@ -299,7 +299,7 @@
 
   for (const root of document.querySelectorAll(".vit-edu-explorer:not([data-started])")) {
     root.dataset.started = "";
-    if (!window.DecompressionStream) continue; // a browser from before 2023: the picture stays
+    if (!window.DecompressionStream || !CSS.supports("selector(:has(a))")) continue; // a browser from before 2024: the picture stays
     const data = JSON.parse(root.dataset.explorer);
     start(root, data, await inflate(data.weights));
   }
