@@ -8,11 +8,9 @@ one thread by the processor's clock, so that runs may go side by side. The entri
 (conditions first) and tables to benchmarks/results/inductive_bias.md. Runs that are there are not repeated.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
-import multiprocessing
 import statistics
 import time
 from pathlib import Path
@@ -159,25 +157,18 @@ def run(job):
 
 
 def rows_of(entries):
-    """A row for what differs in anything but the seed: names, accuracy with its spread, images, seconds, parameters."""
-    keys = ("family", "size", "share", "equal")
+    """A row for what differs in anything but the seed."""
     groups = {}
     for entry in entries:
-        groups.setdefault(tuple(str(entry.get(key, "")) for key in keys), []).append(entry)
-    for group, same in groups.items():
+        key = (entry["family"], entry.get("size", ""), entry["labels"], entry["equal"])
+        groups.setdefault(key, []).append(entry)
+    for (family, size, labels, equal), same in groups.items():
         shares = [100 * e["accuracy"] for e in same]
-        spread = f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
-        yield (
-            " ".join(filter(None, (group[0], group[1]))),
-            f"{same[0]['labels']:,}",
-            group[3],
-            f"{statistics.mean(shares):.1f}{spread}",
-            ", ".join(f"{share:.1f}" for share in shares),
-            f"{100 * statistics.mean(e['accuracy on the labels'] for e in same):.1f}",
-            f"{statistics.mean(e['images'] for e in same):,.0f}",
-            f"{statistics.mean(e['seconds'] for e in same):.0f}",
-            f"{same[0]['parameters']:,}",
-        )
+        cells = (f"{size} {family}".strip(), f"{labels:,}", equal, measure.mean(shares))
+        each = ", ".join(f"{share:.1f}" for share in shares)
+        numbers = (statistics.mean(e[key] for e in same) for key in ("images", "seconds", "parameters"))
+        on_labels = 100 * statistics.mean(e["accuracy on the labels"] for e in same)
+        yield (*cells, each, f"{on_labels:.1f}", *(f"{n:,.0f}" for n in numbers))
 
 
 HEAD = (
@@ -195,47 +186,33 @@ HEAD = (
 
 def main(argv=None):
     """Run one of the experiments and write its entries and its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", choices=("data", "compute", "remedies"))
+    parser = measure.training_parser(__doc__, ("data", "compute", "remedies"))
     parser.add_argument(
         "--images", type=int, default=90000, help="images seen, where these are equal (90000)"
     )
     parser.add_argument(
         "--minutes", type=float, default=1.5, help="processor time, where that is equal (1.5)"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--data", help="folder of the images (what data.load() finds)")
-    parser.add_argument("--copy", default="", help="which copy of the data, for the table")
-    parser.add_argument("--runs", type=Path, default=Path("runs/inductive_bias"))
     parser.add_argument("--log", type=Path, default=training.LOGS / "inductive_bias.jsonl")
-    parser.add_argument("--out", type=Path, default=measure.RESULTS)
     args = parser.parse_args(argv)
+    conditions = measure.conditions("inductive_bias", argv, "cpu")
     folder = args.runs / f"{args.images}-{args.minutes:g}"
     folder.mkdir(parents=True, exist_ok=True)
-    first = {
-        "copy": args.copy or f"data: {args.data or 'what data.load() finds'}",
-        "minutes": args.minutes,
-        "conditions": {args.experiment: measure.conditions("inductive_bias", argv, "cpu")},
-    }
     jobs = [
         (about, recipe, args.data, folder)
         for about, recipe in jobs_of(args.experiment, args.seeds, args.images, args.minutes)
+        if args.only in name_of(about)
     ]
-    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        entries = pool.map(run, jobs, chunksize=1)
+    entries = measure.side_by_side(run, jobs, args.jobs)
     for entry in entries:
         del entry["settings"]["seed"]
-    earlier = []
-    if args.log.exists():
-        theirs, *earlier = map(json.loads, args.log.read_text(encoding="utf-8").splitlines())
-        first["conditions"] = theirs["conditions"] | first["conditions"]
-        earlier = [entry for entry in earlier if entry["experiment"] != args.experiment]
-    atomic.write(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *earlier, *entries)))
+    copy = args.copy or f"data: {args.data or 'what data.load() finds'}"
+    about = {"copy": copy, "minutes": args.minutes, "conditions": {args.experiment: conditions}}
+    measure.add_to_log(args.log, args.experiment, about, entries)
     text = (
-        f"{first['copy']}. Accuracy on {HELD_OUT:,} held-out training images, mean and standard deviation over "
-        f"{len(args.seeds)} seeds. Equal is either the number of images seen or the time ({args.minutes:g} minutes of one thread).\n\n"
-        f"{measure.table(HEAD, rows_of(entries))}\n\n{first['conditions'][args.experiment]}"
+        f"{copy}. Accuracy on {HELD_OUT:,} held-out training images, mean and standard deviation over {len(args.seeds)} seeds. "
+        f"Equal is either the number of images seen or the time ({args.minutes:g} minutes of one thread).\n\n"
+        f"{measure.table(HEAD, rows_of(entries))}\n\n{conditions}"
     )
     measure.write(args.out, "inductive_bias", args.experiment, text)
 

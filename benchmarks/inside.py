@@ -8,10 +8,8 @@ Minutes are those of one thread by the processor's clock. The entries go to vit_
 and tables to benchmarks/results/inside.md. Runs that are there are not repeated.
 """
 
-import argparse
 import dataclasses
 import json
-import multiprocessing
 import statistics
 import time
 from pathlib import Path
@@ -126,9 +124,9 @@ def mirror(args):
         (condition, dataclasses.replace(whole, seed=seed), args.data, folder)
         for seed in args.seeds
         for condition in CONDITIONS
+        if args.only in condition
     ]
-    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        return pool.map(run, jobs, chunksize=1)
+    return measure.side_by_side(run, jobs, args.jobs)
 
 
 def belief(args):
@@ -155,21 +153,13 @@ def belief(args):
 
 def mirror_rows(entries):
     """The cosines and the accuracy of every condition: means over the seeds."""
-    for condition in CONDITIONS:
+    for condition in dict.fromkeys(entry["condition"] for entry in entries):
         same = [e for e in entries if e["condition"] == condition]
-        cells = []
-        for key in ("left-right", "top-bottom", "neighbours"):
-            values = [e[key] for e in same]
-            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.2f}{spread}")
-        if same:
-            accuracy = statistics.mean(e["val_accuracy"] for e in same)
-            yield (
-                condition,
-                *cells,
-                f"{100 * accuracy:.1f}",
-                f"{statistics.mean(e['epochs'] for e in same):.1f}",
-            )
+        cosines = [
+            measure.mean([e[key] for e in same], 2) for key in ("left-right", "top-bottom", "neighbours")
+        ]
+        accuracy, epochs = (statistics.mean(e[key] for e in same) for key in ("val_accuracy", "epochs"))
+        yield (condition, *cosines, f"{100 * accuracy:.1f}", f"{epochs:.1f}")
 
 
 def belief_rows(entries):
@@ -177,13 +167,11 @@ def belief_rows(entries):
     for method in inspect.IMPORTANCE:
         same = [e for e in entries if e["map"] == method]
         ours = [e for e in same if e["model"] == "vit-cifar10"]
-        others = [e for e in same if e["model"] != "vit-cifar10"]
         cells = [method]
-        for group in (ours, others):
+        for group in (ours, [e for e in same if e not in ours]):
             for k in range(1, 1 + len(PATCHES)):
                 most, least = ([100 * e[key][k] for e in group] for key in ("most", "least"))
-                spread = f" ± {statistics.stdev(most):.1f}" if len(most) > 1 else ""
-                cells.append(f"{statistics.mean(most):.1f}{spread} / {statistics.mean(least):.1f}")
+                cells.append(f"{measure.mean(most)} / {statistics.mean(least):.1f}")
         yield tuple(cells)
 
 
@@ -205,33 +193,19 @@ TEXTS = {
 
 def main(argv=None):
     """Run one of the experiments, and write its entries and its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("experiment", choices=("mirror", "belief"))
+    parser = measure.training_parser(__doc__, ("mirror", "belief"))
     parser.add_argument("--minutes", type=float, default=1.0, help="processor time of a run of `mirror` (1)")
     parser.add_argument("--images", type=int, default=2000, help="test images for `belief` (2000)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--data", help="folder of the images (what data.load() finds)")
-    parser.add_argument("--copy", default="", help="which copy of the data, for the table")
-    parser.add_argument("--runs", type=Path, default=Path("runs/inside"))
     parser.add_argument("--log", type=Path, default=training.LOGS / "inside.jsonl")
-    parser.add_argument("--out", type=Path, default=measure.RESULTS)
     args = parser.parse_args(argv)
-    first = {
-        "copy": args.copy or f"data: {args.data or 'what data.load() finds'}",
-        "minutes": args.minutes,
-        "conditions": {args.experiment: measure.conditions("inside", argv, "cpu")},
-    }
+    conditions = measure.conditions("inside", argv, "cpu")
     entries = list({"mirror": mirror, "belief": belief}[args.experiment](args))
-    earlier = []
-    if args.log.exists():
-        theirs, *earlier = map(json.loads, args.log.read_text(encoding="utf-8").splitlines())
-        first["conditions"] = theirs["conditions"] | first["conditions"]
-        earlier = [entry for entry in earlier if entry["experiment"] != args.experiment]
-    atomic.write(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *earlier, *entries)))
+    copy = args.copy or f"data: {args.data or 'what data.load() finds'}"
+    about = {"copy": copy, "minutes": args.minutes, "conditions": {args.experiment: conditions}}
+    measure.add_to_log(args.log, args.experiment, about, entries)
     rows = {"mirror": mirror_rows, "belief": belief_rows}[args.experiment](entries)
     words = TEXTS[args.experiment].format(seeds=len(args.seeds), minutes=args.minutes, images=args.images)
-    text = f"{first['copy']}. {words}\n\n{measure.table(HEADS[args.experiment], rows)}\n\n{first['conditions'][args.experiment]}"
+    text = f"{copy}. {words}\n\n{measure.table(HEADS[args.experiment], rows)}\n\n{conditions}"
     measure.write(args.out, "inside", args.experiment, text)
 
 

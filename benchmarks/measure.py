@@ -6,11 +6,13 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import multiprocessing
 import os
 import pickle
 import platform
 import random
 import shlex
+import statistics
 import sys
 import time
 from importlib import metadata
@@ -106,6 +108,51 @@ def write(folder, program, title, text):
     parts = [f"## {name}\n\n{body.strip()}\n" for name, body in sections.items()]
     atomic.write(file, "\n".join([f"# {program}\n", *parts]))
     print(f"{title}\n\n{text}")
+
+
+# ---------------------------------------------------------------- runs with several seeds
+
+
+def training_parser(text, experiments):
+    """The options of a benchmark that trains, in one of several experiments. text: the module's docstring."""
+    new = argparse.ArgumentParser(description=text.splitlines()[0])
+    new.add_argument("experiment", choices=experiments)
+    new.add_argument("--only", default="", help="runs whose name contains this")
+    new.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    new.add_argument("--jobs", type=int, default=2, help="runs at a time (2)")
+    new.add_argument("--data", help="folder of the images (what data.load() finds)")
+    new.add_argument("--copy", default="", help="which copy of the data, for the table")
+    program = Path(sys.modules["__main__"].__file__ or "").stem
+    new.add_argument("--runs", type=Path, default=Path("runs") / program, help="folder of the single runs")
+    new.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
+    return new
+
+
+def side_by_side(run, jobs, count):
+    """What `run` returns for each job, `count` at a time, each in a process of its own; with a count of 1, in this process."""
+    if count == 1:
+        return [run(job) for job in jobs]
+    with multiprocessing.get_context("spawn").Pool(count, maxtasksperchild=1) as pool:
+        return pool.map(run, jobs, chunksize=1)
+
+
+def mean(values, digits=1):
+    """Mean and standard deviation as text, or the value alone if there is one."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def add_to_log(path, experiment, about, entries):
+    """Write a log of entries, a line each; those of other experiments stay. The first line holds what is said about them.
+
+    about: {"conditions": {experiment: text}, ...}, whose other values replace older ones. The file is written whole or not at all.
+    """
+    earlier = []
+    if path.exists():
+        first, *earlier = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        about = first | about | {"conditions": first["conditions"] | about["conditions"]}
+        earlier = [entry for entry in earlier if entry["experiment"] != experiment]
+    atomic.write(path, "".join(json.dumps(line) + "\n" for line in (about, *earlier, *entries)))
 
 
 # ---------------------------------------------------------------- a folder in CIFAR-10's format

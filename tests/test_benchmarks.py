@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from benchmarks import (
     conversion,
     cpu_bf16,
     disk_to_step,
+    inductive_bias,
+    inside,
     measure,
     peers,
     pieces,
@@ -314,6 +317,79 @@ def test_pieces_are_taken_out_one_by_one(tmp_path, monkeypatch):
     assert first["settings"]["minutes"] == 0.01
     for piece, values in found.items():
         assert f"{100 * values[0]:.1f}" == rows(tmp_path / "pieces.md")[piece][0]
+
+
+def log_of(file):
+    """(The first line of a log of entries, the entries.)"""
+    first, *entries = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    return first, entries
+
+
+def test_every_experiment_on_inductive_bias_keeps_the_entries_of_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    monkeypatch.setattr(inductive_bias, "HELD_OUT", 100)
+    monkeypatch.setattr(inductive_bias, "SHARES", (0.1,))
+    arguments = ["--minutes=0.002", "--images=128", "--seeds=0", "--jobs=1", f"--out={tmp_path}"]
+    arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
+    inductive_bias.main(["data", "--only=plain", *arguments])
+    inductive_bias.main(["compute", "--only=CNN-small", *arguments])
+    first, entries = log_of(tmp_path / "log.jsonl")
+    assert set(first["conditions"]) == {"data", "compute"}
+    assert [e["equal"] for e in entries] == ["images", "minutes", "images"]
+    plain, _, small = entries
+    assert plain["labels"] == pytest.approx(0.1 * (len(data.load().train) - 100), rel=0.05)
+    assert plain["images"] == 128 * plain["settings"]["epochs"] * (plain["labels"] // 128)
+    assert small["settings"]["model"]["widths"] == [16, 32, 48]
+    found = rows(tmp_path / "inductive_bias.md")
+    assert found["small CNN"][2] == f"{100 * small['accuracy']:.1f}"
+    assert found["small CNN"][-1] == f"{small['parameters']:,}"
+
+
+def test_a_remedy_is_judged_by_shifts_too_and_a_teacher_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    monkeypatch.setattr(inductive_bias, "HELD_OUT", 100)
+    arguments = ["--minutes=0.002", "--seeds=0", "--jobs=1", f"--out={tmp_path}"]
+    arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
+    inductive_bias.main(["data", "--only=CNN-1.0-0-minutes", *arguments])  # the teacher
+    inductive_bias.main(["remedies", "--only=distillation", *arguments])
+    _, entries = log_of(tmp_path / "log.jsonl")
+    assert [set(e["agreement"]) for e in entries] == 2 * [{str(s) for s in inductive_bias.SHIFTS}]
+    assert entries[1]["family"] == "distillation from the CNN"
+
+
+def test_positions_are_compared_with_their_mirror_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    arguments = ["--minutes=0.002", "--seeds=0", "--jobs=1", f"--out={tmp_path}"]
+    arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
+    inside.main(["mirror", "--only=flipped", *arguments])
+    inside.main(["belief", "--images=8", *arguments])
+    first, entries = log_of(tmp_path / "log.jsonl")
+    assert set(first["conditions"]) == {"mirror", "belief"}
+    assert {e["experiment"] for e in entries} == {"mirror", "belief"}
+    assert "rollout" in rows(tmp_path / "inside.md")
+
+
+def test_similarities_of_positions_that_are_mirror_images():
+    row, col = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    folded = torch.stack([row, row**2, (col - 3.5) ** 2, (col - 3.5).abs()], dim=-1).reshape(1, 64, 4)
+    found = inside.similarities(folded, (8, 8))
+    assert found["left-right"] == pytest.approx(1, abs=1e-5)
+    assert found["top-bottom"] < 0.5
+    assert found["tile"][2][1] == found["tile"][2][6] == 1
+
+
+def test_what_the_conditions_do_to_images():
+    images = torch.arange(2 * 3 * 32 * 32).remainder(251).to(torch.uint8).view(2, 3, 32, 32)
+    assert torch.equal(inside.turned(images)[..., 0], images[:, :, 0].flip(-1))  # the top row is on the left
+    for change in (inside.permuted, inside.patches_permuted):
+        changed = change(images)
+        assert not torch.equal(changed, images)
+        assert torch.equal(changed.flatten(2).sort().values, images.flatten(2).sort().values)
+    ramp = inside.brighter_to_the_right(torch.full_like(images, 250))
+    assert ramp[0, 0, 0, 0] == 100
+    assert ramp[0, 0, 0, -1] == 250
+    flipped = inside.upside_down(images)
+    assert all(torch.equal(f, i) or torch.equal(f, i.flip(1)) for f, i in zip(flipped, images, strict=True))
 
 
 def test_temperatures_have_a_cell_for_each_rate_and_a_number_for_each_seed(tmp_path):
