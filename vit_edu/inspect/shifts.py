@@ -2,7 +2,7 @@
 
 import torch
 
-from vit_edu.inspect.running import logits_of, require_images, whole_number
+from vit_edu.inspect.running import logits_of, require_images, seen, whole_number
 from vit_edu.models.vit import patchify, unpatchify
 
 
@@ -55,9 +55,11 @@ def shuffle_patches(images, patch_size, order):
     order = torch.as_tensor(order, device=images.device)
     patches = patchify(images, patch_size)  # (B, N, P*P*C)
     N = patches.shape[1]
-    if order.shape != (N,) or not torch.equal(order.sort().values, torch.arange(N, device=order.device)):
+    if (
+        not torch.equal(order.sort().values, torch.arange(N, device=order.device))
+        or order.is_floating_point()
+    ):
         raise ValueError(
-            f"an order of {N} patches holds each number from 0 to {N - 1} once, as torch.randperm({N}) does, "
-            f"got {tuple(order.shape)} numbers."
+            f"an order of {N} patches holds each number from 0 to {N - 1} once, as torch.randperm({N}) does, got {seen(order)}."
         )
     return unpatchify(patches[:, order], patch_size, images.shape[-2:])
