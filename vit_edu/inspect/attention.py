@@ -290,19 +290,15 @@ def uniform_distance(grid, patch_size):
 # ---------------------------------------------------------------- over the blocks
 
 
-def rollout(weights):
+def rollout(weights, identity=0.5):
     """How much of each input token reaches each output token, if attention were all that mixes tokens: (B, T, T).
 
     weights: (L, B, h, T, T), first block first. In each block, the mean A over the heads is mixed with the skip connection,
     0.5 A + 0.5 I, and the product over the blocks has the later ones on the left: row i is output token i, and sums to 1.
+    identity: the share of the skip connection; 0 leaves it out.
     Source: Abnar and Zuidema 2020, arXiv:2005.00928, section 3.
     Raises ValueError if rows do not sum to 1 or are negative.
     """
-    return product(weights, identity=0.5)
-
-
-def product(weights, identity):
-    """The product over the blocks of (1 - identity) A + identity I, later ones on the left: (L, B, h, T, T) -> (B, T, T)."""
     require_weights(
         weights, 5, "the weights of all blocks, (L, B, h, T, T), as from attention_maps(model, images)"
     )

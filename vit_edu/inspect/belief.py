@@ -8,8 +8,8 @@ from vit_edu.inspect.attention import (
     attention_layers,
     attention_maps,
     grid_and_prefix,
-    product,
     require_same,
+    rollout,
     watching,
     weights_and_values,
 )
@@ -96,11 +96,11 @@ def _read(model, maps):
 
 
 def _rollout(model, images, labels, generator):
-    return _read(model, product(attention_maps(model, images), identity=0.5))
+    return _read(model, rollout(attention_maps(model, images)))
 
 
 def _rollout_without_identity(model, images, labels, generator):
-    return _read(model, product(attention_maps(model, images), identity=0.0))
+    return _read(model, rollout(attention_maps(model, images), identity=0.0))
 
 
 def _last_attention(model, images, labels, generator):
