@@ -257,16 +257,16 @@ def deletion_by_loops(model, images, labels, scores, patch_size, steps):
 def test_deletion_is_that_of_a_loop(size):
     model = shaken(ViT(drop_path_rate=0.9, **SMALL | {"img_size": size})).train()
     generator = torch.Generator().manual_seed(0)
-    images = 2 * torch.randn(30, 3, *size, generator=generator)
+    images = 2 * torch.randn(12, 3, *size, generator=generator)
     labels = copy.deepcopy(model).eval()(images).argmax(dim=1)
-    labels[:5] = (labels[:5] + 1) % 5
+    labels[:3] = (labels[:3] + 1) % 5
     N = size[0] * size[1] // 16
-    scores = torch.randint(4, (30, N), generator=generator).float()  # with many equal ones
+    scores = torch.randint(4, (12, N), generator=generator).float()  # with many equal ones
     steps = [0, 1, 5, N - 1, N]
     before, kept, model_before = (images.clone(), scores.clone()), (images, scores), state_of(model)
     found = inspect.deletion_curve(model, images, labels, scores, 4, steps)
     assert found.dtype == torch.float32
-    assert found[0] == pytest.approx(25 / 30)
+    assert found[0] == pytest.approx(9 / 12)
     assert found.tolist() == pytest.approx(deletion_by_loops(model, images, labels, scores, 4, steps))
     assert len(set(found.tolist())) > 2
     assert all(map(torch.equal, before, kept))

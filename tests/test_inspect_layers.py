@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_inspect import IMAGES, SMALL, shaken
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,6 +29,13 @@ class Learned(nn.Module):
         q, k, v = (split_heads(y, self.num_heads) for y in self.qkv(x).chunk(3, dim=-1))
         weights = self.change(q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
         return self.proj(merge_heads(weights @ v))
+
+
+class Bypass(Learned):
+    """One that computes its queries, keys and values without its qkv."""
+
+    def forward(self, x):
+        return self.proj(F.linear(x, self.qkv.weight[:24]))
 
 
 class Biased(Learned):
@@ -83,9 +91,12 @@ SPOILED = {
 def test_weights_that_are_not_those_of_the_layer_are_refused(change, query):
     model = with_layer(Learned())
     model.blocks[1].attn.change = change
-    with pytest.raises(ValueError, match=r"Learned does not return softmax.* method attention_bias\(\)"):
+    nn.init.zeros_(model.blocks[1].attn.proj.weight)  # as some recipes begin: its output says nothing
+    with pytest.raises(
+        ValueError, match=r"Learned does not mix its tokens by softmax.* method attention_bias\(\)"
+    ):
         inspect.attention_maps(model, IMAGES, query=query)
-    with pytest.raises(ValueError, match="Learned does not return softmax"):
+    with pytest.raises(ValueError, match="Learned does not mix its tokens"):
         inspect.importance(model, IMAGES, "gradient x attention")
 
 
@@ -116,6 +127,7 @@ def uneven():
 @pytest.mark.parametrize(
     ("model", "says"),
     [
+        (with_layer(Bypass()), "Bypass does not call its qkv"),
         (tied(), "one Attention runs twice"),
         (nameless(), "Learned does not say how many heads"),
         (skipping(), "4 attention layers, but only 3 ran"),
@@ -127,6 +139,16 @@ def test_a_model_whose_maps_would_be_wrong_is_refused(model, says):
     with pytest.raises(ValueError, match=says):
         inspect.attention_maps(model, IMAGES)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_model_that_has_diverged_is_not_blamed_on_the_layer():
+    model = with_layer(Learned())
+    nn.init.constant_(model.blocks[1].attn.qkv.weight, torch.nan)
+    maps = inspect.attention_maps(model, IMAGES)
+    assert maps[0].isfinite().all()
+    assert maps[1:].isnan().all()
+    with pytest.raises(ValueError, match="some attention weights are nan"):
+        inspect.rollout(maps)
 
 
 def test_blocks_of_other_shapes_are_seen_one_at_a_time():
@@ -173,11 +195,11 @@ def test_one_query_of_many_tokens_never_makes_the_matrix():
 
 
 def test_one_block_of_many_tokens_keeps_only_its_own():
-    model, image = ViT(**MANY | {"depth": 3, "num_heads": 1}), torch.rand(1, 3, 128, 128)
+    model, image = ViT(**MANY | {"img_size": 64, "depth": 3, "num_heads": 1}), torch.rand(1, 3, 64, 64)
     with Largest() as seen:
         one = inspect.attention_maps(model, image, block=1)
-    assert one.shape == (1, 1, 4097, 4097)
-    assert seen.numel == 4097**2
+    assert one.shape == (1, 1, 1025, 1025)
+    assert seen.numel == 1025**2
 
 
 def test_too_many_images_are_said(monkeypatch):

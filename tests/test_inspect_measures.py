@@ -146,6 +146,9 @@ def test_rollout_is_that_of_a_loop():
     weights = random_weights(3, 2, 4, 7, 7).double()
     found = inspect.rollout(weights)
     np.testing.assert_allclose(found.numpy(), rollout_by_loops(weights.numpy(), 0.5), atol=1e-12)
+    for share in (0.0, 0.3, 1.0):
+        by_loops = rollout_by_loops(weights.numpy(), share)
+        np.testing.assert_allclose(inspect.rollout(weights, share).numpy(), by_loops, atol=1e-12)
     torch.testing.assert_close(found.sum(dim=-1), torch.ones(2, 7, dtype=torch.float64))
     assert (found - inspect.rollout(weights.flip(0))).abs().max() > 0.01  # the order of the blocks matters
 

@@ -61,12 +61,12 @@ def attention_maps(model, images, block=None, query=None):
     kept = None if block is None else _index(block, len(layers), "block", "blocks")
     maps = None
 
-    def see(number, layer, qkv, output):
+    def see(number, layer, qkv, mixed):
         nonlocal maps
         if kept is None or number == kept:
             if maps is None:
                 maps = _room(layers, layer, qkv, kept, query)
-            _fill(maps[0 if kept is not None else number], layer, qkv, output, query)
+            _fill(maps[0 if kept is not None else number], layer, qkv, mixed, query)
 
     with watching(layers, see), eval_mode(model):
         model(images)
@@ -74,7 +74,10 @@ def attention_maps(model, images, block=None, query=None):
 
 
 def attention_layers(model):
-    """The layers of a model in which tokens look at each other, first block first. ValueError if there are none."""
+    """The layers of a model in which tokens look at each other, first block first. ValueError if there are none.
+
+    Besides `Attention`, these are all modules with a `qkv` and a `proj`, as a learner's own layer has them.
+    """
     layers = [
         m
         for m in model.modules()
@@ -100,30 +103,35 @@ def attention_layers(model):
 
 @contextlib.contextmanager
 def watching(layers, see):
-    """A `with` block in which `see(number, layer, qkv, output)` is called whenever one of the layers has run.
+    """A `with` block in which `see(number, layer, qkv, mixed)` is called whenever one of the layers has mixed its tokens.
 
-    number: how many have run before it. qkv: what its `qkv` returned, (B, T, 3D). output: (B, T, D). What `see` returns
-    takes the place of the output, unless it is None. Raises ValueError unless each layer runs once, and calls its qkv.
+    number: how many have done so before it. qkv: what its `qkv` returned, (B, T, 3D). mixed: what its `proj` is about to read,
+    (B, T, D). What `see` returns takes its place, unless it is None. Raises ValueError unless each layer runs once.
     """
     found, hooks, ran = {}, [], []
-
-    def after(layer, inputs, output):
-        if layer in ran:
-            raise ValueError(f"one {type(layer).__name__} runs twice in one pass, as if it were two blocks.")
-        if layer not in found:
-            raise ValueError(
-                f"{type(layer).__name__} does not call its qkv, from which the weights are computed."
-            )
-        ran.append(layer)
-        return see(len(ran) - 1, layer, found.pop(layer), output)
 
     def remember(layer):
         return lambda linear, inputs, output: found.__setitem__(layer, output)
 
+    def show(layer):
+        def hook(linear, inputs):
+            if layer in ran:
+                raise ValueError(
+                    f"one {type(layer).__name__} runs twice in one pass, as if it were two blocks."
+                )
+            if layer not in found:
+                raise ValueError(
+                    f"{type(layer).__name__} does not call its qkv, from which the weights are computed."
+                )
+            ran.append(layer)
+            return see(len(ran) - 1, layer, found.pop(layer), inputs[0])
+
+        return hook
+
     try:
         for layer in layers:
             hooks.append(layer.qkv.register_forward_hook(remember(layer)))
-            hooks.append(layer.register_forward_hook(after))
+            hooks.append(layer.proj.register_forward_pre_hook(show(layer)))
         yield
         if len(ran) < len(layers):
             raise ValueError(
@@ -150,21 +158,24 @@ def weights_and_values(layer, qkv, query=None):
 
 
 @torch.no_grad()
-def require_same(layer, weights, values, output, query=None):
-    """Raise ValueError unless the weights explain what the layer returned. That of `Attention` itself is known to do so."""
-    if type(layer).forward is Attention.forward:
+def require_same(layer, weights, values, mixed, query=None):
+    """Raise ValueError unless the weights explain how the layer mixed its tokens. `Attention` itself is known to be explained.
+
+    weights, values: of `weights_and_values`. mixed: see `watching`.
+    """
+    if type(layer).forward is Attention.forward or not mixed.isfinite().all():
         return
-    explained = layer.proj(merge_heads(weights @ values))
-    output = output if query is None else output[:, query : query + 1]
-    close = 1e-3 if output.dtype in (torch.float32, torch.float64) else 0.05
-    if explained.shape != output.shape or not (explained - output).abs().max() <= close * output.abs().max():
+    explained = merge_heads(weights @ values)
+    mixed = mixed if query is None else mixed[:, query : query + 1]
+    close = 1e-3 if mixed.dtype in (torch.float32, torch.float64) else 0.05
+    if explained.shape != mixed.shape or (explained - mixed).abs().max() > close * mixed.abs().max():
         raise ValueError(
-            f"{type(layer).__name__} does not return softmax(q k^T / sqrt(d)) v, projected, so its weights are not known. "
+            f"{type(layer).__name__} does not mix its tokens by softmax(q k^T / sqrt(d)) v, so its weights are not known. "
             "If it adds something to q k^T / sqrt(d), give it a method attention_bias() that returns that, as (h, T, T)."
         )
 
 
-def _fill(whole, layer, qkv, output, query):
+def _fill(whole, layer, qkv, mixed, query):
     """Write a layer's weights into (B, h, T, T), or (B, h, T) for one query, for a few images at a time."""
     T = qkv.shape[1]
     query = None if query is None else query % T
@@ -173,7 +184,7 @@ def _fill(whole, layer, qkv, output, query):
     for at in range(0, len(qkv), step):
         some = slice(at, at + step)
         weights, values = weights_and_values(layer, qkv[some], query)
-        require_same(layer, weights, values, output[some], query)
+        require_same(layer, weights, values, mixed[some], query)
         weights = weights if query is None else weights[:, :, 0]
         if weights.shape[1:] != whole.shape[1:]:
             raise ValueError(
@@ -295,7 +306,7 @@ def rollout(weights, identity=0.5):
 
     weights: (L, B, h, T, T), first block first. In each block, the mean A over the heads is mixed with the skip connection,
     0.5 A + 0.5 I, and the product over the blocks has the later ones on the left: row i is output token i, and sums to 1.
-    identity: the share of the skip connection; 0 leaves it out.
+    identity: the share of the skip connection, 0..1; 0 leaves it out.
     Source: Abnar and Zuidema 2020, arXiv:2005.00928, section 3.
     Raises ValueError if rows do not sum to 1 or are negative.
     """

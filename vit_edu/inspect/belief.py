@@ -123,11 +123,11 @@ def _gradient_x_attention(model, images, labels, generator):
     """See `importance`. The layers are run with weights that are stored, instead of fused, so that they have a gradient."""
     weights = []
 
-    def see(number, layer, qkv, output):
+    def see(number, layer, qkv, mixed):
         stored, values = weights_and_values(layer, qkv)
-        require_same(layer, stored, values, output)
+        require_same(layer, stored, values, mixed)
         weights.append(stored)
-        return layer.proj(merge_heads(stored @ values))
+        return merge_heads(stored @ values)
 
     layers = attention_layers(model)
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), watching(layers, see):
@@ -179,10 +179,8 @@ def _logit(model, images, labels):
 def _sum_in_patches(model, pixels):
     """(B, H, W) -> (B, N), the sums over the patches. Pixels at the right and at the bottom that fill no patch are left out."""
     (rows, cols), _ = grid_and_prefix(model)
-    proj = model.patch_embed.proj
-    height, width = (
-        proj.stride if isinstance(proj, nn.Conv2d) else (pixels.shape[1] // rows, pixels.shape[2] // cols)
-    )
+    proj, sides = model.patch_embed.proj, pixels.shape[1:]
+    height, width = proj.stride if isinstance(proj, nn.Conv2d) else (sides[0] // rows, sides[1] // cols)
     pixels = pixels[:, : rows * height, : cols * width]
     return pixels.unflatten(2, (cols, width)).unflatten(1, (rows, height)).sum(dim=(2, 4)).flatten(1)
 
@@ -214,17 +212,14 @@ def deletion_curve(model, images, labels, scores, patch_size, steps):
     steps = [whole_number(step, "a number of patches in steps") for step in steps]
     if not all(0 <= step <= N for step in steps):
         raise ValueError(f"0 to {N} patches can be blanked, but steps holds {steps}.")
-    place = scores.argsort(dim=1, descending=True, stable=True).argsort(
-        dim=1
-    )  # (B, N): 0 for the highest score
-    cols = images.shape[-1] // patch_size
-    place = place.to(images.device).unflatten(1, (-1, cols))  # (B, rows, cols)
-    place = place.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)[
-        :, None
-    ]  # (B, 1, H, W)
+    order = scores.argsort(dim=1, descending=True, stable=True).to(images.device)
+    place = order.argsort(dim=1).unflatten(
+        1, (-1, images.shape[-1] // patch_size)
+    )  # (B, rows, cols), 0 first
+    place = place.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)  # (B, H, W)
     right = []
     for step in steps:
-        logits = logits_of(model, images.masked_fill(place < step, 0.0))  # (B, K)
+        logits = logits_of(model, images.masked_fill((place < step)[:, None], 0.0))  # (B, K)
         require_classes(labels, logits)
         right.append((logits.argmax(dim=1) == labels.to(logits.device)).float().mean().item())
     return torch.tensor(right)
