@@ -79,6 +79,15 @@ def test_frozen_models_and_inference_mode(method):
         torch.testing.assert_close(inspect.importance(model, images, method, labels), wanted)
 
 
+@pytest.mark.parametrize("method", inspect.IMPORTANCE)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_in_other_precisions(method, dtype):
+    model = shaken(ViT(**SMALL))
+    wanted = inspect.importance(model, IMAGES, method, LABELS)
+    found = inspect.importance(model.to(dtype), IMAGES.to(dtype), method, LABELS).float()
+    assert (found - wanted).abs().max() <= (0.1 if dtype == torch.bfloat16 else 1e-4) * wanted.abs().max()
+
+
 def read_by_the_head(model, prefix, maps):
     """(B, T, T) -> (B, N), case by case."""
     if getattr(model, "head_dist", None) is not None:

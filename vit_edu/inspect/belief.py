@@ -134,8 +134,7 @@ def _gradient_x_attention(model, images, labels, generator):
         # Images that need a gradient: then there is one for the weights, even if the parameters are frozen
         logit = _logit(model, images.detach().clone().requires_grad_(), labels)
         gradients = torch.autograd.grad(logit, weights)
-    T = weights[0].shape[-1]
-    relevance = torch.eye(T, device=images.device).expand(len(images), -1, -1)  # (B, T, T)
+    relevance = torch.eye(weights[0].shape[-1]).to(weights[0]).expand(len(images), -1, -1)  # (B, T, T)
     for stored, gradient in zip(weights, gradients, strict=True):
         relevance = relevance + (stored.detach() * gradient).clamp(min=0).mean(dim=1) @ relevance
     return _read(model, relevance)
