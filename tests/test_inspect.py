@@ -197,8 +197,14 @@ def test_a_learners_patches_need_not_know_their_grid():
     assert inspect.grid_and_prefix(model) == ((4, 4), 1)
     model = ViT(**SMALL | {"img_size": (8, 24)})
     del model.patch_embed.grid_size
-    with pytest.raises(ValueError, match="does not say on which grid"):
+    with pytest.raises(
+        ValueError, match=r"the patch_embed of ViT does not say on which grid.* to \(rows, cols\)"
+    ):
         inspect.grid_and_prefix(model)
+    for positions in (None, torch.zeros(4, 4)):  # none, and without the axis of the batch
+        model.pos_embed = positions if positions is None else nn.Parameter(positions)
+        with pytest.raises(ValueError, match="does not say on which grid"):
+            inspect.grid_and_prefix(model)
 
 
 @pytest.mark.parametrize(

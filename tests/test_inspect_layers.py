@@ -2,6 +2,7 @@
 
 import re
 
+import alternatives
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vit_edu import inspect
+from vit_edu.check.catalogue.attention import BaseAttention
 from vit_edu.models import ViT
 from vit_edu.models.variants import AttentionPool
 from vit_edu.models.vit import Attention, merge_heads, split_heads
@@ -63,6 +65,43 @@ def test_a_learners_own_attention_is_looked_into():
     ours.load_state_dict(theirs.state_dict())
     maps = inspect.attention_maps(theirs, IMAGES)
     torch.testing.assert_close(maps, inspect.attention_maps(ours, IMAGES), atol=1e-6, rtol=1e-5)
+
+
+# Right answers of lessons 03 and 05 that keep the names qkv, proj and patch_embed
+OWN_LAYERS = [a for a in alternatives.of("Attention") if issubclass(a, BaseAttention)]
+OWN_MODELS = [a for a in alternatives.of("ViT") if a.__name__ in ("BlockByBlock", "HoldsEmbeddings")]
+SHAPE = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+@pytest.mark.parametrize("own", OWN_LAYERS, ids=lambda own: own.__name__)
+def test_right_answers_for_attention_are_looked_into(own):
+    assert len(OWN_LAYERS) >= 3
+    model = ViT(16, 4, num_classes=5, **SHAPE)
+    maps = inspect.attention_maps(model, IMAGES)
+    relevant = inspect.importance(model, IMAGES, "gradient x attention")
+    for block in model.blocks:
+        layer = own(24, 2)
+        layer.load_state_dict(block.attn.state_dict())
+        block.attn = layer
+    torch.testing.assert_close(inspect.attention_maps(model, IMAGES), maps, atol=1e-6, rtol=1e-5)
+    found = inspect.importance(model, IMAGES, "gradient x attention")
+    torch.testing.assert_close(found, relevant, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("own", OWN_MODELS, ids=lambda own: own.__name__)
+@pytest.mark.parametrize("pooling", ["token", "avg"])
+def test_right_answers_for_the_model_are_looked_into(own, pooling):
+    assert len(OWN_MODELS) == 2
+    model = own(16, 4, 3, 5, global_pool=pooling, **SHAPE)
+    prefix = int(pooling == "token")
+    assert inspect.grid_and_prefix(model) == ((4, 4), prefix)
+    maps = inspect.attention_maps(model, IMAGES)
+    assert maps.shape == (2, 2, 2, 16 + prefix, 16 + prefix)
+    rolled = inspect.rollout(maps)
+    wanted = rolled[:, 0, 1:] if prefix else rolled.mean(dim=1)
+    torch.testing.assert_close(inspect.importance(model, IMAGES, "rollout"), wanted)
+    for method in ("last attention", "gradient x input", "gradient x attention", "middle"):
+        assert inspect.importance(model, IMAGES, method).shape == (2, 16)
 
 
 def test_a_layer_says_what_it_adds_to_its_scores():

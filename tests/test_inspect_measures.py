@@ -286,7 +286,8 @@ def test_tokens_on_their_way(name):
 @pytest.mark.parametrize(
     ("model", "images", "says"),
     [
-        (torch.nn.Linear(2, 2), IMAGES, "Linear has no blocks"),
+        (torch.nn.Linear(2, 2), IMAGES, "Linear has no list of blocks"),
+        (ViT(**SMALL | {"depth": 0}), IMAGES, "ViT has no list of blocks"),
         (CNN(), IMAGES, r"the blocks of CNN do not pass on tokens of one shape"),
         (ViT(**SMALL), IMAGES[:0], "no images"),
         (ViT(**SMALL), IMAGES.byte(), "floats"),

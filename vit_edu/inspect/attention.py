@@ -91,7 +91,8 @@ def attention_layers(model):
     if not layers:
         raise ValueError(
             f"{type(model).__name__} has no attention to look at: expected a model with blocks of models.vit.Attention, "
-            "such as ViT or HybridViT. pretrained.from_model turns models of other libraries into one."
+            "such as ViT or HybridViT, or with layers of your own that have a qkv and a proj, as in lesson 03. "
+            "pretrained.from_model turns models of other libraries into one."
         )
     for layer in layers:
         if not isinstance(getattr(layer, "num_heads", None), int):
@@ -227,25 +228,39 @@ def _index(value, count, name, things):
 # ---------------------------------------------------------------- places
 
 
+def with_patches(model):
+    """The model itself, or the part of it, that has a `patch_embed`. ValueError if there is none."""
+    for part in model.modules():
+        if isinstance(getattr(part, "patch_embed", None), nn.Module):
+            return part
+    raise ValueError(
+        f"{type(model).__name__} does not say on which grid its tokens lie: expected a model with a patch_embed, such as ViT "
+        "or HybridViT."
+    )
+
+
 def grid_and_prefix(model):
     """((rows, cols) of the patches, number of prefix tokens in front of them), for any model of the course or converted.
 
-    Raises ValueError for a model that does not cut images into tokens on a grid.
+    They are those of its `patch_embed`, which may also be in a part of the model. If it has no `grid_size`, as a learner's may
+    not, the grid is the square that the positions fill.
+    Raises ValueError for a model that does not cut images into tokens on a grid, and where the grid is not known.
     """
-    patches = getattr(model, "patch_embed", None)
-    positions = getattr(model, "pos_embed", None)
-    prefix = getattr(model, "num_prefix_tokens", None)
+    part = with_patches(model)
+    prefix = getattr(part, "num_prefix_tokens", None)
     if prefix is None:
-        prefix = int(getattr(model, "cls_token", None) is not None)
-    grid = getattr(patches, "grid_size", None)
-    if grid is None and isinstance(positions, torch.Tensor):
-        side = math.isqrt(positions.shape[1] - prefix)
-        grid = (side, side) if side * side == positions.shape[1] - prefix else None
+        prefix = int(getattr(part, "cls_token", None) is not None)
+    grid = getattr(part.patch_embed, "grid_size", None)
     if grid is None:
-        raise ValueError(
-            f"{type(model).__name__} does not say on which grid its tokens lie: expected a model whose patch_embed has a "
-            "grid_size, such as ViT or HybridViT."
-        )
+        positions = getattr(part, "pos_embed", None)
+        known = isinstance(positions, torch.Tensor) and positions.ndim == 3  # (1, T, D)
+        patches = max(0, positions.shape[1] - prefix) if known else 0
+        grid = (math.isqrt(patches),) * 2
+        if not patches or math.prod(grid) != patches:
+            raise ValueError(
+                f"the patch_embed of {type(model).__name__} does not say on which grid its tokens lie: set its grid_size to "
+                "(rows, cols)."
+            )
     return tuple(grid), prefix
 
 

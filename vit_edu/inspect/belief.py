@@ -12,6 +12,7 @@ from vit_edu.inspect.attention import (
     rollout,
     watching,
     weights_and_values,
+    with_patches,
 )
 from vit_edu.inspect.depth import hidden_tokens
 from vit_edu.inspect.running import (
@@ -178,7 +179,7 @@ def _logit(model, images, labels):
 def _sum_in_patches(model, pixels):
     """(B, H, W) -> (B, N), the sums over the patches. Pixels at the right and at the bottom that fill no patch are left out."""
     (rows, cols), _ = grid_and_prefix(model)
-    proj, sides = model.patch_embed.proj, pixels.shape[1:]
+    proj, sides = getattr(with_patches(model).patch_embed, "proj", None), pixels.shape[1:]
     height, width = proj.stride if isinstance(proj, nn.Conv2d) else (sides[0] // rows, sides[1] // cols)
     pixels = pixels[:, : rows * height, : cols * width]
     return pixels.unflatten(2, (cols, width)).unflatten(1, (rows, height)).sum(dim=(2, 4)).flatten(1)

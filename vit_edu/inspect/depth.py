@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from vit_edu.inspect.running import eval_mode, require_images, seen
 
@@ -15,9 +16,9 @@ def hidden_tokens(model, images):
     """
     require_images(images)
     blocks = getattr(model, "blocks", None)
-    if not blocks:
+    if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or not len(blocks):
         raise ValueError(
-            f"{type(model).__name__} has no blocks to look behind: expected a model such as ViT or HybridViT."
+            f"{type(model).__name__} has no list of blocks to look behind: expected a model such as ViT or HybridViT."
         )
     found, hooks = [], []
     try:
