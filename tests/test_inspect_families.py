@@ -95,7 +95,7 @@ def test_vit_pytorch(page):  # noqa: F811
     require_explained(pretrained.convert(page["state"], num_heads=3).model(), torch.randn(2, 3, 32, 32))
 
 
-@pytest.mark.parametrize("name", ["vit-cifar10", "vit-cifar10-hybrid"])
+@pytest.mark.parametrize("name", ["vit-cifar10", "vit-cifar10-hybrid", "vit-cifar10-mae"])
 def test_the_courses_own_weights(name):
     model = pretrained.load(name)
     require_explained(model, torch.randn(2, 3, 32, 32))
