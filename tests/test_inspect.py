@@ -164,6 +164,24 @@ def test_a_grid_that_is_no_square():
     assert maps.shape == (3, 1, 2, 13, 13)
 
 
+class OfClips(ViT):
+    """Reads the mean of the frames of a clip, (B, F, C, H, W)."""
+
+    def forward(self, clips):
+        return super().forward(clips.mean(dim=1))
+
+
+def test_a_model_of_clips_reads_clips():
+    model, clips = shaken(OfClips(**SMALL)), torch.stack([IMAGES, IMAGES.flip(0)], dim=1)
+    same = ViT(**SMALL)
+    same.load_state_dict(model.state_dict())
+    images = clips.mean(dim=1)
+    torch.testing.assert_close(inspect.attention_maps(model, clips), inspect.attention_maps(same, images))
+    torch.testing.assert_close(inspect.hidden_tokens(model, clips), inspect.hidden_tokens(same, images))
+    with pytest.raises(ValueError, match=r"a batch of images, \(B, C, H, W\), got \(2, 2, 3, 16, 16\)"):
+        inspect.importance(model, clips, "rollout")
+
+
 def test_weights_from_a_qkv_are_those_of_one_block():
     model = shaken(ViT(**SMALL)).eval()
     found = []

@@ -44,9 +44,9 @@ def attention_maps(model, images, block=None, query=None):
     """The attention weights of all blocks, from one forward pass: (L, B, h, T, T), first block first.
 
     model: any model with the course's `Attention`, such as `ViT`, `HybridViT` or `PublishedViT`, or with a learner's own.
-    images: (B, C, H, W), floats as the model reads them. Row i of a map says where token i looks, and sums to 1. Tokens
-    are in the model's order: those without a patch first (class token, distillation token, registers), then the patches in
-    reading order.
+    images: (B, C, H, W), floats as the model reads them, or clips for a model of clips. Row i of a map says where token i
+    looks, and sums to 1. Tokens are in the model's order: those without a patch first (class token, distillation token,
+    registers), then the patches in reading order.
     block: only this one is kept, (B, h, T, T); -1 is the last. query: only the row of this token is computed, (L, B, h, T),
     or (B, h, T) with both.
 
@@ -56,7 +56,7 @@ def attention_maps(model, images, block=None, query=None):
     Raises ValueError for a model without such a layer, for a layer that computes something else, for images that are not
     floats or none at all, for a block or a query that there is not, and for weights that would take more than 2 GB.
     """
-    require_images(images)
+    require_images(images, clips=True)
     layers = attention_layers(model)
     kept = None if block is None else _index(block, len(layers), "block", "blocks")
     maps = None

@@ -213,9 +213,8 @@ def deletion_curve(model, images, labels, scores, patch_size, steps):
     if not all(0 <= step <= N for step in steps):
         raise ValueError(f"0 to {N} patches can be blanked, but steps holds {steps}.")
     order = scores.argsort(dim=1, descending=True, stable=True).to(images.device)
-    place = order.argsort(dim=1).unflatten(
-        1, (-1, images.shape[-1] // patch_size)
-    )  # (B, rows, cols), 0 first
+    cols = images.shape[-1] // patch_size
+    place = order.argsort(dim=1).unflatten(1, (-1, cols))  # (B, rows, cols): 0 for the highest score
     place = place.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)  # (B, H, W)
     right = []
     for step in steps:

@@ -14,7 +14,7 @@ def hidden_tokens(model, images):
     model: any model of the course with `blocks`, or a converted one. images: (B, C, H, W), floats as the model reads them.
     Raises ValueError for a model without blocks of tokens, and for images that are not floats, or none at all.
     """
-    require_images(images)
+    require_images(images, clips=True)
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or not len(blocks):
         raise ValueError(

@@ -18,15 +18,18 @@ def eval_mode(model):
             module.training = mode
 
 
-def require_images(images):
-    """Raise ValueError unless these are images as a model reads them: a batch of floats, (B, C, H, W), that is not empty."""
+def require_images(images, clips=False):
+    """Raise ValueError unless these are images as a model reads them: a batch of floats, (B, C, H, W), that is not empty.
+
+    clips: whether it may also be a batch of clips, (B, F, C, H, W).
+    """
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
         found = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
         raise ValueError(
             f"expected images as the model reads them, as normalised floats, got {found}. "
             "Use pretrained.preprocess(images, model) or data.normalize."
         )
-    if images.ndim != 4:
+    if images.ndim != 4 and not (clips and images.ndim == 5):
         raise ValueError(
             f"expected a batch of images, (B, C, H, W), got {tuple(images.shape)}. "
             "A single image becomes a batch of one with image[None]."
