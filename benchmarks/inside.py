@@ -143,7 +143,9 @@ def belief(args):
     for name, model in models.items():
         for method in inspect.IMPORTANCE:
             torch.manual_seed(0)
-            scores = inspect.importance(model, x, method, labels)
+            scores = inspect.importance(
+                model, x, method
+            )  # for the class that the model names, not the true one
             entry = {"experiment": "belief", "model": name, "map": method, "patches": PATCHES}
             for key, values in (("most", scores), ("least", -scores)):
                 entry[key] = inspect.deletion_curve(model, x, labels, values, 4, [0, *PATCHES]).tolist()

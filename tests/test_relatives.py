@@ -101,13 +101,14 @@ def test_without_overlap_it_is_a_vit():
     torch.testing.assert_close(overlap(x), plain(x))
 
 
-def test_the_distance_bias_against_a_loop():
-    bias = distance_bias((2, 3), torch.tensor([1.0, 0.25]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_distance_bias_against_a_loop(dtype):
+    bias = distance_bias((2, 3), torch.tensor([1.0, 0.25], dtype=dtype))
     for i in range(6):
         for j in range(6):
             far = ((i // 3 - j // 3) ** 2 + (i % 3 - j % 3) ** 2) ** 0.5
-            assert bias[0, i, j].item() == pytest.approx(-far, abs=1e-6)
-            assert bias[1, i, j].item() == pytest.approx(-far / 4, abs=1e-6)
+            assert bias[0, i, j].item() == pytest.approx(-far, rel=torch.finfo(dtype).eps)
+            assert bias[1, i, j].item() == pytest.approx(-far / 4, rel=torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("pooling", ["avg", "token"])

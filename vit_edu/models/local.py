@@ -20,8 +20,8 @@ def distance_bias(grid, strength):
     and measured in patches, from centre to centre.
     """
     rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    places = torch.stack([rows.flatten(), cols.flatten()], dim=1).to(strength)  # (N, 2)
-    distance = torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")  # (N, N)
+    row, col = rows.flatten().to(strength), cols.flatten().to(strength)  # (N,) each
+    distance = torch.hypot(row[:, None] - row, col[:, None] - col)  # (N, N)
     return -strength[:, None, None] * distance
 
 
