@@ -79,7 +79,7 @@ def by_eigenvectors(weight, count=28):
 
 @alternative("filters")
 def by_svd_of_the_transpose(weight, count=28):
-    D, C, P, Q = weight.shape
+    _D, C, P, Q = weight.shape
     U = torch.linalg.svd(rearrange(weight, "d c p q -> (c p q) d"), full_matrices=False).U
     return -rearrange(U[:, :count], "(c p q) k -> k c p q", c=C, p=P, q=Q)
 
@@ -290,7 +290,7 @@ def on_patches(model, images, labels, scores, patch_size, steps):
 
 @alternative("deletion_curve")
 def in_one_large_batch(model, images, labels, scores, patch_size, steps):
-    B, N = scores.shape
+    B = len(scores)
     higher = (scores[:, None, :] > scores[:, :, None]).sum(dim=2)  # (B, N), the rank of each patch
     keep = torch.stack([higher >= k for k in steps])  # (S, B, N)
     keep = repeat(
