@@ -107,6 +107,7 @@ EXPLAINED = {
         "1e-05 -> 2e-05 in: return not torch.allclose(model(images), model(_moved(images, patch_size)), atol=1e-05)": "still room for rounding, and for nothing else",
     },
     "filters": {
+        "whole_number(count, 'count') -> count": "bad input is not part of the exercise",
         "weight.detach() -> weight": "the cases need no gradient",
         "matrix if matrix.dtype == torch.float64 else matrix.float() -> matrix": "half precision is not part of the exercise",
         "matrix if matrix.dtype == torch.float64 else matrix.float() -> matrix.float()": "the exercise does not ask for float64",
@@ -127,15 +128,15 @@ EXPLAINED = {
         "-1 -> 1 in: directions = F.normalize(pos_embed[0, prefix:].detach(), dim=-1)": "the last of two axes is axis 1",
     },
     "attention_distance": {
-        "require_weights(weights) -> weights": "bad input is not part of the exercise",
-        "without: require_weights(weights)": "bad input is not part of the exercise",
+        "require_weights(weights, 4, 'the weights of one block, (B, h, T, T), as in attention_maps(model, images)[0]') -> weights": "bad input is not part of the exercise",
+        "without: require_weights(weights, 4, 'the weights of one block, (B, h, T, T), as in attention_maps(model, images)[0]')": "bad input is not part of the exercise",
         "require_grid(grid, weights.shape[-1], prefix) -> grid": "a grid that does not fit is not part of the exercise",
         "without: grid = require_grid(grid, weights.shape[-1], prefix)": "a grid that does not fit is not part of the exercise",
         "1 -> 2 in: grid = require_grid(grid, weights.shape[-1], prefix)": "there are as many queries as keys",
     },
     "rollout": {
-        "require_weights(weights) -> weights": "bad input is not part of the exercise",
-        "without: require_weights(weights)": "bad input is not part of the exercise",
+        "require_weights(weights, 5, 'the weights of all blocks, (L, B, h, T, T), as from attention_maps(model, images)') -> weights": "bad input is not part of the exercise",
+        "without: require_weights(weights, 5, 'the weights of all blocks, (L, B, h, T, T), as from attention_maps(model, images)')": "bad input is not part of the exercise",
         "torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device) -> without dtype": "the product with float64 is float64",
         "torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device) -> without device": "all cases are on the CPU",
         "1 -> 2 in: eye = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)": "there are as many queries as keys",

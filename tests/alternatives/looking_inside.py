@@ -143,8 +143,9 @@ def divided_afterwards(pos_embed, grid, prefix=0):
 
 @alternative("attention_distance")
 def by_cdist(weights, grid, patch_size, prefix=0):
+    sides = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
     rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    centres = (torch.stack([rows, cols], dim=-1).reshape(-1, 2) + 0.5) * patch_size
+    centres = (torch.stack([rows, cols], dim=-1).reshape(-1, 2) + 0.5) * torch.tensor(sides)
     centres = centres.to(weights.dtype)
     w = weights[:, :, prefix:, prefix:]
     w = w / w.sum(dim=-1, keepdim=True)
@@ -153,18 +154,19 @@ def by_cdist(weights, grid, patch_size, prefix=0):
 
 @alternative("attention_distance")
 def by_einsum(weights, grid, patch_size, prefix=0):
+    height, width = patch_size if isinstance(patch_size, tuple) else [patch_size] * 2
     number = torch.arange(grid[0] * grid[1])
-    row, col = number // grid[1], number % grid[1]
+    row, col = height * (number // grid[1]), width * (number % grid[1])
     apart = torch.hypot((row[:, None] - row).to(weights.dtype), (col[:, None] - col).to(weights.dtype))
     patches = weights[..., prefix:, prefix:]
-    looked = einsum(patches, apart * patch_size, "b h i j, i j -> b h i") / patches.sum(-1)
+    looked = einsum(patches, apart, "b h i j, i j -> b h i") / patches.sum(-1)
     return reduce(looked, "b h i -> h", "mean")
 
 
 @alternative("attention_distance")
 def by_loops(weights, grid, patch_size, prefix=0):
-    rows, cols = grid
-    places = [(patch_size * r, patch_size * c) for r in range(rows) for c in range(cols)]
+    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    places = [(height * r, width * c) for r in range(grid[0]) for c in range(grid[1])]
     total = torch.zeros(weights.shape[1], dtype=weights.dtype)
     for i, here in enumerate(places):
         row = weights[:, :, prefix + i]  # (B, h, T)
@@ -176,13 +178,14 @@ def by_loops(weights, grid, patch_size, prefix=0):
 
 @alternative("attention_distance")
 def by_complex_numbers(weights, grid, patch_size, prefix=0):
-    centre = torch.complex(
-        torch.arange(grid[0], dtype=weights.dtype)[:, None].expand(grid),
-        torch.arange(grid[1], dtype=weights.dtype).expand(grid),
-    ).flatten()
-    apart = patch_size * (centre[:, None] - centre[None]).abs()
+    try:
+        height, width = patch_size
+    except TypeError:
+        height = width = patch_size
+    down, right = (torch.arange(n, dtype=weights.dtype) for n in grid)
+    centre = torch.complex((down * height)[:, None].expand(grid), (right * width).expand(grid)).flatten()
     w = weights[..., prefix:, prefix:]
-    return ((w * apart).sum(-1) / w.sum(-1)).mean(-1).mean(0)
+    return ((w * (centre[:, None] - centre[None]).abs()).sum(-1) / w.sum(-1)).mean(-1).mean(0)
 
 
 # ---------------------------------------------------------------- rollout

@@ -463,6 +463,13 @@ attention_distance = Exercise(
         hint="Here every distance counts the same.",
     ),
     _distances_case("a single patch", torch.ones(2, 1, 1, 1), (1, 1), 8),
+    _distances_case(
+        "patches that are 2 pixels high and 8 wide",
+        _attention(2, 2, 12, 12, seed=7),
+        (4, 3),
+        (2, 8),
+        hint="`patch_size` is an int, or a pair (height, width).",
+    ),
     _distances_case("patches of one pixel", _attention(1, 4, 8, 8, seed=4), (2, 4), 1, 0),
     in_double(_attention(2, 2, 7, 7, seed=5), (2, 3), 4, 1, tolerance=1e-3),
     not_contiguous(_attention(2, 2, 7, 7, seed=6), (2, 3), 4, 1, tolerance=1e-3),
@@ -487,6 +494,13 @@ attention_distance = Exercise(
 def _places(rows, cols):
     """(N, 2) row and column of every patch, in patches."""
     return torch.cartesian_prod(torch.arange(rows), torch.arange(cols))
+
+
+def _sides(patch_size, like):
+    """Height and width of a patch in pixels, as a tensor (2,) of the same type as `like`."""
+    return torch.as_tensor((patch_size, patch_size) if isinstance(patch_size, int) else patch_size).to(
+        like.dtype
+    )
 
 
 def _counted(per_row, per_column):
@@ -529,13 +543,20 @@ def _distance(
 
     def wrong(weights, grid, patch_size, prefix=0):
         kept = drop(weights, prefix)
-        return mean(kept, apart(patch_size * places(*grid).to(weights.dtype)))
+        return mean(kept, apart(_sides(patch_size, weights) * places(*grid)))
 
     return wrong
 
 
 attention_distance.add_mistakes(
     in_patches=lambda weights, grid, patch_size, prefix=0: _distance()(weights, grid, 1, prefix),
+    int_only=lambda weights, grid, patch_size, prefix=0: patch_size * _distance()(weights, grid, 1, prefix),
+    height_and_width_exchanged=lambda weights, grid, patch_size, prefix=0: _distance()(
+        weights, grid, _sides(patch_size, weights).flip(0), prefix
+    ),
+    height_for_both=lambda weights, grid, patch_size, prefix=0: _distance()(
+        weights, grid, _sides(patch_size, weights)[[0, 0]], prefix
+    ),
     not_made_up_for=_distance(lambda weights, prefix: weights[..., prefix:, prefix:]),
     prefix_kept=_distance(lambda weights, prefix: weights),
     dropped_at_the_end=_distance(
@@ -579,13 +600,13 @@ attention_distance.add_mistakes(
 @attention_distance.mistake
 def prefix_has_a_place(weights, grid, patch_size, prefix=0):
     number = torch.arange(weights.shape[-1])
-    places = torch.stack([number // grid[1], number % grid[1]], dim=1).to(weights.dtype)
-    return (weights * _apart(patch_size * places)).sum(dim=-1).mean(dim=(0, 2))
+    places = torch.stack([number // grid[1], number % grid[1]], dim=1)
+    return (weights * _apart(_sides(patch_size, weights) * places)).sum(dim=-1).mean(dim=(0, 2))
 
 
 @attention_distance.mistake
 def to_the_mean_place(weights, grid, patch_size, prefix=0):
-    places = patch_size * _places(*grid).to(weights.dtype)
+    places = _sides(patch_size, weights) * _places(*grid)
     return (_without_prefix(weights, prefix) @ places - places).norm(dim=-1).mean(dim=(0, 2))
 
 
@@ -763,6 +784,24 @@ def _mode(training):
     return run
 
 
+def _gradients_meanwhile(candidate):
+    seen = []
+
+    class Watch(_Patterns):
+        def forward(self, images):
+            seen.append(torch.is_grad_enabled())
+            return super().forward(images)
+
+    model, *inputs = _deletion(6, 1, 2, 2, 2, 3)
+    candidate(Watch(model.patterns).eval(), *inputs, 2, [0, 1])
+    return "on" if any(seen) else "off"
+
+
+def _gradients_afterwards(candidate):
+    candidate(*_deletion(6, 1, 2, 2, 2, 3), 2, [0, 1])
+    return "on" if torch.is_grad_enabled() else "off"
+
+
 deletion_curve = Exercise(
     inspect.deletion_curve,
     _curve(
@@ -804,6 +843,16 @@ deletion_curve = Exercise(
         "Remember model.training before, and restore it afterwards.",
     ),
     Case("a model in eval mode stays there", _mode(False)),
+    Case(
+        "gradients while the model computes",
+        _gradients_meanwhile,
+        "Inside `with torch.no_grad():` nothing is kept for a backward that never comes.",
+    ),
+    Case(
+        "gradients after the curve",
+        _gradients_afterwards,
+        "Used as a block, torch.no_grad() ends by itself.",
+    ),
     sizes=Sizes(
         lambda images, channels, rows, columns, patch, classes: _curve(
             "", lambda: _deletion(images, channels, rows, columns, patch, classes), patch, (1, 2, 4)
@@ -988,22 +1037,25 @@ def last_step_only(model, images, labels, scores, patch_size, steps):
     return inspect.deletion_curve(model, images, labels, scores, patch_size, steps)[-1]
 
 
-def _judged(model, images, labels, scores, patch_size, steps, switch=True, back=True):
+def _judged(model, images, labels, scores, patch_size, steps, switch=True, back=True, grad=False):
     before = model.training
     if switch:
         model.eval()
-    with torch.no_grad():
-        ranks = _ranks(scores)
-        blank = [_in_pixels(ranks < step, images, patch_size) for step in steps]
-        curve = torch.stack([_right(model, images * ~mask, labels) for mask in blank])
+    ranks, curve = _ranks(scores), []
+    with torch.set_grad_enabled(grad):
+        for step in steps:
+            blank = _in_pixels(ranks < step, images, patch_size)
+            curve.append(_right(model, images * ~blank, labels))
     if back:
         model.train(before)
-    return curve
+    return torch.stack(curve)
 
 
 deletion_curve.add_mistakes(
     no_eval=lambda *args: _judged(*args, switch=False),
     left_in_eval=lambda *args: _judged(*args, back=False),
+    with_grad=lambda *args: _judged(*args, grad=True),
+    bare_loop=lambda *args: _judged(*args, switch=False, grad=True),
 )
 
 
@@ -1012,3 +1064,9 @@ def always_train(model, *args):
     curve = _judged(model, *args)
     model.train()
     return curve
+
+
+@deletion_curve.mistake
+def gradients_off_for_good(*args):
+    torch.set_grad_enabled(False)
+    return _judged(*args)
