@@ -1,8 +1,11 @@
 """The names that are given to wrong answers are true: for other members of their kind as well, and not for neighbours."""
 
+import functools
 import math
 import random
+import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -113,6 +116,100 @@ def _random_token(tokens, cls_token):
     return torch.cat([drawn, tokens], dim=1)
 
 
+def _softmax_without_dim(qkv, num_heads):
+    q, k, _v = (vit.split_heads(y, num_heads) for y in qkv.chunk(3, dim=-1))
+    with warnings.catch_warnings(action="ignore"):
+        return F.softmax(q @ k.mT / q.shape[-1] ** 0.5)
+
+
+def _pca_in_numpy(weight, count=28):
+    matrix = weight.flatten(1).numpy()
+    Vh = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)[2]
+    return torch.from_numpy(Vh[:count]).reshape(count, *weight.shape[1:])
+
+
+def _rows_of_a_reshape(weight, count=28):
+    V = torch.svd(weight.reshape(-1, len(weight)).T).V
+    return V[:, :count].T.reshape(count, *weight.shape[1:])
+
+
+def _strongest_last(weight, count=28):
+    matrix = weight.flatten(1)
+    vectors = torch.linalg.eigh(matrix.T @ matrix).eigenvectors[:, -count:]
+    return vectors.T.reshape(count, *weight.shape[1:])
+
+
+def _norm_over_the_default_axis(pos_embed, grid, prefix=0):
+    x = F.normalize(pos_embed)[0, prefix:]
+    return (x @ x.T).reshape(*grid, *grid)
+
+
+def _prefix_among_the_queries(weights, grid, patch_size, prefix=0):
+    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    place = torch.arange(grid[0] * grid[1])
+    row, col = height * (place // grid[1]), width * (place % grid[1])
+    apart = ((row[:, None] - row) ** 2 + (col[:, None] - col) ** 2).sqrt()
+    between = weights[..., prefix:]
+    return (between / between.sum(dim=-1, keepdim=True) * apart).sum(dim=-1).mean(dim=(0, 2))
+
+
+def _published_normalisation(weights):
+    result = torch.eye(weights.shape[-1])
+    for attention in weights:
+        a = (attention.mean(axis=1) + 1.0 * torch.eye(weights.shape[-1])) / 2
+        a = a / a.sum(dim=-1)
+        result = torch.matmul(a, result.to(a.dtype))
+    return result
+
+
+def _mean_over_axis_1(weights):
+    eye = torch.eye(weights.shape[-1], dtype=weights.dtype)
+    layers = 0.5 * weights.mean(1) + 0.5 * eye
+    return functools.reduce(lambda before, layer: layer @ before, layers)
+
+
+def _blanked(images, patches, patch_size):
+    """`images`, with these patches of each set to 0 in place. patches: a list of places for each image."""
+    cols = images.shape[-1] // patch_size
+    for image, places in zip(images, patches, strict=True):
+        for place in places:
+            top, left = place // cols * patch_size, place % cols * patch_size
+            image[:, top : top + patch_size, left : left + patch_size] = 0
+    return images
+
+
+def _accuracies(model, pictures, labels):
+    before, found = model.training, []
+    model.eval()
+    with torch.no_grad():
+        for images in pictures:
+            found.append((model(images).argmax(dim=-1) == labels).float().mean())
+    model.train(before)
+    return torch.stack(found)
+
+
+def _mean_map_in_loops(model, images, labels, scores, patch_size, steps):
+    order = scores.mean(dim=0).argsort(descending=True).tolist()
+    pictures = (_blanked(images.clone(), [order[:k]] * len(images), patch_size) for k in steps)
+    return _accuracies(model, pictures, labels)
+
+
+def _pixels_set_in_place(model, images, labels, scores, patch_size, steps):
+    pictures = (_blanked(images, scores.topk(k, dim=1).indices.tolist(), patch_size) for k in steps)
+    return _accuracies(model, pictures, labels)
+
+
+def _scores_changed_in_place(model, images, labels, scores, patch_size, steps):
+    gone, pictures = [[] for _ in images], []
+    for _ in range(max(steps)):
+        for number, best in enumerate(scores.argmax(dim=1).tolist()):
+            gone[number].append(best)
+            scores[number, best] = -math.inf
+    for k in steps:
+        pictures.append(_blanked(images.clone(), [places[:k] for places in gone], patch_size))
+    return _accuracies(model, pictures, labels)
+
+
 @pytest.mark.parametrize(
     ("exercise", "answer", "name"),
     [
@@ -143,6 +240,15 @@ def _random_token(tokens, cls_token):
         ("Block", OneNormAtAll, "OneNorm"),
         ("Block", PostNormThatNeverDrops, "PostNorm"),
         ("Block", FifthAlways, "FixedRate"),
+        ("attention_weights", _softmax_without_dim, "softmax_over_heads"),
+        ("filters", _pca_in_numpy, "mean_filter_subtracted"),
+        ("filters", _rows_of_a_reshape, "reshaped_for_transposed"),
+        ("position_similarity", _norm_over_the_default_axis, "normalised_with_the_prefix"),
+        ("attention_distance", _prefix_among_the_queries, "prefix_kept"),
+        ("rollout", _published_normalisation, "no_keepdim"),
+        ("rollout", _mean_over_axis_1, "images_averaged"),
+        ("deletion_curve", _mean_map_in_loops, "same_patches_for_all"),
+        ("deletion_curve", _pixels_set_in_place, "blanked_in_place"),
     ],
 )
 def test_another_member_of_a_kind_has_its_name(exercise, answer, name):
@@ -164,6 +270,8 @@ def test_another_member_of_a_kind_has_its_name(exercise, answer, name):
             ),
             "NoPositionForClass",
         ),
+        ("filters", _strongest_last, "smallest_first"),
+        ("deletion_curve", _scores_changed_in_place, "blanked_in_place"),
     ],
 )
 def test_a_neighbour_does_not_get_a_name_that_is_false_for_it(exercise, answer, name):

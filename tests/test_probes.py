@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from vit_edu import augment, check, data, pretrained, training, transfer
+from vit_edu import augment, check, data, inspect, pretrained, training, transfer
 from vit_edu.check import probes
 from vit_edu.models import vit
 
@@ -416,6 +416,20 @@ def votes_for_three(features, labels, queries, k):
 
 
 # (exercise, answer, what is said of it)
+def sixteen_components(weight, count=28):
+    Vh = torch.linalg.svd(weight.flatten(1)).Vh[:16]
+    return Vh.reshape(-1, *weight.shape[1:])
+
+
+def distance_of_four_pixels(weights, grid, patch_size, prefix=0):
+    return inspect.attention_distance(weights, grid, 4, prefix)
+
+
+def eight_columns(pos_embed, grid, prefix=0):
+    directions = F.normalize(pos_embed[0, prefix:], dim=-1)
+    return (directions @ directions.T).reshape(grid[0], 8, grid[0], 8)
+
+
 FOUND = [
     ("count_patches", count_of_256, "the size of the patches were fixed at 16"),
     ("patchify", patchify_of_8, "the size of the patches were fixed at 8"),
@@ -472,6 +486,9 @@ FOUND = [
     ("smooth_labels", smoothed_by_a_fifth, "the smoothing were fixed at 0.2"),
     ("smooth_labels", smoothed_over_20_classes, "the number of classes were fixed at 20"),
     ("smooth_labels", smoothed_for_eight_images, "the number of images were fixed at 8"),
+    ("filters", sixteen_components, "the number of components were fixed at 16"),
+    ("attention_distance", distance_of_four_pixels, "the size of the patches were fixed at 4"),
+    ("position_similarity", eight_columns, "the number of columns were fixed at 8"),
 ]
 
 

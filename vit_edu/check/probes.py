@@ -208,6 +208,16 @@ KINDS = {
         between=N_("Look at how several neighbours vote."),
         axis=True,
     ),
+    "filters": Kind(
+        N_("the number of filters"),
+        lambda n: ngettext("one filter", "{number} filters", n),
+        axis=True,
+    ),
+    "components": Kind(
+        N_("the number of components"),
+        lambda n: ngettext("one component", "{number} components", n),
+        axis=True,
+    ),
     "steps": Kind(
         N_("the number of steps"),
         lambda n: ngettext("one step", "{number} steps", n),
