@@ -423,9 +423,9 @@ def one_place_only(pos_embed, grid, prefix=0):
 _three_in_a_row = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]])[None, None]
 
 
-def _distances_case(name, *args, hint=""):
+def _distances_case(name, *args, **options):
     # torch.cdist, by its shortcut for more than 25 places, is exact to about 1e-3 of a pixel.
-    return call(name, *args, hint=hint, tolerance=1e-3)
+    return call(name, *args, tolerance=1e-3, **options)
 
 
 attention_distance = Exercise(
@@ -469,6 +469,7 @@ attention_distance = Exercise(
         (4, 3),
         (2, 8),
         hint="`patch_size` is an int, or a pair (height, width).",
+        kind="property",
     ),
     _distances_case("patches of one pixel", _attention(1, 4, 8, 8, seed=4), (2, 4), 1, 0),
     in_double(_attention(2, 2, 7, 7, seed=5), (2, 3), 4, 1, tolerance=1e-3),
@@ -742,7 +743,7 @@ def _deletion(images, channels, rows, columns, patch, classes):
     return _Patterns(patterns), pictures, labels, drawn(images, rows * columns, seed=23)
 
 
-def _curve(name, made, patch, steps, hint="", training=False):
+def _curve(name, made, patch, steps, training=False, **options):
     """A case for `deletion_curve`. made: a function that gives model, images, labels and scores.
 
     It is not repeated as in `settled`, because an answer in loops takes its time.
@@ -764,7 +765,7 @@ def _curve(name, made, patch, steps, hint="", training=False):
 
         return apply(curve, *inputs)
 
-    return Case(name, run, hint, 1e-4, given=tuple(made()[1:]))
+    return Case(name, run, tolerance=1e-4, given=tuple(made()[1:]), **options)
 
 
 def _brightest():
@@ -786,6 +787,7 @@ def _mode(training):
 
 def _each_time(candidate):
     model, *inputs = _deletion(40, 1, 4, 2, 1, 2)
+    model.eval()
     first, *others = (candidate(model, *(v.clone() for v in inputs), 1, [2, 4, 6]) for _ in range(4))
     if isinstance(first, torch.Tensor) and not all(torch.equal(first, other) for other in others):
         raise CaseFailed("the same input gives another result each time")
@@ -844,6 +846,7 @@ deletion_curve = Exercise(
         (0, 1, 3),
         hint="Call model.eval() first.",
         training=True,
+        kind="property",
     ),
     Case(
         "... and goes back to train mode afterwards",
