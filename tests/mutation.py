@@ -161,6 +161,29 @@ EXPLAINED = {
         "scores.argsort(dim=1, descending=True, stable=True).to(images.device) -> scores.argsort(dim=1, descending=True, stable=True)": "all cases are on the CPU",
         "labels.to(logits.device) -> labels": "all cases are on the CPU",
         "(logits.argmax(dim=1) == labels.to(logits.device)).float().mean().item() -> (logits.argmax(dim=1) == labels.to(logits.device)).float().mean()": "torch.tensor takes a list of either",
+    "conv_matrix": {
+        "torch.arange(rows * cols, device=kernel.device) -> without device": "all cases are on the CPU",
+        "0 -> -1 in: weights = kernel[down.clamp(0, size - 1), right.clamp(0, size - 1)]": "what is read outside the kernel becomes 0 afterwards",
+    },
+    "layer_cost": {
+        "int(ratio * dim) -> ratio * dim": "the exercise has whole ratios only",
+    },
+    "receptive_field": {
+        "zip(kernels, strides, strict=True) -> without strict": "lists of unequal length are not part of the exercise",
+        "True -> False in: for kernel, stride in zip(kernels, strides, strict=True):": "lists of unequal length are not part of the exercise",
+    },
+    "shift_consistency": {
+        "require_images(images) -> images": "images that no model reads are not part of the exercise",
+        "without: require_images(images)": "images that no model reads are not part of the exercise",
+        "[pixels] if isinstance(pixels, int) else list(pixels) -> [pixels]": "several distances are not part of the exercise",
+        "list(pixels) -> pixels": "several distances are not part of the exercise",
+        "shares[0] if isinstance(pixels, int) else torch.tensor(shares) -> shares[0]": "several distances are not part of the exercise",
+        "0 -> -1 in: return shares[0] if isinstance(pixels, int) else torch.tensor(shares)": "the first of one share is also the last",
+        "torch.tensor(shares) -> shares": "several distances are not part of the exercise",
+    },
+    "distance_bias": {
+        "torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing='ij') -> without indexing": "'ij' is the default, with a warning",
+        "torch.cdist(places, places, compute_mode='donot_use_mm_for_euclid_dist') -> without compute_mode": "between places in whole numbers, both ways are exact enough",
     },
 }
 

@@ -110,6 +110,17 @@ KINDS = {
         lambda n: ngettext("a stride of one pixel", "a stride of {number} pixels", n),
         16,
     ),
+    "kernel": Kind(
+        N_("the size of the kernel"),
+        lambda n: ngettext("a kernel of a single number", "a kernel of {number} x {number} numbers", n),
+        16,
+    ),
+    "shift": Kind(
+        N_("the shift"),
+        lambda n: ngettext("a shift of one pixel", "a shift of {number} pixels", n),
+        16,
+        N_("Look at how far the images move."),
+    ),
     "padding": Kind(
         N_("the padding"),
         lambda n: ngettext("a padding of one pixel", "a padding of {number} pixels", n),
@@ -164,6 +175,12 @@ KINDS = {
         lambda n: ngettext("one block", "{number} blocks", n),
         6,
         N_("Look at what happens from one block to the next."),
+    ),
+    "layers": Kind(
+        N_("the number of layers"),
+        lambda n: ngettext("one layer", "{number} layers", n),
+        16,
+        N_("Look at what happens from one layer to the next."),
     ),
     "classes": Kind(
         N_("the number of classes"),

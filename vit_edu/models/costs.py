@@ -16,7 +16,7 @@ def conv_matrix(kernel, rows, cols):
 
     kernel: (K, K), K odd. rows, cols: the size of the image, which has one channel and N = rows * cols pixels.
     Returns (N, N): row i holds the weights with which pixel i of the result, in reading order, sums up the pixels of the image.
-    So `(conv_matrix(kernel, *x.shape) @ x.flatten())` equals `F.conv2d(x[None, None], kernel[None, None], padding=K // 2).flatten()`.
+    So `conv_matrix(kernel, *x.shape) @ x.flatten()` equals `F.conv2d(x[None, None], kernel[None, None], padding=K // 2).flatten()`.
     Like `F.conv2d` it does not flip the kernel: what deep learning calls a convolution is a cross-correlation (PyTorch's
     documentation of `Conv2d`). Raises ValueError for an even K, which has no middle.
     """
@@ -25,10 +25,9 @@ def conv_matrix(kernel, rows, cols):
         raise ValueError(f"the kernel must be square, with an odd side, got {tuple(kernel.shape)}.")
     places = torch.arange(rows * cols, device=kernel.device)
     row, col = places // cols, places % cols  # (N,), (N,)
-    down = (
-        row - row[:, None] + size // 2
-    )  # (N, N): the row of the kernel that lies on pixel j when its middle lies on i
-    right = col - col[:, None] + size // 2  # (N, N): and its column
+    # With the middle of the kernel on pixel i, this row and this column of it lie on pixel j.
+    down = row - row[:, None] + size // 2  # (N, N)
+    right = col - col[:, None] + size // 2  # (N, N)
     outside = (down < 0) | (down >= size) | (right < 0) | (right >= size)  # (N, N)
     weights = kernel[down.clamp(0, size - 1), right.clamp(0, size - 1)]  # (N, N)
     return weights.masked_fill(outside, 0)
