@@ -112,7 +112,7 @@ KINDS = {
     ),
     "kernel": Kind(
         N_("the size of the kernel"),
-        lambda n: ngettext("a kernel of a single number", "a kernel of {number} x {number} numbers", n),
+        lambda n: _("a kernel of {number} x {number}"),
         16,
     ),
     "shift": Kind(
