@@ -17,7 +17,7 @@ from vit_edu import check
 from vit_edu.check import report, texts
 from vit_edu.check.catalogue.vit import BaseViT, Suspect
 from vit_edu.check.engine import variant
-from vit_edu.models import vit
+from vit_edu.models import costs, vit
 
 NAMES = check.names()
 ALTERNATIVES = [(n, a) for n in NAMES for a in alternatives.of(n)]
@@ -171,6 +171,32 @@ NEIGHBOURS = {
         "same_draw_each_time",
         lambda x: torch.cat([x[: len(x) // 2].flip(-1), x[len(x) // 2 :]]),
     ),
+    "rows and columns of the matrix": (
+        "conv_matrix",
+        "flipped",
+        lambda kernel, rows, cols: costs.conv_matrix(kernel, rows, cols).T,
+    ),
+    "each number of the kernel written once": (
+        "conv_matrix",
+        "next_row_continues",
+        lambda kernel, rows, cols: written_along_the_line(kernel, rows, cols),
+    ),
+    "one layer without biases": (
+        "layer_cost",
+        "biases_left_out",
+        lambda layer, tokens, dim, kernel=3, ratio=4: (
+            costs.layer_cost(layer, tokens, dim, kernel, ratio)[0] - dim * (layer == "convolution"),
+            costs.layer_cost(layer, tokens, dim, kernel, ratio)[1],
+        ),
+    ),
+    "a third product of attention": (
+        "layer_cost",
+        None,
+        lambda layer, tokens, dim, kernel=3, ratio=4: (
+            costs.layer_cost(layer, tokens, dim, kernel, ratio)[0],
+            costs.layer_cost(layer, tokens, dim, kernel, ratio)[1] + (layer == "attention") * tokens**2 * dim,
+        ),
+    ),
     "shares of one third": (
         "evaluate",
         "batches_all_right",
@@ -192,6 +218,18 @@ def all_right(model, batches):
         right = [torch.equal(model(x).argmax(-1), y) for x, y in batches]
     model.train(before)
     return sum(right) / len(right)
+
+
+def written_along_the_line(kernel, rows, cols):
+    N, reach = rows * cols, len(kernel) // 2
+    matrix = torch.zeros(N, N)
+    for i in range(N):
+        for a in range(len(kernel)):
+            for b in range(len(kernel)):
+                j = i + (a - reach) * cols + b - reach
+                if 0 <= j < N:
+                    matrix[i, j] = kernel[a, b]
+    return matrix
 
 
 @pytest.mark.parametrize("case", NEIGHBOURS)

@@ -10,7 +10,7 @@ from torch import nn
 
 from vit_edu import augment, check, data, inspect, pretrained, training, transfer
 from vit_edu.check import probes
-from vit_edu.models import vit
+from vit_edu.models import costs, local, vit
 
 # ---------------------------------------------------------------- no built-in number passes
 
@@ -415,6 +415,40 @@ def votes_for_three(features, labels, queries, k):
     return torch.stack([(near == c).sum(dim=1) for c in range(3)], dim=1).argmax(dim=1)
 
 
+def layer_of_kernel_3(layer, tokens, dim, kernel=3, ratio=4):
+    return costs.layer_cost(layer, tokens, dim, 3, ratio)
+
+
+def layer_of_ratio_4(layer, tokens, dim, kernel=3, ratio=4):
+    return costs.layer_cost(layer, tokens, dim, kernel, 4)
+
+
+def stack_of_stride_2(kernels, strides):
+    return costs.receptive_field(kernels, [2] * len(kernels))
+
+
+def stack_of_two(kernels, strides):
+    return costs.receptive_field(kernels[:2], strides[:2])
+
+
+def moved_by_4(model, images, pixels):
+    return inspect.shift_consistency(model, images, 4)
+
+
+def share_of_24(model, images, pixels):
+    return inspect.shift_consistency(model, images, pixels) * len(images) / 24
+
+
+def stem_of_kernel_3(size, strides, kernel=3):
+    for stride in strides:
+        size = [(side + 2 * (kernel // 2) - 3) // stride + 1 for side in size]
+    return size
+
+
+def bias_of_4_heads(grid, strength):
+    return local.distance_bias(grid, strength[:4])
+
+
 # (exercise, answer, what is said of it)
 def sixteen_components(weight, count=28):
     Vh = torch.linalg.svd(weight.flatten(1)).Vh[:16]
@@ -489,6 +523,14 @@ FOUND = [
     ("filters", sixteen_components, "the number of components were fixed at 16"),
     ("attention_distance", distance_of_four_pixels, "the size of the patches were fixed at 4"),
     ("position_similarity", eight_columns, "the number of columns were fixed at 8"),
+    ("layer_cost", layer_of_kernel_3, "the size of the kernel were fixed at 3"),
+    ("layer_cost", layer_of_ratio_4, "the ratio of the MLP were fixed at 4"),
+    ("receptive_field", stack_of_stride_2, "the stride were fixed at 2"),
+    ("receptive_field", stack_of_two, "With up to 2 layers"),
+    ("shift_consistency", moved_by_4, "the shift were fixed at 4"),
+    ("shift_consistency", share_of_24, "the number of images were fixed at 24"),
+    ("stem_grid", stem_of_kernel_3, "the size of the kernel were fixed at 3"),
+    ("distance_bias", bias_of_4_heads, "With up to 4 heads"),
 ]
 
 
@@ -573,6 +615,18 @@ def rate_and_a_half(name, depth, peak, decay):
     return 1.5 * transfer.layer_rate(name, depth, peak, decay)
 
 
+def strengths_squared(grid, strength):
+    return local.distance_bias(grid, strength**2)
+
+
+def moved_twice_as_far(model, images, pixels):
+    return inspect.shift_consistency(model, images, min(2 * pixels, images.shape[-1] - 1))
+
+
+def last_pixel_left_out(kernel, rows, cols):
+    return costs.conv_matrix(kernel, rows, cols) * (torch.arange(rows * cols)[:, None] < rows * cols - 1)
+
+
 NOTHING_BUILT_IN = [
     ("patchify", patches_in_reverse),
     ("patch_conv_weight", kernel_of_halves),
@@ -589,6 +643,9 @@ NOTHING_BUILT_IN = [
     ("random_flip", mixed_up),
     ("pack_qkv", negative),
     ("layer_rate", rate_and_a_half),
+    ("distance_bias", strengths_squared),
+    ("shift_consistency", moved_twice_as_far),
+    ("conv_matrix", last_pixel_left_out),
 ]
 
 

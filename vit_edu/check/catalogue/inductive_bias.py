@@ -250,7 +250,7 @@ layer_cost.add_mistakes(
     kernel_not_squared=_costs(weights=lambda dim, kernel: kernel * dim**2),
     each_channel_for_itself=_costs(weights=lambda dim, kernel: kernel**2 * dim),
     kernel_forgotten=_costs(weights=lambda dim, kernel: dim**2),
-    bias_at_every_place_of_the_kernel=_costs(channel_bias=lambda dim: dim**2),
+    bias_for_each_pair=_costs(channel_bias=lambda dim: dim**2),
     one_way=_costs(one_way=True, hidden_bias=lambda dim, hidden: hidden),
     biases_of_width_dim=_costs(hidden_bias=lambda dim, hidden: 2 * dim),
     hidden_biases_only=_costs(hidden_bias=lambda dim, hidden: hidden),
@@ -427,7 +427,11 @@ shift_consistency = Exercise(
     _shifted("24 images of 5 x 7 pixels, moved by 2", 2),
     _shifted("24 images of 5 x 7 pixels, moved by 4", 4),
     _shifted("24 images of 6 x 6 pixels, moved by 3", 3, height=6, width=6),
-    _shifted("moved by 0 pixels: every answer stays", 0, "`x[..., :-0]` is empty."),
+    _shifted(
+        "moved by 0 pixels: every answer stays",
+        0,
+        "Nothing moves, so no answer changes. Mind that `x[..., :-0]` is empty.",
+    ),
     _shifted("a single image that keeps its class", 1, images=1),
     _shifted(
         "as many images as classes", 1, "The classes are on the last axis of the logits.", images=6, classes=6
@@ -600,9 +604,9 @@ distance_bias = Exercise(
         (4, 5),
         torch.tensor([0.5, 2.0, -1.5]),
     ),
-    call("a square grid, 4 x 4 patches", (4, 4), torch.tensor([0.25, 3.0])),
+    call("a square grid, 4 x 4 patches, and 6 heads", (4, 4), 2.0 ** -torch.arange(6)),
     call("a head of strength 0 and one of strength 1", (2, 2), torch.tensor([0.0, 1.0])),
-    call("a single patch", (1, 1), torch.tensor([1.0, 2.0, 3.0])),
+    call("a single patch", (1, 1), torch.tensor([1.0, 2.0, 3.0]), kind="property"),
     call("a single head", (6, 2), torch.tensor([2.0])),
     in_double((3, 4), torch.tensor([0.3, 1.7])),
     passes_gradient(
@@ -630,6 +634,11 @@ def _by(distance):
     return lambda grid, strength: _biased(distance, grid, strength)
 
 
+def _largest_is_one(grid, strength):
+    distance = -local.distance_bias(grid, torch.ones(1))
+    return -strength[:, None, None] * distance / distance.max()
+
+
 distance_bias.add_mistakes(
     squared=_by(lambda down, right: down**2 + right**2),
     along_the_streets=_by(lambda down, right: down + right),
@@ -644,8 +653,6 @@ distance_bias.add_mistakes(
     heads_last=lambda grid, strength: local.distance_bias(grid, strength).permute(1, 2, 0),
     heads_added_up=lambda grid, strength: local.distance_bias(grid, strength).sum(0),
     first_head_for_all=lambda grid, strength: local.distance_bias(grid, strength[:1].expand_as(strength)),
-    largest_is_one=lambda grid, strength: (
-        local.distance_bias(grid, strength) / max(1e-9, math.hypot(grid[0] - 1, grid[1] - 1))
-    ),
+    largest_is_one=_largest_is_one,
     cut_off=lambda grid, strength: local.distance_bias(grid, strength.detach()),
 )
