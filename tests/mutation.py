@@ -175,11 +175,10 @@ EXPLAINED = {
     "shift_consistency": {
         "require_images(images) -> images": "images that no model reads are not part of the exercise",
         "without: require_images(images)": "images that no model reads are not part of the exercise",
-        "[pixels] if isinstance(pixels, int) else list(pixels) -> [pixels]": "several distances are not part of the exercise",
-        "list(pixels) -> pixels": "several distances are not part of the exercise",
-        "shares[0] if isinstance(pixels, int) else torch.tensor(shares) -> shares[0]": "several distances are not part of the exercise",
-        "0 -> -1 in: return shares[0] if isinstance(pixels, int) else torch.tensor(shares)": "the first of one share is also the last",
+        "pixels if several else [pixels] -> [pixels]": "several distances are not part of the exercise",
+        "torch.tensor(shares) if several else shares[0] -> shares[0]": "several distances are not part of the exercise",
         "torch.tensor(shares) -> shares": "several distances are not part of the exercise",
+        "0 -> -1 in: return torch.tensor(shares) if several else shares[0]": "the first of one share is also the last",
     },
     "distance_bias": {
         "torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing='ij') -> without indexing": "'ij' is the default, with a warning",
