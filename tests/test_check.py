@@ -1281,6 +1281,12 @@ def test_a_table_has_the_digits_that_differ(scale):
         assert got in report.Report("x", report.WRONG, worked=worked)._repr_mimebundle_()["text/html"]
 
 
+def test_a_table_has_no_negative_zero():
+    worked = check.run("distance_bias", check.get("distance_bias")._wrong["squared"]).worked
+    assert worked.expected[0, 0].signbit()
+    assert "-0 " not in worked.text
+
+
 # ---------------------------------------------------------------- after a right answer
 
 ROOT = Path(__file__).parents[1]

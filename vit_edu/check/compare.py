@@ -364,7 +364,7 @@ def _one_given(value):
 
 def format_number(value, digits=4):
     """A number as text, with this many significant digits if it is a float."""
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:.{digits}g}" if isinstance(value, float) else str(value)  # -0.0 is shown as 0
 
 
 def _matrix(values, wrong, digits=4):

@@ -439,7 +439,7 @@ shift_consistency = Exercise(
     _shifted(
         "a model that was in train mode is asked in eval mode",
         2,
-        "Call model.eval() first.",
+        "The model answers in eval mode: `model.eval()`, and that for both predictions.",
         train=True,
     ),
     _mode_afterwards(
