@@ -182,7 +182,9 @@ EXPLAINED = {
     },
     "distance_bias": {
         "torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing='ij') -> without indexing": "'ij' is the default, with a warning",
-        "torch.cdist(places, places, compute_mode='donot_use_mm_for_euclid_dist') -> without compute_mode": "between places in whole numbers, both ways are exact enough",
+        "rows.flatten().to(strength) -> rows.flatten()": "the columns alone give both their type",
+        "cols.flatten().to(strength) -> cols.flatten()": "the rows alone give both their type",
+        "torch.hypot(row[:, None] - row, col[:, None] - col) -> torch.hypot(col[:, None] - col, row[:, None] - row)": "the same length",
     },
 }
 
