@@ -161,6 +161,7 @@ EXPLAINED = {
         "scores.argsort(dim=1, descending=True, stable=True).to(images.device) -> scores.argsort(dim=1, descending=True, stable=True)": "all cases are on the CPU",
         "labels.to(logits.device) -> labels": "all cases are on the CPU",
         "(logits.argmax(dim=1) == labels.to(logits.device)).float().mean().item() -> (logits.argmax(dim=1) == labels.to(logits.device)).float().mean()": "torch.tensor takes a list of either",
+    },
     "conv_matrix": {
         "torch.arange(rows * cols, device=kernel.device) -> without device": "all cases are on the CPU",
         "0 -> -1 in: weights = kernel[down.clamp(0, size - 1), right.clamp(0, size - 1)]": "what is read outside the kernel becomes 0 afterwards",

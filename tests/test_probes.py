@@ -449,7 +449,6 @@ def bias_of_4_heads(grid, strength):
     return local.distance_bias(grid, strength[:4])
 
 
-# (exercise, answer, what is said of it)
 def sixteen_components(weight, count=28):
     Vh = torch.linalg.svd(weight.flatten(1)).Vh[:16]
     return Vh.reshape(-1, *weight.shape[1:])
@@ -464,6 +463,7 @@ def eight_columns(pos_embed, grid, prefix=0):
     return (directions @ directions.T).reshape(grid[0], 8, grid[0], 8)
 
 
+# (exercise, answer, what is said of it)
 FOUND = [
     ("count_patches", count_of_256, "the size of the patches were fixed at 16"),
     ("patchify", patchify_of_8, "the size of the patches were fixed at 8"),
