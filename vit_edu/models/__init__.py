@@ -5,15 +5,18 @@ from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.kinds import KINDS, make_model
 from vit_edu.models.local import LocalViT
 from vit_edu.models.masked import MaskedAutoencoder
+from vit_edu.models.mixer import MIXERS, Mixer
 from vit_edu.models.vit import SIZES, ViT
 
 __all__ = [
     "CNN",
     "KINDS",
+    "MIXERS",
     "SIZES",
     "HybridViT",
     "LocalViT",
     "MaskedAutoencoder",
+    "Mixer",
     "OverlapViT",
     "ViT",
     "make_model",

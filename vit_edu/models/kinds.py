@@ -4,6 +4,7 @@ from vit_edu.models.cnn import CNN
 from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.local import LocalViT
 from vit_edu.models.masked import MaskedAutoencoder
+from vit_edu.models.mixer import Mixer
 from vit_edu.models.vit import ViT
 
 KINDS = {
@@ -13,6 +14,7 @@ KINDS = {
     "local": LocalViT,
     "cnn": CNN,
     "masked": MaskedAutoencoder,
+    "mixer": Mixer,
 }
 
 
