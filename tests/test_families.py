@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models import get_model
 
 from vit_edu import pretrained
-from vit_edu.models import ViT
+from vit_edu.models import Mixer, ViT
 from vit_edu.models.variants import PublishedViT
 from vit_edu.pretrained import loading, names
 from vit_edu.pretrained.config import settings_of
@@ -540,12 +540,13 @@ def test_a_layer_before_the_head_takes_the_head_with_it(capsys):
     assert "The weights have no head, and 10 classes were asked for" in capsys.readouterr().out
 
 
-def test_tables_map_into_a_vit():
+def test_tables_map_into_our_models():
     """Every name on the right of every table is one that our models have."""
     with torch.device("meta"):
         ours = PublishedViT(dist_token=True, dist_head=True, registers=4, fc_norm=True, norm_pre=True)
         pooled = PublishedViT(class_token=False, global_pool="map")
-    known = {*ours.state_dict(), *pooled.state_dict()}
+        mixer = Mixer(mixer="mlp")
+    known = {*ours.state_dict(), *pooled.state_dict(), *mixer.state_dict()}
     for family in names.FAMILIES.values():
         for name in family.names.values():
             name, _, part = name.replace("{i}", "0").partition("[")

@@ -1,15 +1,22 @@
 """The skeleton of lesson 09 and its token mixers, against the course's ViT, timm and formulas."""
 
 import dataclasses
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
+from wanted import library
 
-from vit_edu import data, inspect, models, training
+from vit_edu import data, inspect, models, pretrained, training
 from vit_edu.models.mixer import MIXERS, Mixer, token_mixer
+from vit_edu.pretrained import loading
+
+timm = library("timm")
 
 GRID = (3, 4)
 N = 12
@@ -365,3 +372,197 @@ def test_another_image_size_is_refused_with_the_reason(name, why):
             other.load_state_dict(weights, strict=False)
     else:
         assert other.load_state_dict(weights, strict=False).missing_keys == ["pos_embed"]
+
+
+# ---------------------------------------------------------------- published weights
+
+
+def published(name, **arguments):
+    """A Mixer of timm in its full width, two blocks deep, with random weights that all show."""
+    with torch.device("meta"):
+        model = timm.create_model(name, **arguments)
+    model.blocks = model.blocks[:2]
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    for key, value in model.named_parameters():
+        if value.ndim > 1:
+            nn.init.normal_(value, std=value[0].numel() ** -0.5)
+        else:
+            nn.init.normal_(value, mean=float("norm" in key and key.endswith("weight")), std=0.3)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("size", ["s32", "s16", "b32", "b16", "l32", "l16"])
+def test_same_function_as_timm_and_the_same_names(size):
+    theirs = published(f"mixer_{size}_224")
+    ours = pretrained.from_model(theirs, copy=False)
+    assert type(ours) is Mixer
+    assert ours.pretrained_cfg["family"] == "timm-mixer"
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    result = pretrained.parity(ours, theirs, torch.randn(1, 3, 224, 224))
+    assert len(result.steps) == 6
+    assert result.largest < 1e-5, str(result)
+
+
+def test_every_size_is_among_them():
+    here = set(timm.list_models("mixer_*"))
+    assert here == {f"mixer_{size}_224" for size in ("s32", "s16", "b32", "b16", "l32", "l16")}
+
+
+def test_weights_pass_in_both_directions_without_a_table():
+    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "num_classes": 5}
+    theirs = timm.models.MlpMixer(num_blocks=2, mlp_ratio=(0.75, 2), **arguments)
+    ours = Mixer(depth=2, token_mlp_ratio=0.75, mlp_ratio=2, global_pool="avg", pos_embed="none", **arguments)
+    x = torch.randn(3, 3, 32, 32)
+    nn.init.normal_(ours.head.weight)
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    for value in theirs.parameters():
+        nn.init.normal_(value, std=0.3)
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    again = pretrained.from_model(ours)  # ours is as good as theirs
+    assert torch.equal(again(x), ours.eval()(x))
+
+
+def test_a_file_of_timm_with_its_settings(tmp_path):
+    theirs = published("mixer_s32_224", num_classes=7)
+    theirs.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)
+    save_file(theirs.state_dict(), tmp_path / "model.safetensors")
+    about = {"input_size": [3, 224, 224], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}
+    about |= {"crop_pct": 0.875, "interpolation": "bicubic", "fixed_input_size": True}
+    config = {
+        "architecture": "mixer_s32_224",
+        "num_classes": 7,
+        "global_pool": "avg",
+        "pretrained_cfg": about,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ours = pretrained.load(tmp_path)
+    x = torch.randn(2, 3, 224, 224)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    assert ours.pretrained_cfg["mean"].flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert not any("taken" in note for note in ours.pretrained_cfg["notes"])  # nothing was guessed
+    assert pretrained.load(tmp_path, num_classes=3)(x).abs().max() == 0  # a new head
+    with pytest.raises(
+        pretrained.WeightsError, match=r"for images of 224 x 224 pixels, and 256 x 256 .* each of 49 tokens"
+    ):
+        pretrained.load(tmp_path, img_size=256)
+
+
+def test_the_settings_without_timm(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    assert loading.timm_settings({"architecture": "mixer_b16_224"}) == {"family": "timm-mixer"}
+    for config in ({"architecture": "gmixer_24_224"}, {"architecture": "mixer_b16_224", "global_pool": ""}):
+        with pytest.raises(pretrained.WeightsError, match="only timm knows"):
+            loading.timm_settings(config)
+
+
+def to_jax(model):
+    """The arrays of the authors' .npz for a Mixer of timm."""
+    found = {"stem/kernel": model.stem.proj.weight.permute(2, 3, 1, 0), "stem/bias": model.stem.proj.bias}
+    layers = {"head": model.head}
+    norms = {"pre_head_layer_norm": model.norm}
+    for i, block in enumerate(model.blocks):
+        for kind, mlp in (("token_mixing", block.mlp_tokens), ("channel_mixing", block.mlp_channels)):
+            layers |= {f"MixerBlock_{i}/{kind}/Dense_{j}": getattr(mlp, f"fc{j + 1}") for j in (0, 1)}
+        norms |= {f"MixerBlock_{i}/LayerNorm_0": block.norm1, f"MixerBlock_{i}/LayerNorm_1": block.norm2}
+    for name, layer in layers.items():
+        found |= {f"{name}/kernel": layer.weight.T, f"{name}/bias": layer.bias}
+    for name, norm in norms.items():
+        found |= {f"{name}/scale": norm.weight, f"{name}/bias": norm.bias}
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def test_the_files_of_its_authors(tmp_path):
+    theirs = published("mixer_s16_224", num_classes=7)
+    np.savez(tmp_path / "Mixer-S_16.npz", **to_jax(theirs))
+    ours = pretrained.load(tmp_path / "Mixer-S_16.npz")
+    assert ours.pretrained_cfg["family"] == "jax-mixer"
+    assert ours.pretrained_cfg["mean"].flatten().tolist() == [0.5, 0.5, 0.5]
+    for block in theirs.blocks:  # flax.linen.gelu is the approximate one
+        block.mlp_tokens.act = block.mlp_channels.act = nn.GELU("tanh")
+    result = pretrained.parity(ours, theirs, torch.randn(1, 3, 224, 224))
+    assert result.largest < 1e-5, str(result)
+    notes = "\n".join(ours.pretrained_cfg["notes"])
+    assert "places that the token MLPs know form a square of 14 x 14 patches" in notes
+    assert "heads" not in notes
+
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "num_blocks": 1, "num_classes": 5}
+
+
+def altered(alter, **arguments):
+    theirs = timm.models.MlpMixer(**TINY | arguments)
+    alter(theirs)
+    return theirs
+
+
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [
+        (lambda: timm.create_model("resmlp_12_224"), "blocks are ResBlock, a different architecture"),
+        (lambda: timm.create_model("gmlp_ti16_224"), "2 different epsilons"),
+        (lambda: timm.create_model("convmixer_768_32"), "blocks are Sequential, a different architecture"),
+        (lambda: timm.create_model("gmixer_12_224"), "MLPs are GluMlp, and those of our Mixer are two"),
+        (lambda: altered(lambda m: None, act_layer=nn.ReLU), "activation is ReLU"),
+        (lambda: altered(lambda m: setattr(m.blocks[0].mlp_tokens, "act", nn.GELU("tanh"))), "different kinds of GELU"),
+        (lambda: altered(lambda m: setattr(m, "global_pool", "")), "pooling is ''"),
+        (lambda: altered(lambda m: None, stem_norm=True), "no place for theirs: stem.norm.weight"),
+        (lambda: altered(lambda m: setattr(m.blocks[0], "norm1", nn.RMSNorm(16))), "blocks have RMSNorm"),
+        (lambda: altered(lambda m: setattr(m.blocks[0].norm1, "eps", 1e-5)), "2 different epsilons"),
+        (lambda: Mixer(mixer="mlp", global_pool="avg"), "no place for theirs: pos_embed"),
+        (lambda: Mixer(mixer="mlp"), "global_pool='token' of timm-mixer is another function"),
+        (lambda: Mixer(mixer="pooling"), "blocks are MixerBlock, a different architecture"),
+    ],
+)  # fmt: skip
+def test_kin_that_computes_something_else_is_refused(theirs, reason):
+    with torch.device("meta"), pytest.raises(pretrained.WeightsError, match=reason):
+        pretrained.from_model(theirs())
+
+
+def test_images_of_another_shape():
+    theirs = timm.models.MlpMixer(**TINY | {"img_size": (16, 64)})
+    nn.init.normal_(theirs.head.weight)
+    state, x = theirs.state_dict(), torch.randn(2, 3, 16, 64)
+    torch.testing.assert_close(pretrained.from_model(theirs)(x), theirs(x), atol=1e-5, rtol=1e-5)
+    converted = pretrained.convert(state, img_size=(16, 64))
+    torch.testing.assert_close(converted.model()(x), theirs(x), atol=1e-5, rtol=1e-5)
+    guessed = pretrained.convert(state)
+    assert guessed.arguments["img_size"] == (32, 32)
+    assert "32 x 32 pixels were taken" in str(guessed)
+    with pytest.raises(
+        pretrained.WeightsError, match=r"each of 16 tokens.* say so with convert\(..., img_size="
+    ):
+        guessed.model(img_size=(16, 64))
+    for size, says in (((16, 32), "16 patches of 8 x 8 pixels, .* grid of 16 x 32"), (20, "multiples of 8")):
+        with pytest.raises(pretrained.WeightsError, match=says):
+            pretrained.convert(state, img_size=size)
+    narrow = timm.models.MlpMixer(**TINY | {"img_size": (16, 32)}).state_dict()
+    with pytest.raises(
+        pretrained.WeightsError, match=r"8 patches .* do not form a square grid. Give img_size="
+    ):
+        pretrained.convert(narrow)
+
+
+def test_what_a_mixer_does_not_have_is_not_asked_for():
+    state = timm.models.MlpMixer(**TINY).state_dict()
+    for more in ({"num_heads": 2}, {"resizing": pretrained.Resizing()}):
+        with pytest.raises(pretrained.WeightsError, match="neither heads nor positions"):
+            pretrained.convert(state, **more)
+    with pytest.raises(pretrained.WeightsError, match=r"missing: stem.proj.weight"):
+        pretrained.convert({k: v for k, v in state.items() if k != "stem.proj.weight"})
+    with pytest.raises(pretrained.WeightsError, match=r"missing: blocks.0.mlp_tokens.fc2.bias"):
+        pretrained.convert({k: v for k, v in state.items() if k != "blocks.0.mlp_tokens.fc2.bias"})
+    with pytest.raises(pretrained.WeightsError, match=r"expected shape \(hidden, N\), got \(8,\)"):
+        pretrained.convert(state | {"blocks.0.mlp_tokens.fc1.weight": torch.zeros(8)})
+
+
+def test_a_run_of_another_size_says_why(tmp_path):
+    arguments = SMALL | {"kind": "mixer", "mixer": "mlp"}
+    recipe = dataclasses.replace(training.RECIPES["fast"], epochs=1, max_images=64, model=arguments)
+    images = data.shapes(train=80, test=10)
+    training.fit(training.build_model(recipe, images), images, recipe, out=tmp_path)
+    assert type(pretrained.load(tmp_path)) is Mixer
+    with pytest.raises(pretrained.WeightsError, match=r"loaded unchanged.* bound to places"):
+        pretrained.load(tmp_path, img_size=64)

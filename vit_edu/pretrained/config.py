@@ -25,6 +25,8 @@ def settings_of(theirs):
         if hasattr(theirs, "hidden_dim"):  # torchvision
             blocks, size, pool = theirs.encoder.layers, theirs.image_size, "token"
             heads, acts = {b.num_heads for b in blocks}, [_gelu(b.mlp[1]) for b in blocks]
+        elif hasattr(theirs, "blocks") and hasattr(theirs, "stem"):
+            return found | _mixer_settings(theirs)
         elif hasattr(theirs, "blocks"):
             blocks, size, pool = theirs.blocks, theirs.patch_embed.img_size, _pooling(theirs)
             _require_plain_blocks(blocks)
@@ -49,10 +51,31 @@ def settings_of(theirs):
         raise WeightsError(
             f"their blocks have different numbers of heads ({sorted(heads)}), and ours have one number."
         )
-    gelus = set(acts)
-    if len(gelus) != 1:
-        raise WeightsError("their blocks use different kinds of GELU, and ours use one.")
-    return found | {"num_heads": heads.pop(), "img_size": size, "gelu": gelus.pop(), "global_pool": pool}
+    return found | {"num_heads": heads.pop(), "img_size": size, "gelu": _only(acts), "global_pool": pool}
+
+
+def _mixer_settings(theirs):
+    """The same for timm's MlpMixer, or our `Mixer`. Raises WeightsError for others of its kin, such as ResMLP and gMLP."""
+    blocks = list(theirs.blocks)
+    if kinds := {type(b).__name__ for b in blocks} - {"MixerBlock"}:
+        raise WeightsError(
+            f"their blocks are {', '.join(sorted(kinds))}, a different architecture from MLP-Mixer."
+        )
+    mlps = [mlp for b in blocks for mlp in (b.mlp_tokens, b.mlp_channels)]
+    if kinds := {type(mlp).__name__ for mlp in mlps} - {"Mlp", "TokenMlp"}:
+        raise WeightsError(
+            f"their MLPs are {', '.join(sorted(kinds))}, and those of our Mixer are two linear layers with a GELU between."
+        )
+    for norm in (norm for b in blocks for norm in (b.norm1, b.norm2)):
+        if not isinstance(norm, nn.LayerNorm):
+            raise WeightsError(f"their blocks have {type(norm).__name__}, and ours have layer norms.")
+    _require_plain_patches(theirs.stem.proj)
+    return {
+        "family": "timm-mixer",
+        "img_size": theirs.stem.img_size,
+        "gelu": _only([_gelu(mlp.act) for mlp in mlps]),
+        "global_pool": _pooling(theirs),
+    }
 
 
 def _unknown(theirs, why=""):
@@ -60,6 +83,13 @@ def _unknown(theirs, why=""):
         f"{type(theirs).__module__}.{type(theirs).__name__} is no ViT that we know{why}. Expected one of torchvision, timm or "
         "transformers. convert(theirs.state_dict()) goes by the names alone."
     )
+
+
+def _only(gelus):
+    """The one kind of GELU in all blocks, or WeightsError."""
+    if len(set(gelus)) != 1:
+        raise WeightsError("their blocks use different kinds of GELU, and ours use one.")
+    return gelus[0]
 
 
 def _gelu(act):

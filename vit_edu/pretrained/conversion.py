@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from vit_edu.models.mixer import FIXED, Mixer
 from vit_edu.models.variants import PublishedViT, QuickGELU
 from vit_edu.models.vit import ViT
 from vit_edu.pretrained import preprocessing
@@ -93,7 +94,7 @@ class Pieces:
 class Converted:
     """Their weights as ours: all names and shapes fit, and nothing is copied yet.
 
-    arguments: those of our `ViT` (or `PublishedViT`). pieces: {ours: what it is made of}; `weights` makes the tensors.
+    arguments: those of our `ViT` (or `PublishedViT`, or `Mixer`). pieces: {ours: what it is made of}; `weights` makes the tensors.
     mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, for tensors that they do not
     have, with values that make no difference. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
     guesses: {argument of `convert`: a sentence}, for what nobody said, and under "names" what was taken off around them. They are in the printed form, and in the model's notes.
@@ -134,13 +135,15 @@ class Converted:
         authors do.
         num_classes: if it is another number, the head is replaced by zeros (paper, section 3.2); 0 leaves it out.
         What was changed is printed, and listed in `model.pretrained_cfg["notes"]` after what was guessed. Raises WeightsError
-        for sizes that do not fit.
+        for sizes that do not fit, and for any other size of a `Mixer`.
         """
         arguments, weights, notes = dict(self.arguments), dict(self.weights), []
         guesses, filled = dict(self.guesses), dict(self.filled)
         if img_size is not None and _pair(img_size) != arguments["img_size"]:
             new, patch = _pair(img_size), arguments["patch_size"]
             _require_whole_patches(new, patch)
+            if "mixer" in arguments:
+                raise WeightsError(_why_fixed(arguments, new))
             positions = self._positions_on(new) if "img_size" in guesses else None
             if positions is not None:
                 weights["pos_embed"], notes = positions
@@ -270,7 +273,10 @@ def convert(
     _require_no(problems, _closing(state_dict, mapped, ignored, family))
     filled = _zero_biases(pieces)
     arguments = _arguments(pieces, names, filled, img_size, global_pool)
-    arguments["num_heads"] = _heads(num_heads, state_dict, names, arguments["embed_dim"])
+    if not names.mixer:
+        arguments["num_heads"] = _heads(num_heads, state_dict, names, arguments["embed_dim"])
+    elif (num_heads, resizing) != (None, None):
+        raise WeightsError("an MLP-Mixer has neither heads nor positions: leave out num_heads and resizing.")
     _require_no(_differences(pieces, arguments["embed_dim"]) + _misfits(pieces, _shapes(arguments), names))
     said = {
         "num_heads": num_heads,
@@ -285,7 +291,7 @@ def convert(
     guesses = _guesses(
         arguments, names, norm_eps, gelu, "your family says" if own else f"is usual for {family}"
     )
-    if parts["patch_embed.proj.weight"][""].ndim == 2:
+    if not names.mixer and parts["patch_embed.proj.weight"][""].ndim == 2:
         guesses["patches"] = PATCHES.format(**arguments)
     if taken_away:
         guesses["names"] = " ".join(taken_away)
@@ -308,8 +314,8 @@ def convert(
 def from_model(theirs, img_size=None, num_classes=None, copy=True):
     """Our model with the weights of somebody else's `nn.Module`, in eval mode. The two compute the same.
 
-    theirs: a ViT of torchvision, timm or transformers, DINO's or DINOv2's own, or one of ours. Number of heads, image size,
-    epsilon, GELU and pooling are read from it. LayerScale is multiplied into the layer before it. The other arguments are
+    theirs: a ViT of torchvision, timm or transformers, DINO's or DINOv2's own, timm's MlpMixer, or one of ours. Number of heads,
+    image size, epsilon, GELU and pooling are read from it. LayerScale is multiplied into the layer before it. The other arguments are
     those of `Converted.model` and `convert`.
     Raises WeightsError for an architecture that ours does not cover.
     """
@@ -558,7 +564,7 @@ def _replace_head(arguments, weights, num_classes):
         for kind, *shape in (("weight", _head_width(arguments)), ("bias",)):
             weights.pop(f"{head}.{kind}", None)
             if num_classes:
-                weights[f"{head}.{kind}"] = weights["pos_embed"].new_zeros(num_classes, *shape)
+                weights[f"{head}.{kind}"] = next(iter(weights.values())).new_zeros(num_classes, *shape)
     before = f"The weights know {there:,} classes" if there else "The weights have no head"
     after = (
         "The new head is all zeros: train it before you use it." if num_classes else "The head is left out."
@@ -574,6 +580,8 @@ def _head_width(arguments):
 def _arguments(pieces, names, filled, img_size, global_pool):
     """The constructor's arguments that the shapes tell. Completes `pos_embed` if it has rows for patches only."""
     arguments = _sizes(pieces, names)
+    if names.mixer:
+        return arguments | _mixer_arguments(pieces, names, arguments, img_size)
     token = "cls_token" in pieces
     pool = arguments["global_pool"] = _pool(pieces, global_pool, arguments["embed_dim"])
     extras = {
@@ -603,16 +611,17 @@ def _arguments(pieces, names, filled, img_size, global_pool):
 
 def _sizes(pieces, names):
     """Arguments that are sizes of tensors."""
-    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
+    patches, places, mlp = "patch_embed.proj.weight", "pos_embed", "blocks.0.mlp"
+    if names.mixer:
+        patches, places, mlp = "stem.proj.weight", "blocks.0.mlp_tokens.fc1.weight", "blocks.0.mlp_channels"
+    needed = (patches, places, f"{mlp}.fc1.weight", f"{mlp}.fc2.weight")
     _require_no([f"missing: {_both(key, names)}" for key in needed if key not in pieces])
-    projection = pieces["patch_embed.proj.weight"]
+    projection = pieces[patches]
     if len(projection.shape) != 4 or projection.shape[2] != projection.shape[3]:
         raise WeightsError(
-            f"{_both('patch_embed.proj.weight', names)}: expected shape (D, C, P, P), got {tuple(projection.shape)}."
+            f"{_both(patches, names)}: expected shape (D, C, P, P), got {tuple(projection.shape)}."
         )
     D, C, P, _ = projection.shape
-    hidden = pieces["blocks.0.mlp.fc1.weight"].shape[0]
-    ratio = hidden / D if int(D * (hidden / D)) == hidden else math.nextafter(hidden / D, math.inf)
     head = pieces.get("head.weight")
     return {
         "img_size": None,
@@ -621,8 +630,49 @@ def _sizes(pieces, names):
         "num_classes": head.shape[0] if head is not None else 0,
         "embed_dim": D,
         "depth": 1 + max(int(k.split(".")[1]) for k in pieces if k.startswith("blocks.")),
-        "mlp_ratio": ratio,
+        "mlp_ratio": _ratio(pieces[f"{mlp}.fc1.weight"].shape[0], D),
     }
+
+
+def _ratio(hidden, width):
+    """A ratio with which int(width * ratio) is exactly `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _mixer_arguments(pieces, names, arguments, img_size):
+    """The arguments that only a `Mixer` has, and its img_size. Raises WeightsError for images with another number of patches."""
+    key, patch = "blocks.0.mlp_tokens.fc1.weight", arguments["patch_size"]
+    shape = pieces[key].shape
+    if len(shape) != 2:
+        raise WeightsError(f"{_both(key, names)}: expected shape (hidden, N), got {tuple(shape)}.")
+    hidden, places = shape
+    size = (math.isqrt(places) * patch,) * 2 if img_size is None else _pair(img_size)
+    _require_whole_patches(size, patch)
+    if _patches(size, patch) != places:
+        form = "a square grid" if img_size is None else f"the grid of {size[0]} x {size[1]} pixels"
+        raise WeightsError(
+            f"{_both(key, names)} has columns for {places} patches of {patch} x {patch} pixels, which do not form {form}. Give "
+            "img_size=(H, W), the size in pixels that these weights were trained for."
+        )
+    ratio = _ratio(hidden, arguments["embed_dim"])
+    return {
+        "img_size": size,
+        "mixer": "mlp",
+        "token_mlp_ratio": ratio,
+        "global_pool": "avg",
+        "pos_embed": "none",
+    }
+
+
+def _why_fixed(arguments, new):
+    """Why a Mixer cannot read images of `new` pixels, (H, W), in a few sentences."""
+    (height, width), patch = arguments["img_size"], arguments["patch_size"]
+    return (
+        f"these are the weights of an MLP-Mixer for images of {height} x {width} pixels, and {new[0]} x {new[1]} were asked for. "
+        f"{FIXED['mlp'].format(T=_patches((height, width), patch))} Leave out img_size, and resize the images. If the weights were "
+        "trained for other images with as many patches, say so with convert(..., img_size=(H, W))."
+    )
 
 
 def _is_gated(pieces):
@@ -685,10 +735,13 @@ def _guesses(arguments, names, norm_eps, gelu, usual):
     (height, width), P = arguments["img_size"], arguments["patch_size"]
     pool = arguments["global_pool"]
     reads = {"token": "the class token", "avg": "the mean over the patches"}
+    places, halves = "positions", "attention and MLP"
+    if names.mixer:
+        places, halves = "places that the token MLPs know", "both MLPs"
     guesses = {
-        "num_heads": f"The weights do not say how many attention heads there are; {arguments['num_heads']} were taken, as is usual "
+        "num_heads": f"The weights do not say how many attention heads there are; {arguments.get('num_heads')} were taken, as is usual "
         f"for a width of {arguments['embed_dim']}. Another number gives other answers: num_heads= of `convert` sets it.",
-        "img_size": f"The weights do not say for which pictures they are; {height} x {width} pixels were taken, so that the positions "
+        "img_size": f"The weights do not say for which pictures they are; {height} x {width} pixels were taken, so that the {places} "
         f"form a square of {height // P} x {width // P} patches: img_size=(H, W) sets it.",
         "global_pool": f"The weights do not say what the head reads; {reads.get(pool)} was taken"
         + (
@@ -699,7 +752,7 @@ def _guesses(arguments, names, norm_eps, gelu, usual):
         "norm_eps": f"The weights do not say the epsilon of their layer norms; {norm_eps:g} was taken, as {usual}: "
         "norm_eps= sets it.",
         "gelu": f"The weights do not say their activation; {GELUS[gelu]} was taken, as {usual}: gelu= sets it.",
-        "order": "The weights do not say whether their norms come before or after attention and MLP; before was taken, as is usual.",
+        "order": f"The weights do not say whether their norms come before or after {halves}; before was taken, as is usual.",
     }
     if pool not in reads:
         del guesses["global_pool"]  # the width of the head tells it, or the tensors of the pooling
@@ -708,7 +761,7 @@ def _guesses(arguments, names, norm_eps, gelu, usual):
             "The weights do not say how their MLPs compute, whose second layer reads half of what the first gives; a SwiGLU was "
             "taken whose first half is the gate."
         )
-    if names.heads is not None:
+    if names.heads is not None or names.mixer:
         del guesses["num_heads"]
     return guesses
 
@@ -748,6 +801,8 @@ def _guess_heads(state_dict, names, width):
 
 
 def _build(arguments):
+    if "mixer" in arguments:
+        return Mixer(**arguments)
     return (PublishedViT if "registers" in arguments else ViT)(**arguments)
 
 

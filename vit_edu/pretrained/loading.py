@@ -38,8 +38,8 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         "vit-cifar10"                           weights that come with the course; no network is needed
         "torchvision/vit_b_16"                  torchvision's enum, its default; or "torchvision/vit_b_16/NAME"
         "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "facebook/deit-tiny-patch16-224"     a repository of the
-                                                Hugging Face Hub with a ViT of timm or transformers. HF_TOKEN, HF_ENDPOINT and
-                                                HF_HUB_OFFLINE are honoured
+                                                Hugging Face Hub with a ViT of timm or transformers, or an MLP-Mixer of timm.
+                                                HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured
         "folder/weights.npz"                    a file (.safetensors, .pt, .pth, .bin, .npz) of any family. A config.json and a
                                                 preprocessor_config.json beside it are read. Also their folder,
                                                 and an index of several files (.index.json)
@@ -109,7 +109,7 @@ def _loaded(name, img_size, num_classes):
     if about.published:
         converted = replace(converted, guesses={})
     cfg = about.cfg
-    if converted.family == "jax":
+    if converted.family in ("jax", "jax-mixer"):
         cfg = preprocessing.of_jax(*converted.arguments["img_size"])
     size = img_size or _size_of_preprocessing(cfg, converted.arguments)
     model = converted.model(size, num_classes)
@@ -186,8 +186,9 @@ def _changed(model, img_size, num_classes):
         return model
     cfg = model.pretrained_cfg
     if cfg["model"]["kind"] != "vit":
+        why = f" {model.why_fixed}" if img_size is not None and hasattr(model, "why_fixed") else ""
         raise WeightsError(
-            f"a {type(model).__name__} can only be loaded unchanged: leave out img_size and num_classes."
+            f"a {type(model).__name__} can only be loaded unchanged: leave out img_size and num_classes.{why}"
         )
     return _with(from_model(model, img_size, num_classes, copy=False), cfg, img_size, num_classes)
 
@@ -409,6 +410,7 @@ def _preprocessor(repo):
 
 # timm's architectures that their state dict describes fully: 64 numbers per head, exact GELU, epsilon 1e-6
 TIMM_PLAIN = r"(vit|deit3?)_(tiny|small|medium|base|large|huge)(_distilled)?_patch\d+(_reg4)?_(\d+|dinov2)"
+TIMM_PLAIN_MIXER = r"mixer_[sbl]\d+_\d+"
 
 
 def timm_settings(config):
@@ -420,6 +422,8 @@ def timm_settings(config):
         if re.fullmatch(TIMM_PLAIN, name):
             pool = config.get("global_pool")
             return {"global_pool": None if pool is None else require_pooling(pool)}
+        if re.fullmatch(TIMM_PLAIN_MIXER, name) and config.get("global_pool", "avg") == "avg":
+            return {"family": "timm-mixer"}
         raise WeightsError(
             f"only timm knows how {name} computes: pip install timm, and load again."
         ) from None

@@ -56,7 +56,7 @@ class Family:
     gelu: its GELU, "none" (exact) or "tanh" (approximate), as for `torch.nn.GELU`, or "quick" (x sigmoid(1.702 x)).
     resizing: how its authors resize positions; also a function of the names, where one family holds the weights of several.
     transpose: (our name, a tensor of theirs) -> the tensor in our layout. heads: how many attention heads, also a function of the
-    state dict. poolings: those that compute the same as ours of this name.
+    state dict. poolings: those that compute the same as ours of this name. mixer: whether it holds an MLP-Mixer instead of a ViT.
     """
 
     names: dict
@@ -68,6 +68,7 @@ class Family:
     transpose: Callable = lambda ours, value: value
     heads: int | Callable | None = None
     poolings: tuple = ("token", "avg", "token+avg", "map")
+    mixer: bool = False
 
     @cached_property
     def known(self):
@@ -285,6 +286,35 @@ transformer.layers.{i}.1.fn.fn.net.0.*          blocks.{i}.mlp.fc1.*
 transformer.layers.{i}.1.fn.fn.net.3.*          blocks.{i}.mlp.fc2.*
 """)
 
+# timm's MlpMixer, whose names are those of our `Mixer`.
+TIMM_MIXER = table("""
+stem.proj.*                     stem.proj.*
+blocks.{i}.norm1.*              blocks.{i}.norm1.*
+blocks.{i}.mlp_tokens.fc1.*     blocks.{i}.mlp_tokens.fc1.*
+blocks.{i}.mlp_tokens.fc2.*     blocks.{i}.mlp_tokens.fc2.*
+blocks.{i}.norm2.*              blocks.{i}.norm2.*
+blocks.{i}.mlp_channels.fc1.*   blocks.{i}.mlp_channels.fc1.*
+blocks.{i}.mlp_channels.fc2.*   blocks.{i}.mlp_channels.fc2.*
+norm.*                          norm.*
+head.*                          head.*
+""")
+
+# The authors' own files of MLP-Mixer, .npz: github.com/google-research/vision_transformer, Mixer-B_16.npz and others.
+JAX_MIXER = table("""
+stem/*                                      stem.proj.*
+MixerBlock_{i}/LayerNorm_0/scale            blocks.{i}.norm1.weight
+MixerBlock_{i}/LayerNorm_0/bias             blocks.{i}.norm1.bias
+MixerBlock_{i}/token_mixing/Dense_0/*       blocks.{i}.mlp_tokens.fc1.*
+MixerBlock_{i}/token_mixing/Dense_1/*       blocks.{i}.mlp_tokens.fc2.*
+MixerBlock_{i}/LayerNorm_1/scale            blocks.{i}.norm2.weight
+MixerBlock_{i}/LayerNorm_1/bias             blocks.{i}.norm2.bias
+MixerBlock_{i}/channel_mixing/Dense_0/*     blocks.{i}.mlp_channels.fc1.*
+MixerBlock_{i}/channel_mixing/Dense_1/*     blocks.{i}.mlp_channels.fc2.*
+pre_head_layer_norm/scale                   norm.weight
+pre_head_layer_norm/bias                    norm.bias
+head/*                                      head.*
+""")
+
 
 def patches_from_rows(ours, value):
     """The patch projection as a matrix, as ours: (D, P*P*C) -> (D, C, P, P). Its rows are in the order of our `patchify`.
@@ -314,7 +344,7 @@ def jax_to_torch(ours, value):
     patches (P, P, C, D) -> (D, C, P, P); query, key, value (D, h, d) -> (D, D); their biases (h, d) -> (D,);
     out (h, d, D) -> (D, D); other kernels (in, out) -> (out, in).
     """
-    if ours == "patch_embed.proj.weight":
+    if ours in ("patch_embed.proj.weight", "stem.proj.weight"):
         return value.permute(3, 2, 0, 1)
     if ours.endswith("attn.qkv.weight"):
         return value.flatten(1).mT
@@ -419,6 +449,14 @@ FAMILIES = {
         norm_eps=1e-5,
         transpose=patches_from_rows,
         poolings=("token",),  # its mean is over all tokens, and normalised afterwards
+    ),
+    "timm-mixer": Family(TIMM_MIXER, poolings=("avg",), mixer=True),
+    "jax-mixer": Family(
+        JAX_MIXER,
+        gelu="tanh",  # as in "jax"
+        transpose=jax_to_torch,
+        poolings=("avg",),
+        mixer=True,
     ),
 }
 
@@ -588,7 +626,7 @@ def recognise(keys):
                 [
                     f"{known} ({', '.join(list(keys)[:3])}, ...).",
                     *differences(keys),
-                    f"Expected the state dict of a Vision Transformer, with names such as {examples}. {OWN_TABLE}",
+                    f"Expected the state dict of a Vision Transformer or an MLP-Mixer, with names such as {examples}. {OWN_TABLE}",
                 ]
             )
         )
