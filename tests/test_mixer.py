@@ -13,6 +13,7 @@ from torch import nn
 from wanted import library
 
 from vit_edu import data, inspect, models, pretrained, training
+from vit_edu.authoring import shipping
 from vit_edu.models.mixer import MIXERS, Mixer, token_mixer
 from vit_edu.pretrained import loading
 
@@ -558,11 +559,17 @@ def test_what_a_mixer_does_not_have_is_not_asked_for():
         pretrained.convert(state | {"blocks.0.mlp_tokens.fc1.weight": torch.zeros(8)})
 
 
-def test_a_run_of_another_size_says_why(tmp_path):
-    arguments = SMALL | {"kind": "mixer", "mixer": "mlp"}
+@pytest.mark.parametrize(("name", "why"), [("mlp", "bound to places"), ("random", "who hears whom")])
+def test_a_run_ships_and_says_why_its_size_is_fixed(name, why, tmp_path):
+    arguments = SMALL | {"kind": "mixer", "mixer": name}
     recipe = dataclasses.replace(training.RECIPES["fast"], epochs=1, max_images=64, model=arguments)
     images = data.shapes(train=80, test=10)
     training.fit(training.build_model(recipe, images), images, recipe, out=tmp_path)
-    assert type(pretrained.load(tmp_path)) is Mixer
-    with pytest.raises(pretrained.WeightsError, match=r"loaded unchanged.* bound to places"):
-        pretrained.load(tmp_path, img_size=64)
+    shipping.ship(tmp_path, "ours", images, folder=tmp_path)
+    x, run = torch.randn(2, 3, 32, 32), pretrained.load(tmp_path)
+    for path in (tmp_path, tmp_path / "ours.safetensors"):
+        loaded = pretrained.load(path)
+        assert type(loaded) is Mixer
+        torch.testing.assert_close(loaded(x), run(x), atol=1e-2, rtol=1e-2)  # the file is in float16
+        with pytest.raises(pretrained.WeightsError, match=rf"loaded unchanged.* {why}"):
+            pretrained.load(path, img_size=64)
