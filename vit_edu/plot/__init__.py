@@ -5,6 +5,7 @@
     charts      curves, bars, dots, matrices
     pictures    images, patches, where a model looks
     drawings    the course, a block, names side by side
+    inside      filters, positions, how far heads look, whether a map is right
     runs        learning curves, confusion
     explorer    where a model looks, to be explored by hand: a page, not a picture
 
@@ -15,18 +16,32 @@ from vit_edu.plot.charts import bars, dots, heatmap, heatmaps, lines, numbers, s
 from vit_edu.plot.drawings import block_diagram, name_pairs, overview
 from vit_edu.plot.explorer import attention_explorer
 from vit_edu.plot.figure import finish, show
+from vit_edu.plot.inside import (
+    attention_distances,
+    cka_maps,
+    deletion,
+    filters,
+    gallery,
+    position_grid,
+    position_tile,
+)
 from vit_edu.plot.pictures import attended, images, patch_grid
 from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
 
 __all__ = [
     "LiveCurves",
     "attended",
+    "attention_distances",
     "attention_explorer",
     "bars",
     "block_diagram",
+    "cka_maps",
     "confusion",
+    "deletion",
     "dots",
+    "filters",
     "finish",
+    "gallery",
     "heatmap",
     "heatmaps",
     "images",
@@ -36,6 +51,8 @@ __all__ = [
     "numbers",
     "overview",
     "patch_grid",
+    "position_grid",
+    "position_tile",
     "show",
     "spread",
 ]
