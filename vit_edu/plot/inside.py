@@ -23,7 +23,7 @@ def filters(sets, title, columns=14):
         1:
     ]  # a gap before each model but the first
     fig = plt.figure(figsize=(columns * 0.62, sum(heights) * 0.62 + 0.5))
-    grid = fig.add_gridspec(len(heights), columns, height_ratios=heights, wspace=0.1, hspace=0.1)
+    grid = fig.add_gridspec(len(heights), columns, height_ratios=heights, wspace=0.1, hspace=0.05)
     for i, (name, some) in enumerate(lines):
         for j, each in enumerate(some):
             ax = fig.add_subplot(grid[2 * i, j])
@@ -184,8 +184,7 @@ def deletion(found, title, xlabel, baselines=("middle", "random")):
     A good map has the first far to the left and the second far to the right. The names in `baselines` get lines.
     """
     order = sorted(found, key=lambda name: found[name][0])
-    fig, ax = plt.subplots(figsize=(6.8, 0.36 * len(found) + 1.5), layout="constrained")
-    ax.set(title=title, xlabel=xlabel)
+    fig, ax = axes_for(6.4, 0.36 * len(found) + 1.1, title, xlabel, "")
     for place, name in enumerate(order):
         most, least = found[name]
         ax.plot((most, least), (place, place), "-", color="0.6", zorder=1)
