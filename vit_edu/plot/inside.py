@@ -207,9 +207,7 @@ def deletion(found, title, xlabel, baselines=("middle", "random")):
     ax.set_yticks(range(len(order)), [f"{n} (baseline)" if n in baselines else n for n in order])
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(
-        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.75 / (0.19 * len(found) + 0.4)), ncols=2
-    )
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, ncols=2)
     told = "; ".join(f"{name} {found[name][0]:.0f} and {found[name][1]:.0f}" for name in order)
     fig.alt = f"{title}. {xlabel}, without the most and without the least important patches: {told}."
     return fig
