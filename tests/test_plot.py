@@ -42,6 +42,25 @@ FIGURES = {
     "16 patches": lambda: plot.overview(PICTURES[0]),
     "ln_1.weight is norm1.weight": lambda: plot.name_pairs([("ln_1.weight", "norm1.weight", (8,))]),
     "Pre-norm: norm1, attention": plot.block_diagram,
+    "one: 3, of which 3 hold more light and dark than colour; two: 1, of which 0 hold": lambda: plot.filters(
+        {"one": torch.ones(3, 3, 2, 2), "two": torch.tensor([1.0, -1, 0])[None, :, None, None].expand(1, 3, 2, 2)}, "F", columns=2
+    ),
+    "Row 0, column 2 is marked; cosines with it, row by row: 0.00 0.00 1.00; 0.00 0.00 0.00": lambda: plot.position_tile(
+        torch.eye(6).reshape(2, 3, 2, 3), (0, 2), "T"
+    ),
+    "neighbours 0.33, with its left-right mirror image 1.00, with its top-bottom mirror image 0.00": lambda: plot.position_grid(
+        torch.einsum("rs,cd->rcsd", torch.eye(2), torch.eye(4) + torch.eye(4).flip(0)), "G"
+    ),
+    "even attention would give 8.0 pixels. a: block 0 1.0, 2.0; block 1 3.0, 4.0. b: block 0 5.0.": lambda: plot.attention_distances(
+        {"a": torch.tensor([[1.0, 2], [3, 4]]), "b": torch.tensor([[5.0]])}, 8, "D"
+    ),
+    "least important patches: good 20 and 80; middle 30 and 60; bad 50 and 40": lambda: plot.deletion(
+        {"bad": (50, 40), "good": (20, 80), "middle": (30, 60)}, "D", "right, %"
+    ),
+    "a: 1.00 0.50; 0.50 1.00.": lambda: plot.cka_maps({"a": torch.tensor([[1, 0.5], [0.5, 1]])}, "C"),
+    "Rows: picture, map; columns: x. map, x: from 0 to 3, most in row 1, column 0": lambda: plot.gallery(
+        {"picture": {"x": PICTURES[0]}, "map": {"x": torch.tensor([[0.0, 1], [3, 2]])}}, "G"
+    ),
 }  # fmt: skip
 
 
