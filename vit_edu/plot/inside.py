@@ -162,9 +162,8 @@ def attention_distances(found, uniform, title):
         told.append(f"{name}: {'; '.join(blocks)}")
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].set_ylabel("mean distance, pixels")
-    axes[0, 0].annotate(
-        f"even attention, {uniform:.1f}", (0.03, uniform), (0, 4), ("axes fraction", "data"),
-        textcoords="offset points", fontsize=8,
+    axes[0, 0].text(
+        0.05, 0.05, f"dashed: even attention,\n{uniform:.1f} pixels", transform=axes[0, 0].transAxes, fontsize=8
     )  # fmt: skip
     fig.supxlabel("block", fontsize=10)
     fig.suptitle(title, fontsize=11)
@@ -203,7 +202,14 @@ def deletion(found, title, xlabel, baselines=("middle", "random")):
         )  # fmt: skip
     for name, dash in zip(baselines, ("--", ":"), strict=True):
         if name in found:
-            ax.axvline(found[name][0], color="0.3", linestyle=dash, linewidth=1.2, zorder=0)
+            ax.axvline(
+                found[name][0],
+                color="0.3",
+                linestyle=dash,
+                linewidth=1.2,
+                zorder=0,
+                label=f"{name}, a baseline",
+            )
     ax.set_yticks(range(len(order)), [f"{n} (baseline)" if n in baselines else n for n in order])
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
