@@ -51,6 +51,9 @@ FIGURES = {
     "neighbours 0.33, with its left-right mirror image 1.00, with its top-bottom mirror image 0.00": lambda: plot.position_grid(
         torch.einsum("rs,cd->rcsd", torch.eye(2), torch.eye(4) + torch.eye(4).flip(0)), "G"
     ),
+    "means, left-right and top-bottom: flips 0.50 and -0.10; none 0.60 and 0.00": lambda: plot.mirrored(
+        {"flips": {"left-right": [0.4, 0.6], "top-bottom": [-0.1]}, "none": {"left-right": [0.6], "top-bottom": [0]}}, "M"
+    ),
     "even attention would give 8.0 pixels. a: block 0 1.0, 2.0; block 1 3.0, 4.0. b: block 0 5.0.": lambda: plot.attention_distances(
         {"a": torch.tensor([[1.0, 2], [3, 4]]), "b": torch.tensor([[5.0]])}, 8, "D"
     ),

@@ -22,6 +22,7 @@ from vit_edu.plot.inside import (
     deletion,
     filters,
     gallery,
+    mirrored,
     position_grid,
     position_tile,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "images",
     "learning_curves",
     "lines",
+    "mirrored",
     "name_pairs",
     "numbers",
     "overview",

@@ -127,6 +127,39 @@ def _mean_cosine(similarity, partner):
     return torch.stack(values).mean().item() if values else math.nan
 
 
+def mirrored(found, title):
+    """How much positions resemble their mirror images, for several ways of training: a mark for each run.
+
+    found: {way: {"left-right": [cosines, one for each run], "top-bottom": [...]}}. The numbers are means.
+    """
+    kinds = list(next(iter(found.values())))
+    fig, ax = axes_for(6.2, 0.4 * len(found) + 1.1, title, "mean cosine with the mirror image", "")
+    ax.axvline(0, color="0.4", linestyle=":")
+    told = []
+    for place, (way, runs) in enumerate(found.items()):
+        for i, kind in enumerate(kinds):
+            ax.plot(
+                runs[kind],
+                [place] * len(runs[kind]),
+                MARKERS[i],
+                color=COLOURS[i],
+                markerfacecolor=COLOURS[i] if i == 0 else "white",
+                label=kind if not place else None,
+            )
+        means = [sum(runs[kind]) / len(runs[kind]) for kind in kinds]
+        ax.annotate(
+            " / ".join(f"{mean:.2f}" for mean in means), (1, place), (6, 0), ("axes fraction", "data"),
+            textcoords="offset points", va="center", fontsize=9,
+        )  # fmt: skip
+        told.append(f"{way} {' and '.join(f'{mean:.2f}' for mean in means)}")
+    ax.set_yticks(range(len(found)), list(found))
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, ncols=2)
+    fig.alt = f"{title}. A mark for each run; means, {' and '.join(kinds)}: {'; '.join(told)}."
+    return fig
+
+
 # ---------------------------------------------------------------- how far heads look
 
 
