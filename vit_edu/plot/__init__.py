@@ -8,10 +8,12 @@
     inside      filters, positions, how far heads look, whether a map is right
     runs        learning curves, confusion
     explorer    where a model looks, to be explored by hand: a page, not a picture
+    bias        families of models against data and compute, what a place sees
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
 
+from vit_edu.plot.bias import families, reach
 from vit_edu.plot.charts import bars, dots, heatmap, heatmaps, lines, numbers, spread
 from vit_edu.plot.drawings import block_diagram, name_pairs, overview
 from vit_edu.plot.explorer import attention_explorer
@@ -40,6 +42,7 @@ __all__ = [
     "confusion",
     "deletion",
     "dots",
+    "families",
     "filters",
     "finish",
     "gallery",
@@ -55,6 +58,7 @@ __all__ = [
     "patch_grid",
     "position_grid",
     "position_tile",
+    "reach",
     "show",
     "spread",
 ]

@@ -14,7 +14,7 @@
 
 from vit_edu.models.saved import CheckpointError, load_run, read_checkpoint
 from vit_edu.training.checkpoint import Run
-from vit_edu.training.logs import LOGS, logged_pieces, logged_runs, read_log
+from vit_edu.training.logs import LOGS, logged_entries, logged_pieces, logged_runs, read_log
 from vit_edu.training.loop import Bar, Budget, Diverged, Losses, build_model, fit
 from vit_edu.training.optim import Average, CombinedOptimizer, Muon, make_optimizer, orthogonalize
 from vit_edu.training.recipes import RECIPES, Recipe, pick_recipe, run_folder
@@ -68,6 +68,7 @@ __all__ = [
     "has_bf16",
     "learning_rate",
     "load_run",
+    "logged_entries",
     "logged_pieces",
     "logged_runs",
     "make_optimizer",

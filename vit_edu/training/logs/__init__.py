@@ -1,4 +1,5 @@
-"""Our own runs, to compare yours with, as RECIPE-SEED.jsonl, and what each piece of a recipe is worth, as pieces.jsonl."""
+"""Our own runs, to compare yours with, as RECIPE-SEED.jsonl; what each piece of a recipe is worth, as pieces.jsonl; and for each
+lesson that compares models, a file with an entry per run."""
 
 import json
 from pathlib import Path
@@ -29,3 +30,9 @@ def logged_pieces():
     for entry in sorted(runs, key=lambda entry: entry["seed"]):
         found.setdefault(entry["piece"], []).append(entry["val_accuracy"])
     return first, found
+
+
+def logged_entries(name):
+    """Our own runs of an experiment with many models, `name`.jsonl: (conditions, a dict; a list with a dict for each run)."""
+    first, *entries = map(json.loads, (LOGS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+    return first, entries
