@@ -333,7 +333,8 @@ def test_every_experiment_on_inductive_bias_keeps_the_entries_of_the_others(tmp_
     arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
     inductive_bias.main(["data", "--only=plain", *arguments])
     inductive_bias.main(["compute", "--only=CNN-small", *arguments])
-    first, entries = log_of(tmp_path / "log.jsonl")
+    monkeypatch.setattr(training.logs, "LOGS", tmp_path)
+    first, entries = training.logged_entries("log")
     assert set(first["conditions"]) == {"data", "compute"}
     assert [e["equal"] for e in entries] == ["images", "minutes", "images"]
     plain, _, small = entries

@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vit_edu import data, plot, training
 from vit_edu.plot.figure import for_imshow
@@ -39,6 +40,20 @@ FIGURES = {
     ),
     "share: one 1.5, two 2.0": lambda: plot.bars({"one": 1.5, "two": 2}, "B", "share", 1),
     "means: more +1.5, less -2.0": lambda: plot.dots({"more": [1, 2], "less": [-2]}, "D", "points"),
+    "left, ViT: 50.0 at ten, 62.0 at hundred; right, CNN: 70.0 at ten. Bars: lowest and highest of 2 runs. A star: your ViT, 51.0.": (
+        lambda: plot.families(
+            {"left": {"ViT": [(100, [61, 63]), (10, [50])]}, "right": {"CNN": [(10, [70])]}}, "F", "labels",
+            own={"ViT": (10, 51)}, ticks={10: "ten", 100: "hundred"},
+        )
+    ),
+    "CNN, stem: 2 x 3 pixels; ViT, patches: 1 x 1 pixels; ViT, block 1: 4 x 4 pixels": lambda: plot.reach(
+        {
+            "CNN": [F.pad(torch.ones(2, 3), (0, 1, 1, 1))],
+            "ViT": [torch.eye(4)[:1].repeat(4, 1) * torch.eye(4), torch.ones(4, 4)],
+        },
+        {"CNN": ["stem"], "ViT": ["patches", "block 1"]},
+        "R",
+    ),
     "16 patches": lambda: plot.overview(PICTURES[0]),
     "ln_1.weight is norm1.weight": lambda: plot.name_pairs([("ln_1.weight", "norm1.weight", (8,))]),
     "Pre-norm: norm1, attention": plot.block_diagram,

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from vit_edu.plot.figure import COLOURS, DASHES, MARKERS, bare
 
@@ -28,13 +29,16 @@ def families(panels, title, xlabel, ylabel="held-out images, right, %", own=None
             )
             if own and family in own and ax is axes[0, 0]:
                 ax.plot(*own[family], "*", color=colour, markersize=13, markeredgecolor="black")
-            told.append(
-                f"{name}, {family}: {', '.join(f'{m:.1f} at {at:,.3g}' for at, m in zip(x, mean, strict=True))}"
-            )
+            places = [(ticks or {}).get(at, f"{at:.3g}") for at in x]
+            each = ", ".join(f"{m:.1f} at {place}" for m, place in zip(mean, places, strict=True))
+            told.append(f"{name}, {family}: {each}")
         ax.set_xscale("log")
         if ticks:
             ax.set_xticks(list(ticks), list(ticks.values()))
-            ax.minorticks_off()
+        else:
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
         ax.set(xlabel=xlabel, title=name)
         ax.title.set_fontsize(10)
         ax.grid(alpha=0.3)
@@ -58,14 +62,14 @@ def reach(maps, titles, title):
     fig, axes = plt.subplots(
         len(maps),
         columns,
-        figsize=(1.75 * columns, 2.15 * len(maps) + 0.4),
+        figsize=(1.75 * columns, 1.75 * len(maps) + 0.4),
         squeeze=False,
         layout="constrained",
     )
     told = []
     for row, (name, each) in zip(axes, maps.items(), strict=True):
         for ax, found, text in zip(row, each, titles[name], strict=False):
-            size = np.log10(np.ma.masked_equal(found.numpy(), 0))
+            size = np.ma.log10(found.numpy())  # masked where it is zero
             shown = ax.imshow(size - size.max(), cmap="viridis", vmin=-3, vmax=0)
             ax.set_title(text, fontsize=9)
             seen = (found > 0).nonzero()  # (n, 2)
