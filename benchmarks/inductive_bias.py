@@ -186,7 +186,7 @@ HEAD = (
 
 def main(argv=None):
     """Run one of the experiments and write its entries and its table."""
-    parser = measure.training_parser(__doc__, ("data", "compute", "remedies"))
+    parser = measure.training_parser("inductive_bias", __doc__, ("data", "compute", "remedies"))
     parser.add_argument(
         "--images", type=int, default=90000, help="images seen, where these are equal (90000)"
     )

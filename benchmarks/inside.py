@@ -195,7 +195,7 @@ TEXTS = {
 
 def main(argv=None):
     """Run one of the experiments, and write its entries and its table."""
-    parser = measure.training_parser(__doc__, ("mirror", "belief"))
+    parser = measure.training_parser("inside", __doc__, ("mirror", "belief"))
     parser.add_argument("--minutes", type=float, default=1.0, help="processor time of a run of `mirror` (1)")
     parser.add_argument("--images", type=int, default=2000, help="test images for `belief` (2000)")
     parser.add_argument("--log", type=Path, default=training.LOGS / "inside.jsonl")

@@ -113,8 +113,8 @@ def write(folder, program, title, text):
 # ---------------------------------------------------------------- runs with several seeds
 
 
-def training_parser(text, experiments):
-    """The options of a benchmark that trains, in one of several experiments. text: the module's docstring."""
+def training_parser(program, text, experiments):
+    """The options of a benchmark that trains, in one of several experiments. program: its name. text: the module's docstring."""
     new = argparse.ArgumentParser(description=text.splitlines()[0])
     new.add_argument("experiment", choices=experiments)
     new.add_argument("--only", default="", help="runs whose name contains this")
@@ -122,7 +122,6 @@ def training_parser(text, experiments):
     new.add_argument("--jobs", type=int, default=2, help="runs at a time (2)")
     new.add_argument("--data", help="folder of the images (what data.load() finds)")
     new.add_argument("--copy", default="", help="which copy of the data, for the table")
-    program = Path(sys.modules["__main__"].__file__ or "").stem
     new.add_argument("--runs", type=Path, default=Path("runs") / program, help="folder of the single runs")
     new.add_argument("--out", type=Path, default=RESULTS, help="folder for the table")
     return new
