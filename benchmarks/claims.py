@@ -8,7 +8,6 @@ called cnn has equal minutes instead. The rows go to benchmarks/results/claims-N
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import statistics
 import time
 from pathlib import Path
@@ -139,10 +138,9 @@ def table(entries):
     for what in dict.fromkeys(e["what"] for e in entries):
         of_it = [e for e in entries if e["what"] == what]
         shares = [100 * e["val_accuracy"] for e in of_it]
-        spread = f" ± {statistics.stdev(shares):.1f}" if len(shares) > 1 else ""
         each = ", ".join(f"{share:.1f}" for share in shares)
         epochs = statistics.mean(e["epochs"] for e in of_it)
-        yield f"| {what} | {statistics.mean(shares):.1f}{spread} | {each} | {epochs:.1f} | {of_it[0]['parameters']:,} |"
+        yield f"| {what} | {measure.mean(shares)} | {each} | {epochs:.1f} | {of_it[0]['parameters']:,} |"
 
 
 def main(argv=None):
@@ -177,8 +175,7 @@ def main(argv=None):
         for number, (words, recipe) in enumerate(make(whole))
         if not args.only or args.only in words
     ]
-    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        entries = pool.map(run, jobs, chunksize=1)
+    entries = measure.side_by_side(run, jobs, args.jobs)
     lines = [
         f"# {make.__doc__.rstrip('.')}: {copy}",
         "",

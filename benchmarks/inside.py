@@ -56,7 +56,8 @@ def upside_down(images):
     return torch.where(flipped, images.flip(2), images)
 
 
-# What is learned from -> (how the stored images are changed, functions of a batch in the place of flips and crops)
+# What is learned from -> (how the stored images are changed, functions of a batch in the place of flips and crops; an empty
+# tuple leaves the flips out and keeps the crops)
 CONDITIONS = {
     "as in the recipe: flipped left-right": (None, None),
     "no flips": (None, ()),
@@ -72,9 +73,8 @@ CONDITIONS = {
 def similarities(pos_embed, grid):
     """Means of the cosine between centred positions: neighbours, left-right and top-bottom mirror images at least three
     patches apart, and the tile of QUERY."""
-    centred = pos_embed - pos_embed.mean(
-        dim=1, keepdim=True
-    )  # what all places have in common says nothing about a place
+    # What all places have in common says nothing about a place
+    centred = pos_embed - pos_embed.mean(dim=1, keepdim=True)
     of = inspect.position_similarity(centred.detach(), grid)  # (rows, cols, rows, cols)
     rows, cols = grid
     far_cols = [c for c in range(cols) if abs(cols - 1 - 2 * c) >= 3]
@@ -187,7 +187,8 @@ HEADS = {
 }
 TEXTS = {
     "mirror": "Cosine of learned positions, their mean subtracted, with those of their mirror images (three patches away or more) and "
-    "with their neighbours'; mean and standard deviation over {seeds} seeds. {minutes:g} minutes of one thread, all tokens.",
+    "with their neighbours'; mean and standard deviation over {seeds} seeds. {minutes:g} minutes of one thread, all tokens. Crops are "
+    "left out, too, where patches or pixels are permuted and where images are flipped top-bottom.",
     "belief": "Accuracy in %, without the 8, 16 or 32 patches (of 64) that a map calls the most / the least important, on {images} "
     "test images. The course's model, and the mean over {seeds} seeds of the models of `mirror` (their recipe unchanged).",
 }

@@ -9,7 +9,6 @@ counted by the processor's clock. So runs may go side by side, and a piece that 
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import statistics
 import time
 from pathlib import Path
@@ -191,8 +190,7 @@ def main(argv=None):
             changes["model"] = whole.model | changes.get("model", {})
             jobs.append((piece, dataclasses.replace(whole, seed=seed, **changes), args.data, runs))
     runs.mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-        found = earlier + pool.map(run, jobs, chunksize=1)
+    found = earlier + measure.side_by_side(run, jobs, args.jobs)
     found.sort(key=lambda entry: (entry["seed"], list(PIECES).index(entry["piece"])))
     atomic.write(args.log, "".join(json.dumps(entry) + "\n" for entry in (first, *found)))
     whole_share = {e["seed"]: e["val_accuracy"] for e in found if e["piece"] == WHOLE}

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from vit_edu.plot.figure import COLOURS, DASHES, MARKERS, axes_for, span
+from vit_edu.plot.figure import COLOURS, DASHES, MARKERS, axes_for, span, write_cells
 
 
 def lines(x, series, title, xlabel, ylabel, log="", marks=True):
@@ -126,18 +126,7 @@ def heatmap(matrix, title, xlabel, ylabel, label="", digits=None, size=4.5, rows
     shown = ax.imshow(matrix.numpy(), cmap="viridis")
     fig.colorbar(shown, ax=ax, label=label, shrink=0.8)
     if digits is not None:
-        middle = (matrix.max() + matrix.min()).item() / 2
-        for i, row in enumerate(matrix.tolist()):
-            for j, value in enumerate(row):
-                ax.text(
-                    j,
-                    i,
-                    f"{value:.{digits}f}",
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color="white" if value < middle else "black",
-                )
+        write_cells(ax, matrix, digits, (matrix.max() + matrix.min()).item() / 2, fontsize=9)
     if max(matrix.shape) <= 12:
         ax.set_xticks(range(matrix.shape[1]))
         ax.set_yticks(range(matrix.shape[0]))

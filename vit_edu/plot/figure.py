@@ -87,6 +87,17 @@ def span(values):
     return f"{float(min(values)):.3g} to {float(max(values)):.3g}"
 
 
+def write_cells(ax, matrix, digits, middle, fontsize=8):
+    """Write the numbers of a matrix into its cells of an image in viridis, with so many decimals.
+
+    matrix: (rows, cols). middle: values below it lie in dark cells, and are written in white.
+    """
+    for i, row in enumerate(matrix.tolist()):
+        for j, value in enumerate(row):
+            colour = "white" if value < middle else "black"
+            ax.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=fontsize, color=colour)
+
+
 def for_imshow(image):
     """(C, H, W), bytes or 0..1 floats -> (H, W, 3) or (H, W) in 0..1 for imshow."""
     image = image.detach().cpu()

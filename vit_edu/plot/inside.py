@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import Rectangle
 
-from vit_edu.plot.figure import COLOURS, MARKERS, axes_for, bare, for_imshow, span
+from vit_edu.plot.figure import COLOURS, MARKERS, axes_for, bare, for_imshow, span, write_cells
 
 # ---------------------------------------------------------------- filters
 
@@ -61,17 +61,7 @@ def position_tile(similarity, query, title):
     fig, ax = axes_for(0.62 * cols + 1.2, 0.52 * rows + 1.0, title, "column", "row")
     shown = ax.imshow(tile.numpy(), cmap="viridis", vmin=-1, vmax=1, aspect="auto")
     fig.colorbar(shown, ax=ax, label=f"cosine with {query}", shrink=0.85)
-    for i, row in enumerate(tile.tolist()):
-        for j, value in enumerate(row):
-            ax.text(
-                j,
-                i,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="black" if value > 0.35 else "white",
-            )
+    write_cells(ax, tile, 2, 0.35)
     ax.add_patch(
         Rectangle((query[1] - 0.5, query[0] - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2.5)
     )
@@ -262,9 +252,7 @@ def cka_maps(maps, title):
     )
     for ax, (name, alike) in zip(axes[0], maps.items(), strict=True):
         shown = ax.imshow(alike.numpy(), cmap="viridis", vmin=0, vmax=1)
-        for (i, j), value in zip(_places(alike), alike.flatten().tolist(), strict=True):
-            colour = "black" if value > 0.6 else "white"
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+        write_cells(ax, alike, 2, 0.6)
         ax.set_title(name, fontsize=9)
         ax.set_xticks(range(len(alike)))
         ax.set_yticks(range(len(alike)))
@@ -278,10 +266,6 @@ def cka_maps(maps, title):
     )
     fig.alt = f"{title}. CKA by depth in rows and columns. {'. '.join(told)}."
     return fig
-
-
-def _places(matrix):
-    return [(i, j) for i in range(matrix.shape[0]) for j in range(matrix.shape[1])]
 
 
 def gallery(table, title, scale=1.5):
