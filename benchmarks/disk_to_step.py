@@ -139,7 +139,7 @@ def figures(device, root, workers, rounds):
     optimizer = training.make_optimizer(model, RECIPE)
     dropout = training.TokenDropout(model)
     if device.type == "cuda":
-        take_step = training.CompiledStep(model, optimizer, dropout=dropout)
+        take_step = training.CompiledStep(model, optimizer, dropout=dropout, record=True)
     else:
         take_step = training.PlainStep(model, optimizer)
     epochs = 3 if device.type == "cuda" else 1

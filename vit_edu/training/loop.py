@@ -153,7 +153,8 @@ def _make_step(run, ranks, dropout, compiler, clock, own=None):
         return OwnStep(run.model, optimizer, own)
     compiler = compiler or ("inductor" if run.device.type == "cuda" else None)
     if compiler:
-        return CompiledStep(run.model, optimizer, run.task.loss, dropout, compiler, clock)
+        record = run.device.type == "cuda" and ranks.size == 1  # what ranks say to each other is not recorded
+        return CompiledStep(run.model, optimizer, run.task.loss, dropout, compiler, clock, record)
     return PlainStep(run.model, optimizer, run.task.loss, run.recipe.cpu_bf16)
 
 

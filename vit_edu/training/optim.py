@@ -109,6 +109,8 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(values, 1 - lr * weight_decay)
         size = 0.2 * max(update.shape[1:]) ** 0.5  # so that entries have the usual size of AdamW's
         update = update.unflatten(2, values[0].shape[1:])
+        if isinstance(lr, torch.Tensor):  # in a recorded step, see `steps.RecordedStep`
+            update, lr = update * lr, 1.0
         torch._foreach_add_(values, list(update.unbind()), alpha=-lr * size)
 
 

@@ -246,6 +246,8 @@ class CompiledStep:
     `step(images, targets)` returns the loss as a tensor on the device. compiling: the seconds that went into compiling, by
     `clock`. dropout: the `TokenDropout` of the model, if it has one; each share of the tokens is compiled separately. If the
     first step cannot be compiled (no C compiler, a card that is too old), a message says so, and the steps run uncompiled.
+    record: whether the third step and those after it are replayed from a recording, see `RecordedStep`. It takes an optimiser
+    of `make_optimizer`, on CUDA; what cannot be recorded runs as before.
     """
 
     def __init__(
@@ -256,6 +258,7 @@ class CompiledStep:
         dropout=None,
         backend="inductor",
         clock=time.perf_counter,
+        record=False,
     ):
         torch.compiler.reset()  # earlier runs do not count towards the limit of compilations
         torch.backends.cudnn.benchmark = True  # shapes are fixed, so it may try its kernels
@@ -265,13 +268,40 @@ class CompiledStep:
         self.loss_of = torch.compile(self._loss, dynamic=False, fullgraph=True, backend=backend)
         self.known = set()  # the shares of the tokens that have been compiled
         self.compiling = 0.0
+        self.record, self.recorded, self.warm = record, None, None
 
     def __call__(self, images, targets):
         share = self.dropout.keep if self.dropout else 1.0
         if share not in self.known:
             return self._first_step(images, targets, share)
+        if self.record:
+            form = (share, *_form(images, targets))
+            if self.recorded and self.recorded.form == form:
+                return self.recorded(images, targets)
+            if self.warm == form:
+                return self._record(images, targets, form)
+            self.warm = form  # one more step as usual, after which nothing is new to the device
+        return self._whole_step(images, targets)
+
+    def _whole_step(self, images, targets):
         loss = self._gradients(images, targets)
         self.optimizer.step()
+        return loss
+
+    def _record(self, images, targets, form):
+        """Record a step and take it, timed like the first."""
+        started = self.clock()
+        self.recorded = None  # gives back its memory
+        try:
+            self.recorded = RecordedStep(self._whole_step, self.optimizer, images, targets, form)
+        except Exception as error:  # too little memory for a recording may be enough without
+            reason = str(error).strip().partition("\n")[0]
+            print(f"The steps cannot be recorded here and are launched one by one, which is slower: {reason}")
+            self.record = False
+            return self._whole_step(images, targets)
+        loss = self.recorded(images, targets)
+        torch.cuda.synchronize()
+        self.compiling += self.clock() - started
         return loss
 
     def _loss(self, images, targets):
@@ -296,7 +326,7 @@ class CompiledStep:
                 raise
             reason = str(error).strip().partition("\n")[0]
             print(f"The model cannot be compiled here and runs uncompiled, which is slower: {reason}")
-            self.loss_of = self._loss
+            self.loss_of, self.record = self._loss, False
             loss = self._gradients(images, targets)
         self.optimizer.step()
         if loss.is_cuda:
@@ -304,3 +334,57 @@ class CompiledStep:
         self.known.add(share)
         self.compiling += self.clock() - started
         return loss
+
+
+class RecordedStep:
+    """A whole step as a CUDA graph: recorded once, and replayed with other images in the place of the first.
+
+    A step of a small model is many hundred kernels, each of which the CPU has to launch; in a recording they are one launch.
+    take_step(images, targets): forward and backward pass and the optimiser's step; recording does not run it. The learning
+    rate of a replay is that of the optimiser's first group. form: what images and targets have to look like, see `_form`.
+    """
+
+    def __init__(self, take_step, optimizer, images, targets, form):
+        self.form, self.optimizer = form, optimizer
+        self.images, self.targets = _each(torch.clone, images), _each(torch.clone, targets)
+        self.rate = torch.zeros((), device=images.device)
+        self.graph = torch.cuda.CUDAGraph()
+        optimizer.zero_grad()  # so that the gradients lie in the memory of the graph
+        with _rate_in(self.rate, optimizer.param_groups), torch.cuda.graph(self.graph):
+            self.loss = take_step(self.images, self.targets)
+
+    def __call__(self, images, targets):
+        """Take a step. Returns the loss before it, as a tensor on the device."""
+        _each(torch.Tensor.copy_, self.images, images)
+        _each(torch.Tensor.copy_, self.targets, targets)
+        self.rate.fill_(self.optimizer.param_groups[0]["lr"])
+        self.graph.replay()
+        return self.loss.clone()  # the next replay overwrites it
+
+
+def _each(function, *values):
+    """The function on tensors, or on those of dicts with the same names."""
+    if isinstance(values[0], dict):
+        return {name: function(*(value[name] for value in values)) for name in values[0]}
+    return function(*values)
+
+
+def _form(images, targets):
+    """What a recording is made for: names, shapes and types of a batch."""
+    named = targets if isinstance(targets, dict) else {"": targets}
+    return tuple((name, value.shape, value.dtype) for name, value in {"images": images, **named}.items())
+
+
+@contextlib.contextmanager
+def _rate_in(tensor, groups):
+    """A context in which the optimiser of these groups reads its learning rate from a tensor, which may change later."""
+    kept = [dict(group) for group in groups]
+    for group in groups:
+        group["lr"] = tensor
+        if "capturable" in group:
+            group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group, old in zip(groups, kept, strict=True):
+            group.update(old)
