@@ -58,7 +58,7 @@ class Recipe:
     crop: int = 4  # shift images by up to this many pixels
     label_smoothing: float = 0.0  # this share of every target is spread evenly over all classes
     cutout: int = 0  # blank a square of this many pixels a side in each image
-    distort: float = 0.0  # how strongly to turn, stretch and recolour each image
+    distort: float = 0.0  # how strongly to turn, stretch and recolour images
     mixup: float = 0.0  # blend images, with shares drawn from Beta(mixup, mixup)
     cutmix: float = 0.0  # paste boxes from other images; if mixup is on as well, each batch draws one of them
     mix_prob: float = 1.0  # the share of the batches that are mixed
@@ -161,6 +161,7 @@ _GPU = {
     "label_smoothing": 0.1,
     "cutout": 8,
     "distort": 1.0,
+    "mixup": 0.8,
     "cutmix": 1.0,
     "validation": 0.04,
 }
@@ -170,7 +171,7 @@ _GPU_MODEL = {
     "depth": 8,
     "num_heads": 4,
     "global_pool": "avg",
-    "drop_path_rate": 0.1,
+    "drop_path_rate": 0.2,
 }
 
 RECIPES = {
@@ -256,12 +257,11 @@ RECIPES = {
     "gpu": Recipe(minutes=4.8, model=_GPU_MODEL, **_GPU),
     "gpu-long": Recipe(
         minutes=11.8,
-        mixup=0.8,
-        model=_GPU_MODEL | {"embed_dim": 384, "num_heads": 6, "drop_path_rate": 0.2},
+        model=_GPU_MODEL | {"embed_dim": 384, "num_heads": 6},
         **_GPU,
     ),
     "gpu-hybrid": Recipe(
-        minutes=9.8,
+        minutes=5.8,
         model=_GPU_MODEL | {"kind": "hybrid", "stem": ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))},
         **_GPU,
     ),
