@@ -118,3 +118,5 @@ def test_other_runs_are_a_band_behind_the_curve():
     figure = plot.finish(plot.learning_curves(HISTORY, EPOCHS, 10, others))
     assert figure.alt.endswith("accuracy on held-out images 50.0%. Our 2 runs had 60.0% to 80.0% there.")
     assert "Our 2" not in plot.finish(plot.learning_curves([], EPOCHS, 10, others)).alt
+    alone = plot.finish(plot.learning_curves(HISTORY, EPOCHS, 10, others[:1])).alt
+    assert alone.endswith("Our run had 60.0% there.")

@@ -26,7 +26,7 @@ def learning_curves(history, recipe, classes, others=()):
     ):
         if others:
             where, low, high = _band(others, recipe, name)
-            label = f"our {len(others)} runs"
+            label = f"our {len(others)} runs" if len(others) > 1 else "our run"  # whose band is a line
             ax.fill_between(where, scale * low, scale * high, color="0.8", label=label)
         ax.plot(x, [scale * entry[name] for entry in history], style, color=colour, markersize=4)
         ax.set_xlim(*((0.5, end + 0.5) if recipe.epochs else (0, 1.02 * end)))
@@ -49,7 +49,10 @@ def learning_curves(history, recipe, classes, others=()):
         fig.alt += f" Training loss {loss:.2f}, {task.score_name} on held-out images {score}."
     if history and others:  # the band is that of the score, the last one drawn
         at = np.searchsorted(where, x[-1]).clip(max=len(where) - 1)
-        fig.alt += f" Our {len(others)} runs had {task.words(low[at])} to {task.words(high[at])} there."
+        if len(others) > 1:
+            fig.alt += f" Our {len(others)} runs had {task.words(low[at])} to {task.words(high[at])} there."
+        else:
+            fig.alt += f" Our run had {task.words(low[at])} there."
     return fig
 
 
