@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import json
 import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -26,7 +25,6 @@ try:
 except ImportError:  # run as a program, with this folder on the path
     import measure
 
-HELD_OUT = 5000
 SHARES = (0.01, 0.1, 1.0)
 SHIFTS = (1, 2, 3, 4, 6, 8)
 FAMILIES = {"plain ViT": "laptop", "hybrid": "laptop-hybrid", "CNN": "laptop-cnn"}
@@ -57,14 +55,6 @@ def make_recipe(family, seed, minutes=None, epochs=None, **changes):
     )
 
 
-def part(split, share):
-    """The same share of every class, always the same images."""
-    count = round(share * len(split)) // 10
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
-    labels = split.labels[order]
-    return split.pick(torch.cat([order[labels == k][:count] for k in range(10)]))
-
-
 def jobs_of(experiment, seeds, images, minutes):
     """Dicts that describe the runs. images: how many each sees, where that is what is equal."""
     for seed in seeds:
@@ -72,7 +62,7 @@ def jobs_of(experiment, seeds, images, minutes):
             for share in SHARES:
                 for family in FAMILIES:
                     about = {"experiment": "data", "family": family, "share": share, "seed": seed}
-                    steps = round(share * (50000 - HELD_OUT)) // 128
+                    steps = round(share * (50000 - measure.HELD_OUT)) // 128
                     epochs = max(1, round(images / (128 * steps)))
                     yield about | {"equal": "images"}, make_recipe(family, seed, epochs=epochs)
                     yield about | {"equal": "minutes"}, make_recipe(family, seed, minutes=minutes)
@@ -118,10 +108,9 @@ def run(job):
     about, recipe, source, folder = job
     log = folder / f"{name_of(about)}.json"
     if not log.exists():
-        torch.set_num_threads(1)
-        images = data.load(source=source)
-        train, held_out = images.train.hold_out(HELD_OUT, seed=0)
-        train = part(train, about["share"])
+        images = measure.images_of(source)
+        train, held_out = images.train.hold_out(measure.HELD_OUT, seed=0)
+        train = measure.part(train, about["share"])
         model = training.build_model(recipe, images)
         step = None
         if about["family"] == "distillation from the CNN":
@@ -129,23 +118,11 @@ def run(job):
             saved = f"data-CNN-1.0-{recipe.seed}-minutes.pt"
             teacher.load_state_dict(torch.load(folder / saved, weights_only=True))
             step = distilling(teacher.eval())
-        seen = []
-        counter = model.register_forward_pre_hook(
-            lambda model, inputs: seen.append(len(inputs[0])) if model.training else None
-        )
-        seconds = time.process_time()
-        history = training.fit(
-            model, dataclasses.replace(images, train=train), recipe, clock=time.process_time, step=step
-        )
-        seconds = time.process_time() - seconds
-        counter.remove()
-        if recipe.minutes and history[-1]["seconds"] < 60 * recipe.minutes:
-            raise RuntimeError(f"{about}: it stopped before its end.")
-        entry = about | {"labels": len(train), "images": sum(seen), "seconds": round(seconds, 1)}
-        entry |= {"parameters": sum(p.numel() for p in model.parameters()), "loss": history[-1]["loss"]}
+        found = measure.trained(model, dataclasses.replace(images, train=train), recipe, step=step)
+        entry = about | {"labels": len(train)} | found
         batches = functools.partial(data.batches, mean=images.mean, std=images.std)
         entry["accuracy"] = training.evaluate(model, batches(held_out, 500))
-        entry["accuracy on the labels"] = training.evaluate(model, batches(train.take(HELD_OUT), 500))
+        entry["accuracy on the labels"] = training.evaluate(model, batches(train.take(measure.HELD_OUT), 500))
         if about["equal"] == "minutes" and about["share"] == 1:
             some = data.normalize(held_out.images[:2000], images.mean, images.std)
             entry["agreement"] = {
@@ -210,7 +187,7 @@ def main(argv=None):
     about = {"copy": copy, "minutes": args.minutes, "conditions": {args.experiment: conditions}}
     measure.add_to_log(args.log, args.experiment, about, entries)
     text = (
-        f"{copy}. Accuracy on {HELD_OUT:,} held-out training images, mean and standard deviation over {len(args.seeds)} seeds. "
+        f"{copy}. Accuracy on {measure.HELD_OUT:,} held-out training images, mean and standard deviation over {len(args.seeds)} seeds. "
         f"Equal is either the number of images seen or the time ({args.minutes:g} minutes of one thread).\n\n"
         f"{measure.table(HEAD, rows_of(entries))}\n\n{conditions}"
     )

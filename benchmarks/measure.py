@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -112,6 +113,8 @@ def write(folder, program, title, text):
 
 # ---------------------------------------------------------------- runs with several seeds
 
+HELD_OUT = 5000  # training images that no run sees, and on which all are judged
+
 
 def training_parser(program, text, experiments):
     """The options of a benchmark that trains, in one of several experiments. program: its name. text: the module's docstring."""
@@ -133,6 +136,45 @@ def side_by_side(run, jobs, count):
         return [run(job) for job in jobs]
     with multiprocessing.get_context("spawn").Pool(count, maxtasksperchild=1) as pool:
         return pool.map(run, jobs, chunksize=1)
+
+
+@functools.cache
+def images_of(source):
+    """`data.load`, once for all runs of a process."""
+    return vit_data.load(source=source)
+
+
+def part(split, share):
+    """The same share of every class, always the same images."""
+    count = round(share * len(split)) // 10
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    labels = split.labels[order]
+    return split.pick(torch.cat([order[labels == k][:count] for k in range(10)]))
+
+
+def trained(model, images, recipe, **options):
+    """Train by the processor's clock, on one thread. options: those of `fit`. Returns what an entry of a log says about it.
+
+    Raises RuntimeError for a run that stopped before its end.
+    """
+    torch.set_num_threads(1)
+    seen = []
+    counter = model.register_forward_pre_hook(
+        lambda model, inputs: seen.append(len(inputs[0])) if model.training else None
+    )
+    seconds = time.process_time()
+    history = training.fit(model, images, recipe, clock=time.process_time, **options)
+    seconds = time.process_time() - seconds
+    counter.remove()
+    if recipe.minutes and history[-1]["seconds"] < 60 * recipe.minutes:
+        raise RuntimeError("the run stopped before its end.")
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "images": sum(seen),
+        "seconds": round(seconds, 1),
+        "parameters": parameters,
+        "loss": history[-1]["loss"],
+    }
 
 
 def mean(values, digits=1):
