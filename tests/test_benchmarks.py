@@ -15,6 +15,7 @@ from benchmarks import (
     inductive_bias,
     inside,
     measure,
+    mixers,
     peers,
     pieces,
     scaling,
@@ -327,7 +328,7 @@ def log_of(file):
 
 def test_every_experiment_on_inductive_bias_keeps_the_entries_of_the_others(tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_EDU_DATA", "shapes")
-    monkeypatch.setattr(inductive_bias, "HELD_OUT", 100)
+    monkeypatch.setattr(measure, "HELD_OUT", 100)
     monkeypatch.setattr(inductive_bias, "SHARES", (0.1,))
     arguments = ["--minutes=0.002", "--images=128", "--seeds=0", "--jobs=1", f"--out={tmp_path}"]
     arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
@@ -346,9 +347,35 @@ def test_every_experiment_on_inductive_bias_keeps_the_entries_of_the_others(tmp_
     assert found["small CNN"][-1] == f"{small['parameters']:,}"
 
 
+def test_a_token_mixer_is_judged_with_its_patches_shuffled_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    monkeypatch.setattr(measure, "HELD_OUT", 100)
+    arguments = ["--minutes=0.002", "--images=1", "--seeds=0", "--jobs=1", f"--out={tmp_path}"]
+    arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
+    mixers.main(["mixers", "--only=none-avg", *arguments])
+    mixers.main(["questions", "--only=nowhere-images", *arguments])
+    mixers.main(["shuffled", "--only=mlp", *arguments])
+    _, entries = log_of(tmp_path / "log.jsonl")
+    found = [(e["experiment"], e["mixer"], e["positions"], e["head"], e["shuffled"]) for e in entries]
+    assert found == [
+        ("mixers", "none", True, "avg", False),
+        ("mixers", "none", True, "avg", False),
+        ("questions", "attention", False, "avg", False),
+        ("questions", "attention", False, "token", False),
+        ("questions", "mlp", False, "avg", False),
+        ("questions", "mlp", False, "token", False),
+        ("shuffled", "mlp", True, "avg", False),
+        ("shuffled", "mlp", True, "avg", True),
+    ]
+    without_places = entries[2]
+    assert without_places["accuracy"] == without_places["accuracy, patches shuffled"]
+    tables = rows(tmp_path / "mixers.md")
+    assert tables["mlp, trained on shuffled patches"][1] == f"{100 * entries[-1]['accuracy']:.1f}"
+
+
 def test_a_remedy_is_judged_by_shifts_too_and_a_teacher_is_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("VIT_EDU_DATA", "shapes")
-    monkeypatch.setattr(inductive_bias, "HELD_OUT", 100)
+    monkeypatch.setattr(measure, "HELD_OUT", 100)
     arguments = ["--minutes=0.002", "--seeds=0", "--jobs=1", f"--out={tmp_path}"]
     arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
     inductive_bias.main(["data", "--only=CNN-1.0-0-minutes", *arguments])  # the teacher
