@@ -1,7 +1,7 @@
 """What lesson 09 draws: `python benchmarks/mixers.py mixers|questions|shuffled --data ...`.
 
-mixers: every token mixer, as published and between two learned linear layers, and attention also with few tokens at first, for
-equally many images seen and again for equal minutes. questions: attention and the token MLP with and without positions, with a class
+mixers: every token mixer, and attention also with few tokens at first, for equally many images seen and again for equal minutes; for
+equal images, every mixer between two learned linear layers as well. questions: attention and the token MLP with and without positions, with a class
 token or the mean. shuffled: trained on images whose patches are shuffled, in the same way for all of them.
 
 Only the mixer differs; sizes and recipe are those of "laptop". Every run is judged on the same 5,000 training images, which none
@@ -73,8 +73,9 @@ def jobs_of(experiment, seeds):
     """Dicts that describe the runs."""
     for seed in seeds:
         for variant in variants(experiment):
-            for equal in ("images", "minutes") if experiment == "mixers" else ("images",):
-                yield PLAIN | variant | {"equal": equal, "seed": seed}
+            yield PLAIN | variant | {"equal": "images", "seed": seed}
+            if experiment == "mixers" and not variant.get("between"):
+                yield PLAIN | variant | {"equal": "minutes", "seed": seed}
 
 
 def name_of(about):
@@ -155,9 +156,7 @@ def main(argv=None):
     parser.add_argument(
         "--images", type=int, default=90000, help="images seen, where these are equal (90000)"
     )
-    parser.add_argument(
-        "--minutes", type=float, default=1.5, help="processor time, where that is equal (1.5)"
-    )
+    parser.add_argument("--minutes", type=float, default=1.0, help="processor time, where that is equal (1)")
     parser.add_argument("--log", type=Path, default=training.LOGS / "mixers.jsonl")
     args = parser.parse_args(argv)
     conditions = measure.conditions("mixers", argv, "cpu")
