@@ -1,5 +1,6 @@
 """Weights from files and from the network. They are verified, arrive whole or not at all, and nothing in them is executed."""
 
+import argparse
 import hashlib
 import http.client
 import os
@@ -23,6 +24,8 @@ from vit_edu.pretrained.names import WeightsError, without_entries
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 CHUNK = 2**20  # bytes
+# What weights_only=True reads besides tensors and plain containers: the options of a run, which MAE's code saves with the weights
+HARMLESS = [argparse.Namespace]
 
 
 # ---------------------------------------------------------------- from a file
@@ -113,7 +116,8 @@ def _read_torch(path):
         if bad:
             raise OSError(f"the checksum of {bad} is wrong")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         said = [  # what torch found, without its advice to allow it
             line.split(" Please use")[0]
