@@ -92,36 +92,61 @@ def ours_from(theirs):
     return found
 
 
-@pytest.mark.parametrize("mask_ratio", [0.75, 0.5])
-def test_it_computes_what_transformers_computes(mask_ratio):
+@pytest.mark.parametrize(
+    ("mask_ratio", "sizes"),
+    [
+        (0.75, {}),
+        (0.5, {}),
+        # Another image, patch and width, and more blocks and heads in the decoder than in the encoder
+        (0.75, {"image_size": 48, "patch_size": 4, "hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3,
+                "intermediate_size": 96, "decoder_hidden_size": 32, "decoder_num_hidden_layers": 2,
+                "decoder_num_attention_heads": 4, "decoder_intermediate_size": 64}),
+    ],
+)  # fmt: skip
+def test_it_computes_what_transformers_computes(mask_ratio, sizes):
+    """In float64, so that only a mistake could differ. Every tensor of theirs is random, also positions and mask token."""
     torch.manual_seed(1)
+    sizes = {
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 32,
+    } | sizes
     config = transformers.ViTMAEConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        decoder_hidden_size=16,
-        decoder_num_hidden_layers=1,
-        decoder_num_attention_heads=2,
-        decoder_intermediate_size=32,
-        mask_ratio=mask_ratio,
-        norm_pix_loss=True,
-        layer_norm_eps=1e-6,
-        initializer_range=0.3,
+        **sizes, mask_ratio=mask_ratio, norm_pix_loss=True, layer_norm_eps=1e-6
     )
-    theirs = transformers.ViTMAEForPreTraining(config).eval()
-    ours = small(mask_ratio=mask_ratio)
+    theirs = transformers.ViTMAEForPreTraining(config).double().eval().requires_grad_(False)
+    for p in theirs.parameters():
+        p.add_(0.3 * torch.randn_like(p))
+    ours = MaskedAutoencoder(
+        sizes["image_size"],
+        sizes["patch_size"],
+        mask_ratio=mask_ratio,
+        embed_dim=sizes["hidden_size"],
+        depth=sizes["num_hidden_layers"],
+        num_heads=sizes["num_attention_heads"],
+        mlp_ratio=2,
+        decoder_dim=sizes["decoder_hidden_size"],
+        decoder_depth=sizes["decoder_num_hidden_layers"],
+        decoder_heads=sizes["decoder_num_attention_heads"],
+    ).double()
     ours.load_state_dict(ours_from(theirs.state_dict()))
-    images, noise = torch.randn(5, 3, 32, 32), torch.rand(5, 16)
+    side, patches = sizes["image_size"], ours.num_patches
+    images, noise = torch.randn(5, 3, side, side).double(), torch.rand(5, patches)
     with torch.no_grad():
         expected = theirs(images, noise=noise)
         predicted, mask = ours(images, noise)
         loss = ours.loss(images, noise)
-    assert torch.equal(mask, expected.mask)
-    torch.testing.assert_close(predicted, expected.logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(loss, expected.loss)
+    assert torch.equal(mask, expected.mask.to(mask.dtype))
+    assert mask.sum(dim=1).tolist() == [mask_ratio * patches] * 5
+    torch.testing.assert_close(predicted, expected.logits)
+    torch.testing.assert_close(loss.double(), expected.loss, atol=1e-5, rtol=1e-5)  # ours is in float32
 
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
