@@ -70,6 +70,18 @@ def hf(kind, config, **arguments):
     return lambda: getattr(transformers, kind)(getattr(transformers, config)(**arguments))
 
 
+class MAEInOrder(transformers.ViTMAEModel):
+    """transformers' MAE shuffles the patches even if it hides none; with this noise they stay in order."""
+
+    def forward(self, images):
+        count = self.embeddings.patch_embeddings.num_patches
+        return super().forward(images, noise=torch.arange(float(count)).expand(len(images), -1))
+
+
+def mae(**arguments):
+    return lambda: MAEInOrder(transformers.ViTMAEConfig(mask_ratio=0.0, **arguments))
+
+
 TI = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_labels": 1000}
 S = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_labels": 1000}
 B, DINO = {"num_labels": 1000}, {"image_size": 224, "patch_size": 14}
@@ -122,6 +134,8 @@ VARIANTS = {
     ("transformers", "ViTModel L/16"): hf("ViTModel", "ViTConfig", image_size=80, **L),
     ("transformers", "DeiTForImageClassification Ti"): hf("DeiTForImageClassification", "DeiTConfig", **TI),
     ("transformers", "DeiT with teacher, S"): hf("DeiTForImageClassificationWithTeacher", "DeiTConfig", **S),
+    ("transformers", "MAE: ViTMAEModel B/16"): mae(),
+    ("transformers", "MAE: ViTMAEModel L/16"): mae(image_size=80, **L),
     ("transformers-dinov2", "Dinov2Model S/14"): hf("Dinov2Model", "Dinov2Config", **S, **DINO),
     ("transformers-dinov2", "4 registers, S/14"): hf(
         "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", **S, **DINO

@@ -121,7 +121,7 @@ class Converted:
 
     def __str__(self):
         lines = [f"{self.family}: {len(self.mapped)} tensors -> {len(self.pieces)} of ours"]
-        lines += [f"  ignored {key}: {why}" for key, why in self.ignored.items()]
+        lines += [f"  ignored {what}: {why}" for what, why in _by_reason(self.ignored)]
         lines += [f"  filled {key}: {what}" for key, what in self.filled.items()]
         lines += [
             f"  {'' if name == 'names' else 'guessed: '}{guess}" for name, guess in self.guesses.items()
@@ -134,8 +134,8 @@ class Converted:
         img_size: pixels, an int or (H, W). If the weights were trained for another size, the positions are resized as their
         authors do.
         num_classes: if it is another number, the head is replaced by zeros (paper, section 3.2); 0 leaves it out.
-        What was changed is printed, and listed in `model.pretrained_cfg["notes"]` after what was guessed. Raises WeightsError
-        for sizes that do not fit, and for any other size of a `Mixer`.
+        What was left out or changed is printed, and listed in `model.pretrained_cfg["notes"]` after what was guessed. Raises
+        WeightsError for sizes that do not fit, and for any other size of a `Mixer`.
         """
         arguments, weights, notes = dict(self.arguments), dict(self.weights), []
         guesses, filled = dict(self.guesses), dict(self.filled)
@@ -163,6 +163,7 @@ class Converted:
             model = _build(arguments)
         self._settle(model)
         load_by_name(model, weights, assign=True)
+        notes[:0] = [f"Left out: {what} ({why})." for what, why in _by_reason(self.ignored)]
         model.pretrained_cfg = {
             "family": self.family,
             "mapped": self.mapped,
@@ -462,6 +463,17 @@ def _placed(state_dict, names, ignored):
             ignored[key] = PRE_LOGITS
     problems[:0] = differences([key for key in state_dict if key not in mapped and key not in ignored])
     return mapped, parts, problems
+
+
+def _by_reason(ignored):
+    """{name: reason} -> [(which tensors, the reason they share)]: one by its name, several by their number and an example."""
+    found = {}
+    for key, why in ignored.items():
+        found.setdefault(why, []).append(key)
+    return [
+        (keys[0] if len(keys) == 1 else f"{len(keys)} tensors such as {keys[0]}", why)
+        for why, keys in found.items()
+    ]
 
 
 def _closing(state_dict, mapped, ignored, family):

@@ -119,7 +119,7 @@ def _loaded(name, img_size, num_classes):
         if num_classes is None:
             model.pretrained_cfg["notes"].append(
                 f"The weights have no head, so there are no classes: the model returns {converted.arguments['embed_dim']} numbers for "
-                "each picture."
+                "each picture. transfer.new_head(model, num_classes) adds a head, which has to be trained."
             )
     is_projection = converted.family in PROJECTED and converted.arguments["num_classes"]
     if is_projection and num_classes is None:

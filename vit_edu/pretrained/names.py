@@ -380,10 +380,13 @@ PLAIN = Resizing(antialias=False)  # transformers, in every model but the one wi
 
 
 def resizing_by_timms_names(keys):
-    """timm's way, except for DINOv2 as its authors publish it, which has a mask token: dinov2/hub/backbones.py.
+    """timm's way, except for files that show their authors, because these hold what only pretraining needs.
 
-    Their models with registers resize as timm does.
+    DINOv2 has a mask token (dinov2/hub/backbones.py); its models with registers resize as timm does. MAE has a decoder (mae,
+    util/pos_embed.py); a file of its encoder alone looks like timm's.
     """
+    if any(key.startswith("decoder_") for key in keys):
+        return PLAIN
     authors = {"mask_token", "blocks.0.ls1.gamma"} <= set(keys) and "register_tokens" not in keys
     return Resizing(antialias=False, offset=0.1) if authors else AS_TIMM
 
