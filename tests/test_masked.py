@@ -9,7 +9,7 @@ from wanted import library
 
 from vit_edu import cli, data, plot, pretrained, training, transfer
 from vit_edu.authoring import shipping
-from vit_edu.models import MaskedAutoencoder, ViT
+from vit_edu.models import MaskedAutoencoder, ViT, make_model
 from vit_edu.models.masked import (
     gather_tokens,
     normalized_patches,
@@ -42,10 +42,19 @@ def test_the_patches_with_the_smallest_noise_are_kept():
     assert back.tolist() == [[-1, 1, -1, 3], [4, -1, 6, -1]]
 
 
-@pytest.mark.parametrize("keep", [0, 5])
+@pytest.mark.parametrize("keep", [0, 5, -1, 2.0, "2", None, float("nan")])
 def test_how_many_can_be_kept(keep):
-    with pytest.raises(ValueError, match=rf"of 4 patches, between 1 and 4 can be kept, got keep={keep}"):
+    said = f"of 4 patches, between 1 and 4 can be kept, got keep={keep!r}. Take another whole number"
+    with pytest.raises(ValueError, match=re.escape(said)):
         random_masking(torch.rand(2, 4), keep)
+
+
+@pytest.mark.parametrize(
+    ("noise", "got"), [(torch.rand(4), "(4,)"), (torch.rand(2, 2, 2), "(2, 2, 2)"), ([[0.1, 0.2]], "a list")]
+)
+def test_noise_that_is_not_for_the_patches_of_a_batch(noise, got):
+    with pytest.raises(ValueError, match=re.escape(f"a number for each patch of each image, got {got}.")):
+        random_masking(noise, 1)
 
 
 def test_only_removed_patches_count():
@@ -165,17 +174,64 @@ def test_removed_patches_are_not_seen(pool):
     torch.testing.assert_close(pooled, model.encoder(images))
 
 
-def test_sizes_that_do_not_fit_are_named():
+WAYS = {
+    "the class": lambda arguments: small(**arguments),
+    "make_model": lambda arguments: make_model(FAST.model | arguments, (3, 32, 32), 0),
+    "a recipe": lambda arguments: training.build_model(
+        dataclasses.replace(FAST, model=FAST.model | arguments), data.shapes(train=10, test=10)
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5, 75, float("nan"), float("inf"), "0.75", None, [0.75]])
+def test_a_mask_ratio_that_is_no_share(way, ratio):
+    said = f"the share of the patches that is removed: expected a number above 0 and below 1, such as 0.75, got {ratio!r}."
+    with pytest.raises(ValueError, match=re.escape(said)):
+        WAYS[way]({"mask_ratio": ratio})
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"mask_ratio": 0.99}, "mask_ratio 0.99 keeps 0 of 16 patches: at least one must be kept"),
+        ({"mask_ratio": 0.01}, "mask_ratio 0.01 keeps 16 of 16 patches: at least one must be kept"),
+        ({"patch_size": 32}, "keeps 0 of 1 patches: at least one must be kept, and at least one removed. Take another mask_ratio"),
+        ({"patch_size": 5}, "cannot be cut into 5 x 5 patches: both sides must be multiples of 5. Resize or crop"),
+        ({"patch_size": 64}, "cannot be cut into 64 x 64 patches"),
+        ({"patch_size": 0}, "expected a whole number of at least 1, got 0"),
+        ({"patch_size": -4}, "expected a whole number of at least 1, got -4"),
+        ({"patch_size": "8"}, "expected a whole number of at least 1, got '8'"),
+        ({"patch_size": 8.0}, "expected a whole number of at least 1, got 8.0"),
+        ({"decoder_dim": 18}, "expected decoder_dim to be a multiple of 4 and of decoder_heads"),
+        ({"decoder_dim": 16, "decoder_heads": 3}, "got decoder_dim=16, decoder_heads=3"),
+        ({"decoder_heads": 0}, "decoder_heads=0"),
+        ({"decoder_depth": -1}, "decoder_depth=-1"),
+        ({"decoder_depth": "1"}, "decoder_depth='1'"),
+    ],
+)  # fmt: skip
+def test_sizes_that_do_not_fit_are_named(way, arguments, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        WAYS[way](arguments)
+
+
+def test_what_a_model_cannot_read_or_give():
     with pytest.raises(ValueError, match="has no head for 10 numbers"):
         small(num_classes=10)
-    with pytest.raises(ValueError, match=r"mask_ratio 0\.99 keeps 0 of 16 patches"):
-        small(mask_ratio=0.99)
-    with pytest.raises(ValueError, match="mask_ratio 0 keeps 16 of 16 patches"):
-        small(mask_ratio=0)
-    with pytest.raises(ValueError, match=r"each patch of each image, \(2, 16\), got \(1, 16\)"):
-        small()(torch.rand(2, 3, 32, 32), torch.rand(1, 16))
-    with pytest.raises(ValueError, match="multiple of 4"):
-        small(decoder_dim=18)
+    images = torch.rand(2, 3, 32, 32)
+    model = small()
+    for noise, got in ((torch.rand(1, 16), "(1, 16)"), (torch.rand(2, 15), "(2, 15)"), (torch.rand(2, 4, 4), "(2, 4, 4)"),
+                       ([0.5] * 16, "a list"), (0.5, "a float")):  # fmt: skip
+        said = f"expected noise for each patch of each image, (2, 16), got {got}. Leave noise out, and it is drawn."
+        for call in (model, model.loss):
+            with pytest.raises(ValueError, match=re.escape(said)):
+                call(images, noise)
+    for wrong in (torch.rand(2, 3, 16, 16), torch.rand(2, 1, 32, 32), torch.rand(3, 32, 32)):
+        with pytest.raises(
+            ValueError, match=r"reads images of shape \(B, 3, 32, 32\), got .* Resize the images"
+        ):
+            model.loss(wrong)
 
 
 def test_muon_and_weight_decay_reach_both_parts():

@@ -5,6 +5,8 @@ code, github.com/facebookresearch/mae, for what the paper leaves open. Letters i
 number of patches that the encoder sees.
 """
 
+from numbers import Integral, Real
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,14 +20,46 @@ def random_masking(noise, keep):
     noise: (B, N), a random number for each patch. keep: K, how many patches of an image stay.
     Returns ids_keep (B, K), the places of the kept patches; ids_restore (B, N), where each patch stands in the shuffled
     order, in which the kept ones come first; mask (B, N), float32, 1 where a patch is removed and 0 where it is kept.
-    Raises ValueError unless 1 <= keep <= N. Source: `random_masking` of MAE's code.
+    Raises ValueError for noise of another shape, and unless 1 <= keep <= N. Source: `random_masking` of MAE's code.
     """
+    if not isinstance(noise, torch.Tensor) or noise.ndim != 2:
+        raise ValueError(
+            f"expected noise of shape (B, N), a number for each patch of each image, got {_shape(noise)}. torch.rand(B, N) draws it."
+        )
     N = noise.shape[1]
-    if not 1 <= keep <= N:
-        raise ValueError(f"of {N} patches, between 1 and {N} can be kept, got keep={keep}.")
+    if not isinstance(keep, Integral) or not 1 <= keep <= N:
+        raise ValueError(
+            f"of {N} patches, between 1 and {N} can be kept, got keep={keep!r}. Take another whole number for keep, or give more "
+            "patches: smaller ones, or those of larger images."
+        )
     shuffled = noise.argsort(dim=1)  # (B, N)
     ids_restore = shuffled.argsort(dim=1)  # the inverse permutation
     return shuffled[:, :keep], ids_restore, (ids_restore >= keep).float()
+
+
+def _shape(value):
+    """The shape of a tensor, or what it is instead, for a message."""
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+
+
+def patches_to_keep(mask_ratio, patches):
+    """How many of an image's patches the encoder sees, if this share is removed: the nearest whole number.
+
+    MAE's code rounds down, and keeps one less where the two differ. Raises ValueError for a ratio that is no number between 0
+    and 1, and for one that leaves no patch to see or none to predict.
+    """
+    if not isinstance(mask_ratio, Real) or not 0 < mask_ratio < 1:  # NaN is not between them either
+        raise ValueError(
+            f"mask_ratio is the share of the patches that is removed: expected a number above 0 and below 1, such as "
+            f"0.75, got {mask_ratio!r}."
+        )
+    keep = round((1 - mask_ratio) * patches)
+    if not 1 <= keep < patches:
+        raise ValueError(
+            f"mask_ratio {mask_ratio} keeps {keep} of {patches} patches: at least one must be kept, and at least one removed. Take "
+            "another mask_ratio, a smaller patch_size or larger images."
+        )
+    return keep
 
 
 def gather_tokens(tokens, ids):
@@ -85,6 +119,16 @@ class Decoder(nn.Module):
         return self.head(x[:, self.prefix :])
 
 
+def _require_decoder(dim, depth, heads):
+    """Raise ValueError for sizes of which no decoder can be built."""
+    whole = all(isinstance(size, Integral) for size in (dim, depth, heads))
+    if not whole or min(dim, heads) < 1 or depth < 0 or dim % 4 or dim % heads:
+        raise ValueError(
+            "expected decoder_dim to be a multiple of 4 and of decoder_heads, and decoder_depth a number of blocks, got "
+            f"decoder_dim={dim!r}, decoder_heads={heads!r}, decoder_depth={depth!r}."
+        )
+
+
 class MaskedAutoencoder(nn.Module):
     """A ViT that sees a part of the patches, and a light decoder that predicts the others (MAE, section 3).
 
@@ -121,12 +165,8 @@ class MaskedAutoencoder(nn.Module):
             img_size, patch_size, in_chans, 0, embed_dim=embed_dim, mlp_ratio=mlp_ratio, **arguments
         )
         self.patch_size, self.num_patches = patch_size, self.encoder.patch_embed.num_patches
-        self.keep = round((1 - mask_ratio) * self.num_patches)
-        if not 1 <= self.keep < self.num_patches:
-            raise ValueError(
-                f"mask_ratio {mask_ratio} keeps {self.keep} of {self.num_patches} patches: at least one must be kept, and at "
-                "least one removed."
-            )
+        self.keep = patches_to_keep(mask_ratio, self.num_patches)
+        _require_decoder(decoder_dim, decoder_depth, decoder_heads)
         prefix = int(self.encoder.cls_token is not None)
         self.decoder = Decoder(
             self.encoder.patch_embed.grid_size,
@@ -144,9 +184,9 @@ class MaskedAutoencoder(nn.Module):
         expected = (len(images), self.num_patches)
         if noise is None:
             noise = torch.rand(expected, device=images.device)
-        elif tuple(noise.shape) != expected:
+        elif _shape(noise) != expected:
             raise ValueError(
-                f"expected noise for each patch of each image, {expected}, got {tuple(noise.shape)}."
+                f"expected noise for each patch of each image, {expected}, got {_shape(noise)}. Leave noise out, and it is drawn."
             )
         ids_keep, ids_restore, mask = random_masking(noise, self.keep)
         return self.decoder(self.encode(images, ids_keep), ids_restore), mask

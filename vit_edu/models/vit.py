@@ -10,6 +10,7 @@ Letters in shape comments:
 """
 
 import math
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,10 @@ from torch import nn
 
 def _grid(height, width, patch_size):
     """Patches per column and per row; ValueError where the image cannot be cut evenly."""
+    if not isinstance(patch_size, Integral) or patch_size < 1:
+        raise ValueError(
+            f"patch_size is the side of a patch in pixels: expected a whole number of at least 1, got {patch_size!r}."
+        )
     if height % patch_size or width % patch_size:
         raise ValueError(
             f"an image of {height} x {width} pixels cannot be cut into {patch_size} x {patch_size} patches: "
