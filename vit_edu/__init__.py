@@ -11,6 +11,7 @@ Its rooms, from top to bottom. Each imports only from the rooms below it; tests/
     pretrained          published weights in our models, key by key, without the trainer
     plot                every figure of the lessons
     training            recipes, steps, optimisers, the loop, checkpoints, logs
+    selfsupervised      targets that images give by themselves, without labels
     inspect             where a model looks, what it has learned, and what its answers rest on
     models              the models of the course, and the table of their kinds
     augment             images changed at random, for training
@@ -32,6 +33,7 @@ __all__ = [
     "models",
     "plot",
     "pretrained",
+    "selfsupervised",
     "settings",
     "training",
     "transfer",
