@@ -1,12 +1,19 @@
-"""Targets that images give by themselves, so that a model learns without labels (lesson 10).
+"""Targets that images give by themselves, so that a model learns without labels, and what remains of it (lesson 10).
 
 The tasks of the trainer use them (`training.TASKS`). Masked patches are in `models.masked`.
-Letters in shapes: B images in the batch, C channels, H, W pixels, P patch size, N patches.
+Letters in shapes: B images in the batch, C channels, H, W pixels, P patch size, N patches, D width.
 """
 
-import torch
+from inspect import signature
 
+import torch
+import torch.nn.functional as F
+
+from vit_edu.models import ViT, make_model
+from vit_edu.models.kinds import with_kind
 from vit_edu.models.vit import patchify
+
+TASKS = ("masked", "rotation", "colour", "contrastive")  # tasks of the trainer that need no labels
 
 LUMA = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
 
@@ -48,3 +55,47 @@ def colour_targets(images, patch_size):
     weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device)[:, None, None]  # (3, 1, 1)
     grey = (weights * images).sum(dim=1, keepdim=True)  # (B, 1, H, W)
     return grey.expand_as(images), patchify(images[:, ::2] - grey, patch_size)
+
+
+def contrastive_loss(first, second, temperature):
+    """How hard it is to find the other view of an image among all views of the batch: NT-Xent, in nats.
+
+    first, second: (B, D), vectors of length 1, two views of each image, in the same order. temperature: what similarities are
+    divided by. Each of the 2B views asks: which of the other 2B - 1 is my image? The loss is the cross-entropy of the right
+    answer, a tensor without axes. It is computed in float32, also under autocast. Guessing gives ln(2B - 1).
+    Source: SimCLR, Chen et al. 2020, arXiv:2002.05709, equation 1.
+    """
+    B = len(first)
+    with torch.autocast(first.device.type, enabled=False):
+        views = torch.cat([first, second]).float()  # (2B, D)
+        similar = views @ views.mT / temperature  # (2B, 2B)
+        itself = torch.eye(2 * B, dtype=torch.bool, device=views.device)
+        places = torch.arange(2 * B, device=views.device).roll(B)  # where the other view is
+        return F.cross_entropy(similar.masked_fill(itself, float("-inf")), places)
+
+
+# ---------------------------------------------------------------- what remains after the training
+
+
+def encoder_weights(model):
+    """The state dict of the ViT inside a model that learned without labels, without its head, decoder or projector.
+
+    model: of kind "masked", "contrastive" or "dense", or a classifier of turns. The dict fits any ViT of the encoder's sizes:
+    `vit.load_state_dict(weights, strict=False)` leaves a head of its own as it is.
+    """
+    encoder = getattr(model, "encoder", model)
+    return {name: value for name, value in encoder.state_dict().items() if not name.startswith("head.")}
+
+
+def encoder_of(model, arguments, shape):
+    """What remains of a model that learned without labels: (its encoder, the encoder's arguments for `make_model`).
+
+    arguments: those of the whole model, for `make_model`. shape: (C, H, W) of an image.
+    """
+    arguments = with_kind(arguments)
+    if arguments["kind"] in ("masked", "contrastive", "dense"):  # kinds with a ViT inside
+        known = signature(ViT).parameters
+        arguments = {"kind": "vit"} | {name: value for name, value in arguments.items() if name in known}
+    encoder = make_model(arguments, shape, 0)
+    encoder.load_state_dict(encoder_weights(model))
+    return encoder.train(model.training), arguments

@@ -5,8 +5,7 @@ import json
 import torch
 from safetensors.torch import save
 
-from vit_edu import atomic, training, transfer
-from vit_edu.models.masked import without_decoder
+from vit_edu import atomic, selfsupervised, training, transfer
 from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import SHIPPED, files, read_weights
 
@@ -105,10 +104,10 @@ def _ship_classifier(path, model, state, recipe, images):
 
 def _ship_encoder(path, model, state, recipe, images):
     """Write the weights of the encoder of a run by masked patches. Returns what its card says about them, a dict."""
-    encoder, arguments = without_decoder(model, recipe.model)
+    encoder, arguments = selfsupervised.encoder_of(model, recipe.model, state["data"]["shape"])
     full, half = _precisions(encoder)
     _, error = training.score_test(model, state, images)
-    encoder.load_state_dict(half)
+    model.encoder.load_state_dict(half)
     task, error_half = training.score_test(model, state, images)
     is_half = abs(error - error_half) < 0.001
     _write(path, half if is_half else full, arguments, state["data"] | {"classes": []})

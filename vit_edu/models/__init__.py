@@ -1,6 +1,8 @@
 """Model code. `vit.py` is the model of the course, in one file that reads from top to bottom."""
 
 from vit_edu.models.cnn import CNN
+from vit_edu.models.contrastive import Contrastive
+from vit_edu.models.dense import DenseViT
 from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.kinds import KINDS, make_model
 from vit_edu.models.local import LocalViT
@@ -13,6 +15,8 @@ __all__ = [
     "KINDS",
     "MIXERS",
     "SIZES",
+    "Contrastive",
+    "DenseViT",
     "HybridViT",
     "LocalViT",
     "MaskedAutoencoder",

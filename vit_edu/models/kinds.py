@@ -1,6 +1,8 @@
 """The table of kinds: which model a recipe or a file of weights means. A new model adds a row."""
 
 from vit_edu.models.cnn import CNN
+from vit_edu.models.contrastive import Contrastive
+from vit_edu.models.dense import DenseViT
 from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.local import LocalViT
 from vit_edu.models.masked import MaskedAutoencoder
@@ -14,6 +16,8 @@ KINDS = {
     "local": LocalViT,
     "cnn": CNN,
     "masked": MaskedAutoencoder,
+    "contrastive": Contrastive,
+    "dense": DenseViT,
     "mixer": Mixer,
 }
 

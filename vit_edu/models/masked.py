@@ -216,13 +216,3 @@ class MaskedAutoencoder(nn.Module):
         """The matrices that end a residual branch, of both parts."""
         blocks = [*self.encoder.blocks, *self.decoder.blocks]
         return [weight for block in blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
-
-
-def without_decoder(model, arguments):
-    """What remains of a `MaskedAutoencoder` after the training: (its encoder, the encoder's arguments for `make_model`).
-
-    arguments: those of the whole model, with its kind.
-    """
-    own = ("kind", "mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads")
-    rest = {name: value for name, value in arguments.items() if name not in own}
-    return model.encoder, {"kind": "vit"} | rest

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vit_edu import settings
-from vit_edu.models.masked import MaskedAutoencoder, without_decoder
+from vit_edu import selfsupervised, settings
 from vit_edu.models.saved import CheckpointError, load_run
 from vit_edu.pretrained import files, hub, preprocessing
 from vit_edu.pretrained.config import (
@@ -201,8 +200,8 @@ def _run(path):
     cfg, arguments = about_data(state["data"]), state["recipe"]["model"]
     if state["recipe"]["task"] != "classification":  # its outputs are not the classes of its data
         cfg["classes"] = ()
-    if isinstance(model, MaskedAutoencoder):
-        model, arguments = without_decoder(model, arguments)
+    if state["recipe"]["task"] in selfsupervised.TASKS:
+        model, arguments = selfsupervised.encoder_of(model, arguments, state["data"]["shape"])
         cfg["notes"].append(NO_HEAD)
     model.pretrained_cfg = cfg | {"model": arguments}
     return model

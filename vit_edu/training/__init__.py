@@ -36,7 +36,17 @@ from vit_edu.training.steps import (
     same_classes,
     train_step,
 )
-from vit_edu.training.tasks import TASKS, Classification, Masked, Task, make_task, score_test
+from vit_edu.training.tasks import (
+    TASKS,
+    Classification,
+    Colour,
+    Contrast,
+    Masked,
+    Rotation,
+    Task,
+    make_task,
+    score_test,
+)
 
 __all__ = [
     "LOGS",
@@ -47,14 +57,17 @@ __all__ = [
     "Budget",
     "CheckpointError",
     "Classification",
+    "Colour",
     "CombinedOptimizer",
     "CompiledStep",
+    "Contrast",
     "Diverged",
     "Losses",
     "Masked",
     "Muon",
     "PlainStep",
     "Recipe",
+    "Rotation",
     "Run",
     "Task",
     "TokenDropout",

@@ -178,11 +178,13 @@ class TokenDropout:
 
     keep: the share of the tokens, 0..1, which may change in the course of a run; 1 keeps all, as evaluation does. The class
     token always stays. A quarter of the tokens makes a step about four times as fast, and its attention sixteen times.
+    model: a ViT or the like, or one that has it as its `encoder`.
     Raises ValueError for a model without `blocks`, and for one whose blocks need every token at its place (`needs_all_tokens`).
     Source: PatchDropout, Liu et al. 2022, arXiv:2208.07220. Going from few to many is like training with growing images.
     """
 
     def __init__(self, model):
+        model = getattr(model, "encoder", model)
         if not hasattr(model, "blocks"):
             raise ValueError(
                 f"a {type(model).__name__} has no `blocks` that could see fewer tokens: leave `tokens` out of the recipe."

@@ -4,8 +4,9 @@ import dataclasses
 import math
 
 import torch
+import torch.nn.functional as F
 
-from vit_edu import augment
+from vit_edu import augment, inspect, selfsupervised
 from vit_edu import data as vit_data
 from vit_edu.models.kinds import with_kind
 from vit_edu.training.recipes import Recipe
@@ -122,15 +123,9 @@ class Masked(Task):
 
     def __init__(self, recipe, data):
         super().__init__(recipe, data)
-        kind = with_kind(recipe.model)["kind"]
-        if kind != "masked":
-            raise ValueError(f'the task "masked" needs a model of kind "masked", got {kind!r}.')
+        _require_kind(recipe, "masked")
         names = ("label_smoothing", "mixup", "cutmix", "cutout", "tokens")
-        senseless = [name for name in names if getattr(recipe, name)]
-        if senseless:
-            raise ValueError(
-                f'the task "masked" has no labels and removes patches itself: leave {", ".join(senseless)} out of the recipe.'
-            )
+        _leave_out(recipe, names, "has no labels and removes patches itself")
 
     @classmethod
     def guessing_score(cls, classes):
@@ -166,6 +161,205 @@ class Masked(Task):
         return total / count
 
 
+class Rotation(Classification):
+    """By how many quarters was an image turned? Rotation needs no labels (Gidaris et al. 2018, arXiv:1803.07728).
+
+    While it trains, each image has one of its four turns at random, so that a step of the same size sees four times as many
+    images as with all four. The score is the accuracy, and turns the first held-out image by no quarter, the second by
+    one, and so on, the same each time. Raises ValueError for images that are not square, and for a recipe with fields that
+    would change the labels.
+    """
+
+    loss_unit, score_unit = "cross-entropy, nats", "right turns, %"
+    outputs = 4
+    guessing = math.log(4)
+
+    def __init__(self, recipe, data):
+        super().__init__(recipe, data)
+        selfsupervised.rotate_batch(data.train.images[:1])  # says so if they are not square
+        names = ("label_smoothing", "mixup", "cutmix")
+        _leave_out(recipe, names, "makes its labels itself, and an image has one of them")
+
+    @classmethod
+    def guessing_score(cls, classes):
+        """1 / 4, whatever the number of classes."""
+        return 1 / 4
+
+    def prepare(self, images, targets):
+        """Turn each image at random, and augment it by the recipe. Returned targets: (B,), the quarters that it was turned by."""
+        turns = torch.randint(4, (len(images),), device=images.device)
+        return super().prepare(*_turned(images, turns))
+
+    def score(self, model, batches):
+        return evaluate(model, (_turned(images, torch.arange(len(images)) % 4) for images, _ in batches))
+
+
+class Colour(Task):
+    """Which colours does a grey image have? Colourisation needs no labels (Zhang et al. 2016, arXiv:1603.08511).
+
+    Images become grey in `prepare`, and the model gives the numbers of `selfsupervised.colour_targets` for each patch. Loss and
+    score are the mean squared error, divided by that of a model that leaves the image grey, which says zero everywhere: for
+    the loss, on training images; for the score, on the same held-out images. So 1 is grey, and 0 is perfect. `grey_error`: the
+    mean squared error of grey on training images, for colours in 0..1.
+    Raises ValueError for images without colours, for a recipe with another kind of model than "dense", and for fields that
+    would change labels, blank what is to be predicted, or leave out tokens.
+    """
+
+    score_name = "error of colours"
+    higher_is_better = False
+    loss_unit = score_unit = "mean squared error (grey: 1)"
+    guessing = 1.0
+
+    def __init__(self, recipe, data):
+        super().__init__(recipe, data)
+        _require_kind(recipe, "dense")
+        names = ("label_smoothing", "mixup", "cutmix", "cutout", "tokens")
+        _leave_out(recipe, names, "has no labels and needs every pixel")
+        train = data.train.images
+        some = train[:: max(1, len(train) // 500)]
+        self.grey_error = self._split(vit_data.normalize(some, data.mean, data.std))[1].square().mean().item()
+        if self.grey_error < 1e-7:
+            raise ValueError(
+                "the three channels of these images are the same: they are grey, and have no colours to learn from. Choose "
+                "another task."
+            )
+
+    @property
+    def outputs(self):
+        """Two for each pixel of a patch."""
+        return 2 * self._patch_size**2
+
+    @classmethod
+    def guessing_score(cls, classes):
+        """1, which is the error of leaving all images grey."""
+        return 1.0
+
+    @classmethod
+    def words(cls, score, digits=3):
+        """A score as a text, such as "0.567". digits: how many decimals."""
+        return f"{score:.{digits}f}"
+
+    def prepare(self, images, targets):
+        """Distort the images if the recipe says so, and make them grey. Returned targets: the colours, (B, N, 2 P P)."""
+        if self.recipe.distort:
+            images = augment.distort(images, self.recipe.distort)
+        return self._split(images)
+
+    def loss(self, model, images, targets):
+        return F.mse_loss(model(images).float(), targets) / self.grey_error
+
+    @torch.no_grad()
+    def score(self, model, batches):
+        error = grey_error = 0.0
+        with inspect.eval_mode(model):
+            for images, _ in batches:
+                grey, colours = self._split(images)
+                with autocast(images.device):
+                    predicted = model(grey).float()
+                error += (predicted - colours).square().sum().item()
+                grey_error += colours.square().sum().item()
+        if grey_error == 0:
+            raise ValueError("there is nothing to evaluate on: no batch with a coloured image came.")
+        return error / grey_error
+
+    @property
+    def _patch_size(self):
+        return self.recipe.model.get("patch_size", 4)
+
+    def _split(self, images):
+        """Normalised images -> (the same in grey, still normalised; their colours, (B, N, 2 P P))."""
+        mean, std = self.data.mean, self.data.std
+        grey, colours = selfsupervised.colour_targets(
+            vit_data.denormalize(images, mean, std), self._patch_size
+        )
+        return (grey - mean) / std, colours
+
+
+class Contrast(Task):
+    """Which other view is of the same image? Contrastive learning needs no labels (SimCLR, Chen et al. 2020, arXiv:2002.05709).
+
+    Each image gives two views (`augment.random_view`), and the loss is `selfsupervised.contrastive_loss`, with temperature
+    TEMPERATURE. With several ranks, a view is compared with those of its own rank. The score is the share of held-out
+    images whose second view is the most similar to the first, among those of AMONG images; the same views each time.
+    For models of kind "contrastive". Raises ValueError for a recipe with another kind of model, or with fields that would
+    change labels or images beyond that.
+    """
+
+    score_name = "views found"
+    as_percent = True
+    loss_unit, score_unit = "cross-entropy, nats", "second views found, %"
+    outputs = 0
+    TEMPERATURE = 0.2
+    AMONG = 100
+
+    def __init__(self, recipe, data):
+        super().__init__(recipe, data)
+        _require_kind(recipe, "contrastive")
+        names = ("label_smoothing", "mixup", "cutmix", "cutout", "distort")
+        _leave_out(recipe, names, "has no labels and changes images itself")
+        if recipe.batch_size < 2:
+            raise ValueError(
+                'the task "contrastive" compares images with each other: choose a batch_size of at least 2.'
+            )
+
+    @property
+    def guessing(self):
+        """ln(2B - 1), for batches of B images."""
+        return math.log(2 * self.recipe.batch_size - 1)
+
+    @classmethod
+    def guessing_score(cls, classes):
+        """1 / AMONG, whatever the number of classes."""
+        return 1 / cls.AMONG
+
+    def prepare(self, images, targets):
+        """Two views of each image, of which the second takes the place of the targets."""
+        return augment.random_view(images, self.recipe.flip), augment.random_view(images, self.recipe.flip)
+
+    def loss(self, model, images, targets):
+        first, second = model(torch.cat([images, targets])).chunk(2)
+        return selfsupervised.contrastive_loss(first, second, self.TEMPERATURE)
+
+    @torch.no_grad()
+    def score(self, model, batches):
+        pairs = []
+        with inspect.eval_mode(model), torch.random.fork_rng():
+            torch.manual_seed(0)
+            for images, targets in batches:
+                views = self.prepare(images, targets)
+                with autocast(images.device):
+                    pairs.append(torch.stack([model(view) for view in views], dim=1))  # (B, 2, projector_dim)
+        if not pairs:
+            raise ValueError("there is nothing to evaluate on: no batch came.")
+        found = total = 0
+        for pair in torch.cat(pairs).split(self.AMONG):
+            nearest = (pair[:, 0] @ pair[:, 1].mT).argmax(dim=1)  # (B,)
+            found += (nearest == torch.arange(len(pair), device=pair.device)).sum().item()
+            total += len(pair)
+        return found / total
+
+
+def _turned(images, turns):
+    """(each image turned by so many quarters; turns on the images' device). turns: (B,)."""
+    B = len(images)
+    turned, labels = selfsupervised.rotate_batch(images)
+    chosen = turns.to(images.device) * B + torch.arange(B, device=images.device)
+    return turned[chosen], labels[chosen]
+
+
+def _require_kind(recipe, kind):
+    found = with_kind(recipe.model)["kind"]
+    if found != kind:
+        raise ValueError(f'the task "{recipe.task}" needs a model of kind "{kind}", got {found!r}.')
+
+
+def _leave_out(recipe, names, why):
+    """Raise ValueError if the recipe has a field that makes no sense for its task. why: says so of the task."""
+    senseless = [name for name in names if getattr(recipe, name)]
+    if senseless:
+        raise ValueError(f'the task "{recipe.task}" {why}: leave {", ".join(senseless)} out of the recipe.')
+
+
 def _labels(targets):
     """The labels (B,) among the targets of a batch, which are a dict if the data have further targets."""
     return targets["labels"] if isinstance(targets, dict) else targets
@@ -174,6 +368,9 @@ def _labels(targets):
 TASKS = {
     "classification": Classification,
     "masked": Masked,
+    "rotation": Rotation,
+    "colour": Colour,
+    "contrastive": Contrast,
 }
 
 
