@@ -19,6 +19,7 @@ from benchmarks import (
     peers,
     pieces,
     scaling,
+    self_supervision,
     temperature,
     ten_labels,
     time_to_accuracy,
@@ -383,6 +384,61 @@ def test_a_remedy_is_judged_by_shifts_too_and_a_teacher_is_asked(tmp_path, monke
     _, entries = log_of(tmp_path / "log.jsonl")
     assert [set(e["agreement"]) for e in entries] == 2 * [{str(s) for s in inductive_bias.SHIFTS}]
     assert entries[1]["family"] == "distillation from the CNN"
+
+
+def test_pretraining_is_followed_by_a_probe_and_by_fine_tuning(tmp_path, monkeypatch):
+    few = data.shapes(train=600, test=50)
+    monkeypatch.setattr(measure, "images_of", lambda source: few)
+    methods = ("masked", "contrastive", "untrained", "scratch, longer", "supervised")
+    monkeypatch.setattr(self_supervision, "LABELS", methods)
+    monkeypatch.setattr(self_supervision, "SHARES", (0.1, 1.0))
+    arguments = ["--minutes=0.002", "--fine-tuning=0.001", "--seeds=0", "--jobs=1", f"--out={tmp_path}"]
+    arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
+    self_supervision.main(["labels", *arguments])
+    _, entries = log_of(tmp_path / "log.jsonl")
+    assert [e["method"] for e in entries[::2]] == list(methods)
+    assert [e["labels"] for e in entries[:2]] == [60, 600]
+    for entry in entries:
+        pretext = entry["method"] in self_supervision.PRETEXT
+        assert (entry["images"] is not None) == (entry["pretext score"] is not None) == pretext
+        assert (entry["probe accuracy"] is None) == entry["method"].startswith("scratch")
+        assert (entry["accuracy"] is None) == (entry["method"] == "untrained")
+    # Nothing is repeated, not even where another experiment needs it
+    monkeypatch.setattr(measure, "trained", None)
+    self_supervision.main(["labels", "--only=masked-0", *arguments])
+    again = self_supervision.run(("ratios", "masked", 0, (0.002, 0.001), None, tmp_path / "runs/0.002-0.001"))
+    assert [e["probe accuracy"] for e in again] == [e["probe accuracy"] for e in entries[:2]]
+    assert [e["accuracy"] for e in again] == [entries[0]["accuracy"], None]
+    conditions(tmp_path / "self_supervision.md", "python benchmarks/self_supervision.py labels")
+
+
+def test_rotation_is_judged_without_its_trace_too(tmp_path, monkeypatch):
+    few = data.shapes(train=200, test=40)
+    monkeypatch.setattr(measure, "images_of", lambda source: few)
+    monkeypatch.setattr(self_supervision, "SHARES", (0.1,))
+    arguments = ["--minutes=0.001", "--seeds=0", "--jobs=1", f"--out={tmp_path}", "--only=black"]
+    arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
+    self_supervision.main(["shortcuts", *arguments])
+    _, [entry] = log_of(tmp_path / "log.jsonl")
+    assert entry["trace"] == "a black line"
+    assert 0 <= entry["pretext score, without the trace"] <= 1
+    assert len(rows(tmp_path / "self_supervision.md")["a black line"]) == 5
+
+
+def test_traces_are_where_the_lower_edge_was():
+    split = data.shapes(train=8, test=1).train
+    for trace in self_supervision.TRACES:
+        found = self_supervision.traced(split, trace).images
+        assert found.shape == split.images.shape
+        assert found.dtype == torch.uint8
+        changed = (found != split.images).any(dim=1)  # (N, H, W)
+        if trace == "none":
+            assert not changed.any()
+        elif trace == "compression":
+            assert (found.int() - split.images.int()).abs().float().mean() < 10
+        else:
+            assert changed[:, -1].any()
+            assert not changed[:, :-1].any()
 
 
 def test_positions_are_compared_with_their_mirror_images(tmp_path, monkeypatch):

@@ -234,7 +234,7 @@ RECIPES = {
         task="rotation",
         tokens=((0.3, 0.25), (0.7, 0.5)),
         model=_LAPTOP_MODEL,
-        **_LAPTOP | {"label_smoothing": 0.0},
+        **_LAPTOP | {"label_smoothing": 0.0, "batch_size": 32},  # the four turns of each make 128
     ),
     "laptop-colour": Recipe(
         minutes=8,
@@ -302,7 +302,9 @@ RECIPES = {
     # A few seconds, for tests with VIT_EDU_FAST=1.
     "fast": Recipe(model=_FAST_MODEL, **_FAST),
     "fast-masked": Recipe(task="masked", model=_FAST_MODEL | {"kind": "masked", "decoder_dim": 16}, **_FAST),
-    "fast-rotation": Recipe(task="rotation", model=_FAST_MODEL, **_FAST),
+    "fast-rotation": Recipe(
+        task="rotation", model=_FAST_MODEL, **_FAST | {"batch_size": 16, "max_images": 160}
+    ),
     "fast-colour": Recipe(task="colour", model=_FAST_MODEL | {"kind": "dense"}, **_FAST),
     "fast-contrastive": Recipe(
         task="contrastive",

@@ -12,6 +12,8 @@ from vit_edu.models.kinds import with_kind
 from vit_edu.training.recipes import Recipe
 from vit_edu.training.steps import autocast, cross_entropy, evaluate, pick_device
 
+GREY = 1e-7  # the mean square of colours, 0..1, below which images count as grey
+
 
 class Task:
     """What a run learns. `fit`, the history, the curves and the progress bar speak of its score.
@@ -164,10 +166,9 @@ class Masked(Task):
 class Rotation(Classification):
     """By how many quarters was an image turned? Rotation needs no labels (Gidaris et al. 2018, arXiv:1803.07728).
 
-    While it trains, each image has one of its four turns at random, so that a step of the same size sees four times as many
-    images as with all four. The score is the accuracy, and turns the first held-out image by no quarter, the second by
-    one, and so on, the same each time. Raises ValueError for images that are not square, and for a recipe with fields that
-    would change the labels.
+    A batch of B images becomes 4B, each image in its four turns, in training and where the accuracy is measured. So a recipe's
+    batch_size is a quarter of what goes through the model. Raises ValueError for images that are not square, and for a recipe
+    with fields that would change the labels.
     """
 
     loss_unit, score_unit = "cross-entropy, nats", "right turns, %"
@@ -186,12 +187,11 @@ class Rotation(Classification):
         return 1 / 4
 
     def prepare(self, images, targets):
-        """Turn each image at random, and augment it by the recipe. Returned targets: (B,), the quarters that it was turned by."""
-        turns = torch.randint(4, (len(images),), device=images.device)
-        return super().prepare(*_turned(images, turns))
+        """Turn each image four times, and augment the batch by the recipe. Returned targets: the quarter turns, (4B,)."""
+        return super().prepare(*selfsupervised.rotate_batch(images))
 
     def score(self, model, batches):
-        return evaluate(model, (_turned(images, torch.arange(len(images)) % 4) for images, _ in batches))
+        return evaluate(model, (selfsupervised.rotate_batch(images) for images, _ in batches))
 
 
 class Colour(Task):
@@ -218,7 +218,7 @@ class Colour(Task):
         train = data.train.images
         some = train[:: max(1, len(train) // 500)]
         self.grey_error = self._split(vit_data.normalize(some, data.mean, data.std))[1].square().mean().item()
-        if self.grey_error < 1e-7:
+        if self.grey_error < GREY:
             raise ValueError(
                 "the three channels of these images are the same: they are grey, and have no colours to learn from. Choose "
                 "another task."
@@ -250,7 +250,7 @@ class Colour(Task):
 
     @torch.no_grad()
     def score(self, model, batches):
-        error = grey_error = 0.0
+        error = grey_error = count = 0
         with inspect.eval_mode(model):
             for images, _ in batches:
                 grey, colours = self._split(images)
@@ -258,9 +258,10 @@ class Colour(Task):
                     predicted = model(grey).float()
                 error += (predicted - colours).square().sum().item()
                 grey_error += colours.square().sum().item()
-        if grey_error == 0:
-            raise ValueError("there is nothing to evaluate on: no batch with a coloured image came.")
-        return error / grey_error
+                count += colours.numel()
+        if count == 0:
+            raise ValueError("there is nothing to evaluate on: no batch came.")
+        return error / max(grey_error, GREY * count)
 
     @property
     def _patch_size(self):
@@ -337,14 +338,6 @@ class Contrast(Task):
             found += (nearest == torch.arange(len(pair), device=pair.device)).sum().item()
             total += len(pair)
         return found / total
-
-
-def _turned(images, turns):
-    """(each image turned by so many quarters; turns on the images' device). turns: (B,)."""
-    B = len(images)
-    turned, labels = selfsupervised.rotate_batch(images)
-    chosen = turns.to(images.device) * B + torch.arange(B, device=images.device)
-    return turned[chosen], labels[chosen]
 
 
 def _require_kind(recipe, kind):
