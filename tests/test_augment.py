@@ -109,11 +109,48 @@ def test_distort_leaves_some_images_where_they_are():
     assert 0.35 < sharp < 0.45
 
 
+def test_a_view_is_a_part_of_the_image():
+    # A ramp grows to the right in every part, and to the left in its mirror image
+    ramp = torch.linspace(-1, 1, 12).expand(400, 3, 10, 12)
+    torch.manual_seed(0)
+    kept, mirrored = augment.random_view(ramp, flip=False), augment.random_view(ramp)
+    assert (kept.diff(dim=-1) >= -1e-5).all()
+    backwards = (mirrored[..., 0] > mirrored[..., -1]).flatten(1).all(1).float().mean()
+    assert 0.4 < backwards < 0.6
+    # Without the colours, its slope tells which share of the width is seen
+    level = augment.random_view(torch.ones(400, 3, 10, 12))
+    assert (level.amax((2, 3)) - level.amin((2, 3)) < 1e-5).all()
+    rows, cols = (
+        torch.arange(n).view(shape).expand(400, 1, 12, 12).float()
+        for n, shape in ((12, (12, 1)), (12, (12,)))
+    )
+    height, width = (
+        (view[..., -1, -1] - view[..., 0, 0]).flatten() / 11
+        for view in (augment.random_view(where, flip=False) for where in (rows, cols))
+    )
+    for side in (height, width):
+        assert side.min() > 0.2
+        assert side.max() < 1.5  # of the whole side, and up to 40 % more contrast
+
+
+def test_one_view_in_five_is_grey_and_one_in_five_keeps_its_colours():
+    images = torch.tensor([1.0, 0.0, -1.0])[:, None, None].expand(1000, 3, 4, 4)
+    torch.manual_seed(0)
+    found = augment.random_view(images)
+    grey = (found - found[:, :1]).abs().amax((1, 2, 3)) < 1e-6
+    unchanged = (found - images).abs().amax((1, 2, 3)) < 1e-5
+    assert 0.16 < grey.float().mean() < 0.24
+    assert 0.13 < unchanged.float().mean() < 0.19  # 0.2 * 0.8
+    assert len({tuple(colour) for colour in found[:, :, 0, 0].tolist()}) > 600
+    assert augment.random_view(torch.randn(4, 1, 6, 8)).shape == (4, 1, 6, 8)
+
+
 def test_inputs_are_left_alone():
     images, targets = batch()
     before = images.clone(), targets.clone()
     augment.cutout(images, 4)
     augment.distort(images, 1.0)
+    augment.random_view(images)
     augment.mixup(images, targets, 1.0)
     augment.cutmix(images, targets, 1.0)
     assert torch.equal(images, before[0])
