@@ -297,7 +297,7 @@ RECIPES = {
             "decoder_heads": 4,
             "drop_path_rate": 0.0,
         },
-        **_GPU | {"label_smoothing": 0.0, "cutout": 0, "distort": 0.0, "cutmix": 0.0},
+        **_GPU | {"label_smoothing": 0.0, "cutout": 0, "distort": 0.0, "cutmix": 0.0, "mixup": 0.0},
     ),
     # A few seconds, for tests with VIT_EDU_FAST=1.
     "fast": Recipe(model=_FAST_MODEL, **_FAST),
