@@ -245,6 +245,7 @@ RECIPES = {
     "laptop-contrastive": Recipe(
         minutes=8,
         task="contrastive",
+        tokens=((0.3, 0.25), (0.7, 0.5)),
         model=_LAPTOP_MODEL | {"kind": "contrastive"},
         **_LAPTOP | {"label_smoothing": 0.0, "crop": 0},  # views are crops already
     ),
