@@ -231,7 +231,9 @@ def test_a_run_learns_what_is_up(task):
     pictures = (255 * light * (0.5 + 0.5 * pattern)).to(torch.uint8)
     split = data.Split(pictures, torch.zeros(200, dtype=torch.int64))
     many = data.Data.measured(split, split.take(10), ("picture",), "shapes", "for a test")
-    recipe = tiny(task, epochs=4, learning_rate=5e-3, crop=0, flip=False, batch_size=10)
+    recipe = tiny(
+        task, epochs=4, learning_rate=5e-3, crop=0, flip=False, batch_size=10, cpu_bf16=True, average=0.5
+    )
     _, history = train(many, recipe)
     if task == "rotation":
         assert history[-1]["val_accuracy"] > 0.9
@@ -240,7 +242,7 @@ def test_a_run_learns_what_is_up(task):
 
 
 def test_a_run_learns_to_know_images_again():
-    recipe = tiny("contrastive", epochs=2, batch_size=64)
+    recipe = tiny("contrastive", epochs=2, batch_size=64, cpu_bf16=True)
     _, history = train(data.shapes(train=640, test=1), recipe)
     assert history[-1]["val_views_found"] > 0.1  # guessing gives 1 of 64
     assert history[-1]["loss"] < history[0]["loss"] < math.log(127)
