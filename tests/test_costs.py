@@ -1,4 +1,4 @@
-"""The closed forms of lesson 08, against torch's own layers and its counter of operations."""
+"""The closed forms of lessons 08 and 09, against torch's own layers and its counter of operations."""
 
 import pytest
 import torch
@@ -6,7 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_edu.models import CNN, HybridViT, LocalViT, ViT
-from vit_edu.models.costs import conv_matrix, layer_cost, multiply_adds, receptive_field, stem_grid
+from vit_edu.models.costs import (
+    conv_matrix,
+    layer_cost,
+    mixer_cost,
+    multiply_adds,
+    receptive_field,
+    stem_grid,
+)
+from vit_edu.models.mixer import token_mixer
 from vit_edu.models.vit import Attention, Block, Mlp
 
 
@@ -61,6 +69,30 @@ def test_the_cost_of_a_layer_is_what_torch_counts(layer, grid, dim, kernel, rati
 def test_an_unknown_layer_is_refused():
     with pytest.raises(ValueError, match="\"mlp\", got 'pooling'"):
         layer_cost("pooling", 4, 8)
+
+
+@pytest.mark.parametrize("mixer", ["attention", "mlp", "convolution", "random", "none"])
+@pytest.mark.parametrize(
+    ("grid", "dim", "hidden", "kernel"), [((3, 4), 8, 5, 3), ((1, 1), 2, 1, 1), ((7, 5), 6, 40, 5)]
+)
+def test_the_cost_of_a_token_mixer_is_what_torch_counts(mixer, grid, dim, hidden, kernel):
+    module = token_mixer(mixer, dim, grid, num_heads=2, hidden=hidden, kernel_size=kernel)
+    parameters = sum(p.numel() for p in module.parameters())
+    counted = parameters, multiply_adds(AsTokens(module), (dim, *grid))
+    assert mixer_cost(mixer, grid[0] * grid[1], dim, hidden, kernel) == counted
+
+
+@pytest.mark.parametrize(("grid", "dim", "kernel"), [((3, 4), 8, 3), ((1, 1), 2, 1), ((7, 5), 6, 5)])
+def test_pooling_costs_what_a_convolution_with_a_fixed_kernel_would(grid, dim, kernel):
+    as_convolution = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+    counted = multiply_adds(as_convolution, (dim, *grid))
+    assert mixer_cost("pooling", grid[0] * grid[1], dim, kernel=kernel) == (0, counted)
+
+
+@pytest.mark.parametrize("mixer", ["fourier", "MLP", None])
+def test_a_mixer_without_a_closed_form_is_refused(mixer):
+    with pytest.raises(ValueError, match=f'"random" or "none", got {mixer!r}'):
+        mixer_cost(mixer, 4, 8)
 
 
 class WrittenOut(Attention):

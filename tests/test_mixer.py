@@ -14,7 +14,7 @@ from wanted import library
 
 from vit_edu import data, inspect, models, pretrained, training
 from vit_edu.authoring import shipping
-from vit_edu.models.mixer import MIXERS, Mixer, token_mixer
+from vit_edu.models.mixer import MIXERS, Mixer, MixerBlock, TokenMlp, pooling, token_mixer, token_mixing
 from vit_edu.pretrained import loading
 
 timm = library("timm")
@@ -200,6 +200,61 @@ def test_an_mlp_treats_all_channels_alike_and_is_not_linear():
     torch.testing.assert_close(mixer(x), alone)
     zero = mixer(torch.zeros(1, N, 6))
     assert not torch.allclose(mixer(2 * x) - zero, 2 * (mixer(x) - zero), atol=1e-2)
+
+
+def test_token_mixing_is_the_one_of_timms_block():
+    block = timm.models.mlp_mixer.MixerBlock(6, N, mlp_ratio=(0.5, 2))
+    for value in block.parameters():
+        nn.init.normal_(value, std=0.5)
+    x, mlp = torch.randn(2, N, 6), block.mlp_tokens
+    expected = mlp(x.transpose(1, 2)).transpose(1, 2)
+    weights = mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias
+    torch.testing.assert_close(token_mixing(x, *weights), expected)
+    ours = MixerBlock(6, TokenMlp(N, 3), 12, names=("mlp_tokens", "mlp_channels"))
+    ours.load_state_dict(block.state_dict())
+    torch.testing.assert_close(ours(x), block(x))
+
+
+def test_a_token_mlp_computes_what_it_did_bit_for_bit():
+    mixer, x = mixer_of("mlp"), torch.randn(2, N, 6)
+    assert torch.equal(mixer(x), mixer.fc2(F.gelu(mixer.fc1(x.transpose(1, 2)))).transpose(1, 2))
+    mixer.act = nn.GELU("tanh")  # as for the files of its authors
+    expected = mixer.fc2(F.gelu(mixer.fc1(x.transpose(1, 2)), approximate="tanh")).transpose(1, 2)
+    assert torch.equal(mixer(x), expected)
+
+
+def test_the_weights_of_token_mixing_are_bound_to_places():
+    mixer = mixer_of("mlp")
+    for shape in ((2, N + 1, 6), (2, 6, N), (N, 6)):
+        with pytest.raises(ValueError, match=r"bound to 12 tokens, \(B, 12, D\), got \("):
+            mixer(torch.randn(shape))
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 9])
+@pytest.mark.parametrize("grid", [(3, 4), (4, 3), (1, 5), (2, 1)])
+def test_pooling_by_sums_over_slices(grid, size):
+    x = torch.randn(2, grid[0] * grid[1], 6)
+    maps, reach = x.unflatten(1, grid), size // 2
+    expected = torch.stack(
+        [
+            maps[:, max(0, r - reach) : r + reach + 1, max(0, c - reach) : c + reach + 1].mean((1, 2)) - maps[:, r, c]
+            for r in range(grid[0])
+            for c in range(grid[1])
+        ],
+        dim=1,
+    )  # fmt: skip
+    torch.testing.assert_close(pooling(x, grid, size), expected)
+    layer = nn.AvgPool2d(size, stride=1, padding=reach, count_include_pad=False)
+    pooled = layer(x.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2) - x
+    assert torch.equal(token_mixer("pooling", 6, grid, kernel_size=size)(x), pooled)
+
+
+def test_pooling_refuses_what_has_no_middle_and_what_is_no_grid():
+    with pytest.raises(ValueError, match="size is odd, with the token itself in the middle, got 2"):
+        pooling(torch.ones(1, N, 6), GRID, 2)
+    for shape in ((1, N + 1, 6), (N, 6)):  # a class token, no batch
+        with pytest.raises(ValueError, match=r"3 x 4 patches has 12 tokens, \(B, 12, D\), got \(1"):
+            pooling(torch.ones(shape), GRID, 3)
 
 
 @pytest.mark.parametrize("name", [name for name in MIXERS if name != "attention"])

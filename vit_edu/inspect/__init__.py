@@ -16,6 +16,7 @@ from vit_edu.inspect.attention import (
 from vit_edu.inspect.belief import IMPORTANCE, deletion_curve, importance
 from vit_edu.inspect.depth import cka, hidden_tokens, token_similarity
 from vit_edu.inspect.embeddings import filters, position_similarity
+from vit_edu.inspect.mixing import mixing_matrix, permutation_sensitivity
 from vit_edu.inspect.running import eval_mode
 from vit_edu.inspect.shifts import shift, shift_consistency, shuffle_patches
 
@@ -31,6 +32,8 @@ __all__ = [
     "grid_and_prefix",
     "hidden_tokens",
     "importance",
+    "mixing_matrix",
+    "permutation_sensitivity",
     "position_similarity",
     "rollout",
     "shift",

@@ -86,6 +86,18 @@ def whole_number(value, what):
         raise ValueError(f"{what} must be a whole number, got {value!r}.") from None
 
 
+def require_order(order, count, what):
+    """The order as a tensor (count,). Raises ValueError unless it holds each of 0 .. count - 1 once; `what` is what it orders."""
+    order = torch.as_tensor(order)
+    counted = torch.arange(count, device=order.device)
+    if order.is_floating_point() or not torch.equal(order.sort().values, counted):
+        raise ValueError(
+            f"an order of {count} {what} holds each number from 0 to {count - 1} once, as torch.randperm({count}) does, "
+            f"got {seen(order)}."
+        )
+    return order
+
+
 def grid_sides(grid):
     """(rows, cols) as two ints. Raises ValueError unless these are two whole numbers, 1 or more."""
     return _two(grid, "a grid is two whole numbers, (rows, cols), as grid_and_prefix(model) returns them")

@@ -2,7 +2,7 @@
 
 import torch
 
-from vit_edu.inspect.running import logits_of, require_images, seen, whole_number
+from vit_edu.inspect.running import logits_of, require_images, require_order, whole_number
 from vit_edu.models.vit import patchify, unpatchify
 
 
@@ -52,14 +52,6 @@ def shuffle_patches(images, patch_size, order):
     images: (B, C, H, W). patch_size: P, in pixels. order: (N,), the place in reading order from which the patch at each place
     is taken. Returns (B, C, H, W). Raises ValueError unless order holds each of 0 .. N - 1 once.
     """
-    order = torch.as_tensor(order, device=images.device)
     patches = patchify(images, patch_size)  # (B, N, P*P*C)
-    N = patches.shape[1]
-    if (
-        not torch.equal(order.sort().values, torch.arange(N, device=order.device))
-        or order.is_floating_point()
-    ):
-        raise ValueError(
-            f"an order of {N} patches holds each number from 0 to {N - 1} once, as torch.randperm({N}) does, got {seen(order)}."
-        )
+    order = require_order(order, patches.shape[1], "patches").to(images.device)
     return unpatchify(patches[:, order], patch_size, images.shape[-2:])

@@ -1,4 +1,4 @@
-"""What the layers of CNNs and ViTs cost, and how far they see, in closed form and counted (lesson 08).
+"""What the layers of CNNs and ViTs cost, and how far they see, in closed form and counted (lessons 08 and 09).
 
 Multiply-adds are counted for one image: a multiplication and the addition after it are one. Papers that give FLOPs for the
 same model may mean this number, or twice as many. As usual, only matrix products and convolutions are counted, without the
@@ -49,6 +49,32 @@ def layer_cost(layer, tokens, dim, kernel=3, ratio=4):
         hidden = int(ratio * dim)
         return 2 * dim * hidden + hidden + dim, 2 * tokens * dim * hidden
     raise ValueError(f'layer is "attention", "convolution" or "mlp", got {layer!r}.')
+
+
+def mixer_cost(mixer, tokens, dim, hidden=32, kernel=3):
+    """Parameters and multiply-adds of one token mixer, (B, tokens, dim) -> (B, tokens, dim), as two whole numbers.
+
+    mixer: "attention", multi-head self-attention, as in `layer_cost`. "mlp", an MLP over the tokens, from tokens to hidden and
+    back, with the same weights for every channel. "convolution", depthwise, of kernel x kernel places. "pooling", a mean of
+    kernel x kernel numbers, each of which counts as a multiply-add. "random", a fixed tokens x tokens matrix, which is no
+    parameter. "none". Every linear layer and convolution has a bias. What counts as a multiply-add stands at the head of this
+    module. Raises ValueError for another mixer, also for "fourier", which costs what its algorithm costs.
+    """
+    if mixer == "attention":
+        return layer_cost("attention", tokens, dim)
+    if mixer == "mlp":
+        return 2 * tokens * hidden + hidden + tokens, 2 * tokens * hidden * dim
+    if mixer == "convolution":
+        return kernel**2 * dim + dim, tokens * kernel**2 * dim
+    if mixer == "pooling":
+        return 0, tokens * kernel**2 * dim
+    if mixer == "random":
+        return 0, tokens**2 * dim
+    if mixer == "none":
+        return 0, 0
+    raise ValueError(
+        f'mixer is "attention", "mlp", "convolution", "pooling", "random" or "none", got {mixer!r}.'
+    )
 
 
 def receptive_field(kernels, strides):

@@ -17,6 +17,7 @@ Letters in shapes are those of `vit`.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vit_edu.models.vit import Attention, DropPath, Embeddings, Mlp, init_weights, pool
@@ -39,12 +40,27 @@ NOT_FIXED = "Its token mixer takes any grid: its weights fit a model of this img
 # ---------------------------------------------------------------- token mixers: (B, T, D) -> (B, T, D)
 
 
+def token_mixing(x, w1, b1, w2, b2, act=F.gelu):
+    """An MLP over the tokens of each channel, the same for all channels. (B, N, D) -> (B, N, D).
+
+    w1 (H, N), b1 (H,), w2 (N, H), b2 (N,): its two linear layers, in the shapes of `nn.Linear`. act: what stands between them,
+    the exact GELU by default. Source: Tolstikhin et al. 2021, arXiv:2105.01601, equation 1.
+    Raises ValueError for another number of tokens than the weights have places for.
+    """
+    if x.ndim != 3 or x.shape[1] != w1.shape[1]:
+        raise ValueError(
+            f"the weights are bound to {w1.shape[1]} tokens, (B, {w1.shape[1]}, D), got {tuple(x.shape)}."
+        )
+    channels = x.transpose(1, 2)  # (B, D, N): a linear layer acts on the last axis
+    hidden = act(F.linear(channels, w1, b1))  # (B, D, H)
+    return F.linear(hidden, w2, b2).transpose(1, 2)  # (B, N, D)
+
+
 class TokenMlp(Mlp):
-    """An MLP over the tokens of each channel, the same for all of them. in_features is T (arXiv:2105.01601, equation 1)."""
+    """`token_mixing` with its weights as parameters. in_features is the number of tokens, T."""
 
     def forward(self, x):
-        x = x.transpose(1, 2)  # (B, D, T): a linear layer acts on the last axis
-        return super().forward(x).transpose(1, 2)  # (B, T, D)
+        return token_mixing(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, self.act)
 
 
 class OnGrid(nn.Module):
@@ -61,15 +77,34 @@ class OnGrid(nn.Module):
         return torch.cat([mixed.mean(dim=1, keepdim=True), mixed], dim=1) if self.prefix else mixed
 
 
+def pooling(x, grid, size):
+    """The mean over each token's neighbours on the grid, minus the token itself, which the block adds again.
+
+    x: (B, N, D), the patches in reading order. grid: (rows, cols), with N = rows * cols. size: the odd side of the square of
+    neighbours, in patches, the token itself in its middle; only those that exist count. Returns (B, N, D).
+    Source: PoolFormer, Yu et al. 2021, arXiv:2111.11418. Raises ValueError for an even size, and for another number of tokens.
+    """
+    if size % 2 == 0:
+        raise ValueError(f"size is odd, with the token itself in the middle, got {size}.")
+    if x.ndim != 3 or x.shape[1] != grid[0] * grid[1]:
+        raise ValueError(
+            f"a grid of {grid[0]} x {grid[1]} patches has {grid[0] * grid[1]} tokens, (B, {grid[0] * grid[1]}, D), "
+            f"got {tuple(x.shape)}."
+        )
+    maps = x.transpose(1, 2).unflatten(2, grid)  # (B, D, rows, cols)
+    means = F.avg_pool2d(maps, size, stride=1, padding=size // 2, count_include_pad=False)
+    return means.flatten(2).transpose(1, 2) - x  # (B, N, D)
+
+
 class Pooling(OnGrid):
-    """The mean over the neighbours that exist, minus the token itself, which the block adds again (arXiv:2111.11418)."""
+    """`pooling` for tokens with or without a class token, which gets the mean of all these means, minus itself."""
 
     def __init__(self, grid, prefix, kernel_size):
         mean = nn.AvgPool2d(kernel_size, stride=1, padding=kernel_size // 2, count_include_pad=False)
         super().__init__(mean, grid, prefix)
 
     def forward(self, x):
-        return super().forward(x) - x
+        return super().forward(x) - x if self.prefix else pooling(x, self.grid, self.layer.kernel_size)
 
 
 class Convolution(OnGrid):
