@@ -3,6 +3,7 @@
 A case gets a `Subject`, which is called like the candidate itself and also holds what the candidate is compared with.
 """
 
+import copy
 import zlib
 from dataclasses import dataclass, field
 
@@ -136,6 +137,16 @@ def _same(a, b):
     return torch.allclose(a, b, 1e-5, 1e-6, equal_nan=True)
 
 
+def plain_number(value):
+    """The value. CaseFailed if it is a tensor with one number."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        raise CaseFailed(
+            "expected a plain Python number, got a tensor that holds {value:.4g}. `.item()` gives you the number.",
+            value=value.item(),
+        )
+    return value
+
+
 def call(name, *args, hint="", tolerance=1e-5, kind="", remark=False, **kwargs):
     """A case that calls the candidate with copies of these arguments."""
     return Case(
@@ -240,9 +251,16 @@ def fill(module):
     return module
 
 
+def _made(candidate, args, kwargs):
+    """What the class makes of these arguments. Modules among them are copied: no two blocks share what they are made of."""
+    own = [copy.deepcopy(v) if isinstance(v, torch.nn.Module) else v for v in args]
+    named = {k: copy.deepcopy(v) if isinstance(v, torch.nn.Module) else v for k, v in kwargs.items()}
+    return candidate(*own, **named)
+
+
 def build(candidate, *args, **kwargs):
     """Make a module from the candidate class. CaseFailed if it is not an nn.Module."""
-    made = candidate(*args, **kwargs)
+    made = _made(candidate, args, kwargs)
     if not isinstance(made, torch.nn.Module):
         raise CaseFailed("expected a torch.nn.Module, got {got}", got=described(made))
     return made
@@ -257,7 +275,7 @@ def filled(subject, *args, **kwargs):
     module = build(subject, *args, **kwargs)
     if subject.build is subject.reference:
         return fill(module)
-    reference = subject.reference(*args, **kwargs)
+    reference = _made(subject.reference, args, kwargs)
     if _shapes(module) == _shapes(reference):
         return fill(module)
     fill(reference)
@@ -281,7 +299,7 @@ def _shapes(module):
 def find_layout(subject, inputs, args, kwargs, tolerance):
     """Look for the layout with which the candidate computes what the reference does, for a module of these sizes."""
     module = build(subject, *args, **kwargs)
-    reference = subject.reference(*args, **kwargs).eval()
+    reference = _made(subject.reference, args, kwargs).eval()
     if _shapes(module) == _shapes(reference) or _sizes(args, kwargs) in subject.layouts:
         return
     fill(reference)

@@ -16,6 +16,7 @@ from vit_edu.check.cases import (
     in_double,
     not_contiguous,
     passes_gradient,
+    plain_number,
 )
 from vit_edu.check.engine import Exercise
 from vit_edu.check.probes import Sizes
@@ -381,17 +382,7 @@ def _share(candidate, pixels, images=24, classes=4, height=5, width=7, channels=
     model = _Seer(channels, height, width, classes).train(train)
     # Not 0 on average: the model likes some classes better, and the mean of a batch matters.
     x = 0.4 + drawn(images, channels, height, width, seed=seed)
-    return _plain_number(apply(candidate, model, x, pixels)), model
-
-
-def _plain_number(value):
-    """The value. CaseFailed if it is a tensor with one number."""
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        raise CaseFailed(
-            "expected a plain Python number, got a tensor that holds {value:.4g}. `.item()` gives you the number.",
-            value=value.item(),
-        )
-    return value
+    return plain_number(apply(candidate, model, x, pixels)), model
 
 
 def _shifted(name, pixels, hint="", **setting):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_edu import augment, data, training
-from vit_edu.check.cases import Case, CaseFailed, apply, call, drawn
+from vit_edu.check.cases import Case, CaseFailed, apply, call, drawn, plain_number
 from vit_edu.check.compare import described
 from vit_edu.check.engine import Exercise
 from vit_edu.check.language import N_, Sentence
@@ -34,16 +34,6 @@ def _checked(out, like):
 
 def _applied(candidate, images, *args):
     return _checked(apply(candidate, images, *args), images)
-
-
-def _plain(value):
-    """The value. CaseFailed if it is a tensor with one number, whatever its type."""
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        raise CaseFailed(
-            "expected a plain Python number, got a tensor that holds {value:.4g}. `.item()` gives you the number.",
-            value=value.item(),
-        )
-    return value
 
 
 def _keeps_bytes(images, *args):
@@ -556,7 +546,7 @@ _ten, _six = drawn(10, 7), drawn(6, 4, seed=1)
 
 
 def _share_of(name, logits, labels, hint=""):
-    return Case(name, lambda f: _plain(apply(f, logits, labels)), hint, given=(logits,))
+    return Case(name, lambda f: plain_number(apply(f, logits, labels)), hint, given=(logits,))
 
 
 def _every_second(images, classes):
@@ -974,7 +964,7 @@ def _steps(observe, *batches, classes=3, training_before=False):
 
 
 def _loss(model, losses, optimizer):
-    return _plain(losses[0])
+    return plain_number(losses[0])
 
 
 def _weights(model, losses, optimizer):
@@ -1211,7 +1201,7 @@ def _judged(observe, training_before=False, batches=_eval_batches):
 
 
 def _share(share, model):
-    return _plain(share)
+    return plain_number(share)
 
 
 def _modes(share, model):
@@ -1479,7 +1469,7 @@ def _tested(losses, low, high, steps):
         found = candidate(step_at, low, high, steps)
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise CaseFailed("expected two lists, (rates, losses), got {got}", got=described(found))
-        rates, kept = ([_plain(x) for x in part] for part in found)
+        rates, kept = ([plain_number(x) for x in part] for part in found)
         shown = [
             float(loss) if math.isfinite(loss) else str(float(loss)) for loss in kept
         ]  # NaN equals nothing
