@@ -403,6 +403,36 @@ def test_unknown_mixers_and_kernels_without_a_middle():
         Mixer(mixer="convolution", kernel_size=4)
 
 
+@pytest.mark.parametrize("name", ["mpl", None, ["mlp"], "MLP"])
+def test_an_unknown_mixer_is_refused_even_without_blocks(name):
+    with pytest.raises(ValueError, match=r"there is no token mixer .*; there are attention, mlp"):
+        Mixer(mixer=name, depth=0)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2])
+def test_a_kernel_has_a_size(size):
+    with pytest.raises(ValueError, match=f"is odd, with the token itself in the middle, got {size}"):
+        token_mixer("pooling", 6, GRID, kernel_size=size)
+    with pytest.raises(ValueError, match=f"is odd, with the token itself in the middle, got {size}"):
+        pooling(torch.ones(1, N, 6), GRID, size)
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mlp", "bound to {T} tokens"),
+        ("random", "among {T} tokens, and nothing about any other. It got {other}"),
+        ("convolution", "3 x 4 patches, {T} tokens, got {other}: build one with the new grid"),
+        ("pooling", "3 x 4 patches"),
+    ],
+)
+def test_another_number_of_tokens_is_refused(name, says, prefix):
+    mixer, T = mixer_of(name, prefix=prefix), N + prefix
+    with pytest.raises(ValueError, match=says.format(T=T, other=T + 3)):
+        mixer(torch.randn(2, T + 3, 6))
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

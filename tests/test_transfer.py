@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import ten_labels
-from vit_edu import data, pretrained, training, transfer
+from vit_edu import data, models, pretrained, training, transfer
 from vit_edu.models import ViT
 from vit_edu.models.variants import PublishedViT
 
@@ -79,6 +79,36 @@ def test_another_size_from_a_grid_that_is_no_square():
     same = pretrained.from_model(wide, img_size=(32, 48))
     torch.testing.assert_close(ours.pos_embed, same.pos_embed)
     assert ours(torch.zeros(1, 3, 32, 48)).shape == (1, 10)
+
+
+SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (lambda: models.Mixer(mixer="mlp", **SMALL), "Mixer need.*resize the images.*one column for each of 17"),
+        (lambda: models.Mixer(mixer="random", **SMALL), "who hears whom among 17 tokens"),
+        (lambda: models.Mixer(mixer="fourier", **SMALL), "frequencies of 17 tokens"),
+        (lambda: models.Mixer(mixer="pooling", **SMALL), "its weights fit a model of this img_size"),
+        (lambda: models.LocalViT(**SMALL), "LocalViT need every token at its place.*to its own size.$"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [48, (16, 64)])  # the second has as many patches, on another grid
+def test_a_model_whose_blocks_know_its_grid_keeps_it(model, why, size):
+    with pytest.raises(ValueError, match=why):
+        transfer.at_size(model(), size)
+
+
+@pytest.mark.parametrize("positions", ["learn", "none"])
+def test_a_mixer_that_treats_all_tokens_alike_changes_its_size(positions):
+    mixer = models.Mixer(mixer="attention", pos_embed=positions, **SMALL).eval()
+    mixer.pretrained_cfg = {"input_size": (3, 32, 32), "crop_pct": 1.0}
+    larger = transfer.at_size(mixer, 48)
+    vit = models.ViT(img_size=48, pos_embed=positions, **SMALL).eval()
+    vit.load_state_dict(larger.state_dict())
+    x = torch.randn(2, 3, 48, 48)
+    assert torch.equal(larger(x), vit(x))
 
 
 def test_few_takes_equally_many_of_each_class():

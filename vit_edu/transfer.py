@@ -78,16 +78,23 @@ def at_size(model, img_size, resize=pretrained.resize_pos_embed):
     """A copy of the model for img_size x img_size pixels, or (H, W). resize: what makes its positions fit.
 
     resize: called like `resize_pos_embed`, with `old_grid` only if the model's own grid is no square.
+    Raises ValueError for a model whose blocks know its grid, such as a `Mixer` with an MLP over its tokens.
     """
+    if getattr(model, "needs_all_tokens", False):
+        raise ValueError(
+            f"the blocks of a {type(model).__name__} need every token at its place, so its grid cannot change: resize the "
+            f"images to its own size. {getattr(model, 'why_fixed', '')}".rstrip()
+        )
     model = copy.deepcopy(model)
     patches = model.patch_embed
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     patch_size = patches.img_size[0] // patches.grid_size[0]
     rows, cols = patches.grid_size
     grid = (height // patch_size, width // patch_size)
-    prefix = model.pos_embed.shape[1] - patches.num_patches
-    old = {} if rows == cols else {"old_grid": (rows, cols)}
-    model.pos_embed = nn.Parameter(resize(model.pos_embed.detach(), grid, prefix, **old))
+    if model.pos_embed is not None:
+        prefix = model.pos_embed.shape[1] - patches.num_patches
+        old = {} if rows == cols else {"old_grid": (rows, cols)}
+        model.pos_embed = nn.Parameter(resize(model.pos_embed.detach(), grid, prefix, **old))
     patches.img_size, patches.grid_size = (height, width), grid
     patches.num_patches = grid[0] * grid[1]
     model.pretrained_cfg = preprocessing_at_size(model.pretrained_cfg, img_size)

@@ -72,6 +72,12 @@ class OnGrid(nn.Module):
         self.layer, self.grid, self.prefix = layer, grid, prefix
 
     def forward(self, x):
+        rows, cols = self.grid
+        if x.shape[1] != self.prefix + rows * cols:
+            raise ValueError(
+                f"this mixer was built for a grid of {rows} x {cols} patches, {self.prefix + rows * cols} tokens, "
+                f"got {x.shape[1]}: build one with the new grid, its weights fit."
+            )
         patches = x[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)  # (B, D, rows, cols)
         mixed = self.layer(patches).flatten(2).transpose(1, 2)  # (B, N, D)
         return torch.cat([mixed.mean(dim=1, keepdim=True), mixed], dim=1) if self.prefix else mixed
@@ -84,7 +90,7 @@ def pooling(x, grid, size):
     neighbours, in patches, the token itself in its middle; only those that exist count. Returns (B, N, D).
     Source: PoolFormer, Yu et al. 2021, arXiv:2111.11418. Raises ValueError for an even size, and for another number of tokens.
     """
-    if size % 2 == 0:
+    if size < 1 or size % 2 == 0:
         raise ValueError(f"size is odd, with the token itself in the middle, got {size}.")
     if x.ndim != 3 or x.shape[1] != grid[0] * grid[1]:
         raise ValueError(
@@ -134,6 +140,8 @@ class FixedRandom(nn.Module):
         self.register_buffer("matrix", torch.rand(tokens, tokens).softmax(dim=1))  # saved, and not trained
 
     def forward(self, x):
+        if x.shape[1] != len(self.matrix):
+            raise ValueError(f"{FIXED['random'].format(T=len(self.matrix))} It got {x.shape[1]}.")
         return self.matrix @ x  # (T, T) @ (B, T, D)
 
 
@@ -157,15 +165,19 @@ class BetweenLinear(nn.Module):
         return self.proj(self.mix(self.value(x)))
 
 
+def _require_mixer(mixer):
+    if mixer not in MIXERS:
+        raise ValueError(f"there is no token mixer {mixer!r}; there are {', '.join(MIXERS)}.")
+
+
 def token_mixer(mixer, dim, grid, prefix=0, num_heads=4, hidden=32, kernel_size=3, value_proj=False):
     """A new token mixer, (B, T, D) -> (B, T, D). The arguments are those of `Mixer`; hidden is the width of the token MLP.
 
     grid: (rows, cols) of the patches. prefix: 1 for a class token in front of them. Raises ValueError for an unknown mixer and
     for an even kernel_size.
     """
-    if mixer not in MIXERS:
-        raise ValueError(f"there is no token mixer {mixer!r}; there are {', '.join(MIXERS)}.")
-    if kernel_size % 2 == 0:
+    _require_mixer(mixer)
+    if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size is odd, with the token itself in the middle, got {kernel_size}.")
     tokens = prefix + grid[0] * grid[1]
     if mixer == "attention":
@@ -242,6 +254,7 @@ class Mixer(Embeddings):
         global_pool="token",
         pos_embed="learn",
     ):
+        _require_mixer(mixer)
         super().__init__(img_size, patch_size, in_chans, embed_dim, global_pool == "token", pos_embed)
         self.global_pool = global_pool
         self.needs_all_tokens = mixer not in ORDERLESS
