@@ -181,6 +181,26 @@ EXPLAINED = {
         "torch.tensor(shares) -> shares": "several distances are not part of the exercise",
         "0 -> -1 in: return torch.tensor(shares) if several else shares[0]": "the first of one share is also the last",
     },
+    "token_mixing": {
+        "x.transpose(1, 2) -> x.transpose(2, 1)": "the same exchange of two axes",
+        "F.linear(hidden, w2, b2).transpose(1, 2) -> F.linear(hidden, w2, b2).transpose(2, 1)": "the same exchange of two axes",
+    },
+    "MixerBlock": {
+        "self.drop_path(mix_tokens(self.norm1(x))) -> mix_tokens(self.norm1(x))": "stochastic depth is not part of the exercise",
+        "self.drop_path(mix_channels(self.norm2(x))) -> mix_channels(self.norm2(x))": "stochastic depth is not part of the exercise",
+    },
+    "mixing_matrix": {
+        "inputs.to(next(_parameters(mix), inputs)) -> inputs": "all cases are on the CPU, in float32",
+    },
+    "pooling": {
+        "x.transpose(1, 2) -> x.transpose(2, 1)": "the same exchange of two axes",
+        "means.flatten(2).transpose(1, 2) -> means.flatten(2).transpose(2, 1)": "the same exchange of two axes",
+    },
+    "permutation_sensitivity": {
+        "require_order(order, x.shape[1], 'tokens').to(x.device) -> require_order(order, x.shape[1], 'tokens')": "all cases are on the CPU",
+        "require_order(order, x.shape[1], 'tokens') -> order": "bad input is not part of the exercise",
+        "without: order = require_order(order, x.shape[1], 'tokens').to(x.device)": "bad input is not part of the exercise",
+    },
     "distance_bias": {
         "torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing='ij') -> without indexing": "'ij' is the default, with a warning",
         "rows.flatten().to(strength) -> rows.flatten()": "the columns alone give both their type",

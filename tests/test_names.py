@@ -15,8 +15,9 @@ from vit_edu import check
 from vit_edu.check.catalogue.attention import BaseAttention
 from vit_edu.check.catalogue.embeddings import BaseEmbeddings
 from vit_edu.check.catalogue.encoder import BaseBlock, BaseMlp
+from vit_edu.check.catalogue.mixer import BaseMixerBlock
 from vit_edu.check.engine import variant
-from vit_edu.models import vit
+from vit_edu.models import costs, vit
 
 
 class OnesAtTheStart(BaseEmbeddings):
@@ -210,6 +211,65 @@ def _scores_changed_in_place(model, images, labels, scores, patch_size, steps):
     return _accuracies(model, pictures, labels)
 
 
+def _features_mixed(x, w1, b1, w2, b2):
+    x = x.transpose(0, 1)
+    return (F.gelu(x @ w1.T + b1) @ w2.T + b2).transpose(0, 1)
+
+
+def _all_axes_reversed(x, w1, b1, w2, b2):
+    reverse = tuple(reversed(range(x.ndim)))
+    return (F.gelu(x.permute(reverse) @ w1.T + b1) @ w2.T + b2).permute(reverse)
+
+
+class _OutOfSight(BaseMixerBlock):
+    def __init__(self, dim, tokens, hidden):
+        super().__init__(dim, None, hidden)
+        self.mix = {"tokens": tokens}
+
+    def forward(self, x):
+        x = x + self.mix["tokens"](self.norm1(x))
+        return x + self.mix_channels(self.norm2(x))
+
+
+def _biases_forgotten_in_the_mlp(mixer, tokens, dim, hidden=32, kernel=3):
+    weights, products = costs.mixer_cost(mixer, tokens, dim, hidden, kernel)
+    return weights - (hidden + tokens) * (mixer == "mlp"), products
+
+
+def _columns_as_rows(mix, tokens, dim, channel=0):
+    rows, nothing = [], torch.zeros(1, tokens, dim)
+    for j in range(tokens):
+        unit = nothing.clone()
+        unit[0, j, channel] = 1
+        rows.append((mix(unit) - mix(nothing))[0, :, channel])
+    return torch.stack(rows)
+
+
+def _border_too_dark(x, grid, size):
+    maps = x.transpose(1, 2).reshape(len(x), -1, *grid)
+    kernel = torch.full((maps.shape[1], 1, size, size), 1 / size**2, dtype=x.dtype)
+    return F.conv2d(maps, kernel, padding=size // 2, groups=len(kernel)).flatten(2).mT - x
+
+
+def _compared_with(after):
+    def sensitivity(mix, x, order):
+        mixed = mix(x)
+        return (torch.dist(mix(x[:, order]), after(mixed, order)) / mixed.norm()).item()
+
+    return sensitivity
+
+
+def _guarded(mix, x, order):
+    mixed = mix(x)
+    if not mixed.any():
+        return 0.0
+    return (torch.dist(mix(x[:, order]), mixed) / mixed.norm()).item()
+
+
+def _divided_in_python(mix, x, order):
+    return torch.dist(mix(x[:, order]), mix(x)[:, order]).item() / mix(x).norm().item()
+
+
 @pytest.mark.parametrize(
     ("exercise", "answer", "name"),
     [
@@ -249,6 +309,20 @@ def _scores_changed_in_place(model, images, labels, scores, patch_size, steps):
         ("rollout", _mean_over_axis_1, "images_averaged"),
         ("deletion_curve", _mean_map_in_loops, "same_patches_for_all"),
         ("deletion_curve", _pixels_set_in_place, "blanked_in_place"),
+        ("token_mixing", _features_mixed, "no_transpose"),
+        ("token_mixing", _all_axes_reversed, "over_images"),
+        ("MixerBlock", _OutOfSight, "HiddenInAList"),
+        ("mixer_cost", _biases_forgotten_in_the_mlp, "biases_left_out"),
+        ("mixing_matrix", _columns_as_rows, "transposed"),
+        ("pooling", _border_too_dark, "padding_counted"),
+        ("permutation_sensitivity", _compared_with(lambda mixed, order: mixed), "input_only"),
+        (
+            "permutation_sensitivity",
+            _compared_with(lambda mixed, order: mixed[:, order.argsort()]),
+            "inverse_on_the_output",
+        ),
+        ("permutation_sensitivity", _guarded, "input_only"),
+        ("permutation_sensitivity", _divided_in_python, "zero_by_zero"),
     ],
 )
 def test_another_member_of_a_kind_has_its_name(exercise, answer, name):

@@ -10,7 +10,7 @@ from torch import nn
 
 from vit_edu import augment, check, data, inspect, pretrained, training, transfer
 from vit_edu.check import probes
-from vit_edu.models import costs, local, vit
+from vit_edu.models import costs, local, mixer, vit
 
 # ---------------------------------------------------------------- no built-in number passes
 
@@ -449,6 +449,37 @@ def bias_of_4_heads(grid, strength):
     return local.distance_bias(grid, strength[:4])
 
 
+def mixed_among_64(x, w1, b1, w2, b2):
+    rows = x.mT.reshape(len(x), -1, 64)
+    return F.linear(F.gelu(F.linear(rows, w1, b1)), w2, b2).mT
+
+
+class BlockOfHidden128(mixer.MixerBlock):
+    def __init__(self, dim, tokens, hidden):
+        super().__init__(dim, tokens, 128)
+
+
+def cost_of_hidden_32(mixer, tokens, dim, hidden=32, kernel=3):
+    return costs.mixer_cost(mixer, tokens, dim, 32, kernel)
+
+
+def cost_of_kernel_3(mixer, tokens, dim, hidden=32, kernel=3):
+    return costs.mixer_cost(mixer, tokens, dim, hidden, 3)
+
+
+def matrix_of_4_tokens(mix, tokens, dim, channel=0):
+    return inspect.mixing_matrix(mix, tokens, dim, channel)[:4, :4]
+
+
+def pooled_on_8_columns(x, grid, size):
+    return mixer.pooling(x, (x.shape[1] // 8, 8), size)
+
+
+def sensitivity_of_4_tokens(mix, x, order):
+    difference = (mix(x[:, order]) - mix(x)[:, order])[:, :4].norm()
+    return 0.0 if difference == 0 else (difference / mix(x).norm()).item()
+
+
 def sixteen_components(weight, count=28):
     Vh = torch.linalg.svd(weight.flatten(1)).Vh[:16]
     return Vh.reshape(-1, *weight.shape[1:])
@@ -531,6 +562,13 @@ FOUND = [
     ("shift_consistency", share_of_24, "the number of images were fixed at 24"),
     ("stem_grid", stem_of_kernel_3, "the size of the kernel were fixed at 3"),
     ("distance_bias", bias_of_4_heads, "With up to 4 heads"),
+    ("token_mixing", mixed_among_64, "the number of tokens were fixed at 64"),
+    ("MixerBlock", BlockOfHidden128, "the width of the hidden layer were fixed at 128"),
+    ("mixer_cost", cost_of_hidden_32, "the width of the hidden layer were fixed at 32"),
+    ("mixer_cost", cost_of_kernel_3, "the size of the kernel were fixed at 3"),
+    ("mixing_matrix", matrix_of_4_tokens, "With up to 4 tokens"),
+    ("pooling", pooled_on_8_columns, "the number of columns were fixed at 8"),
+    ("permutation_sensitivity", sensitivity_of_4_tokens, "With up to 4 tokens"),
 ]
 
 
@@ -627,6 +665,18 @@ def last_pixel_left_out(kernel, rows, cols):
     return costs.conv_matrix(kernel, rows, cols) * (torch.arange(rows * cols)[:, None] < rows * cols - 1)
 
 
+def mixed_twice(x, w1, b1, w2, b2):
+    return 2 * mixer.token_mixing(x, w1, b1, w2, b2)
+
+
+def half_a_matrix(mix, tokens, dim, channel=0):
+    return inspect.mixing_matrix(mix, tokens, dim, channel) / 2
+
+
+def pooled_by_halves(x, grid, size):
+    return mixer.pooling(x, grid, size) / 2
+
+
 NOTHING_BUILT_IN = [
     ("patchify", patches_in_reverse),
     ("patch_conv_weight", kernel_of_halves),
@@ -646,6 +696,9 @@ NOTHING_BUILT_IN = [
     ("distance_bias", strengths_squared),
     ("shift_consistency", moved_twice_as_far),
     ("conv_matrix", last_pixel_left_out),
+    ("token_mixing", mixed_twice),
+    ("mixing_matrix", half_a_matrix),
+    ("pooling", pooled_by_halves),
 ]
 
 

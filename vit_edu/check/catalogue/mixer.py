@@ -134,6 +134,9 @@ token_mixing.add_mistakes(
     weights_not_transposed=lambda x, w1, b1, w2, b2: (
         F.gelu(x.transpose(1, 2) @ w1 + b1) @ w2 + b2
     ).transpose(1, 2),
+    second_weights_not_transposed=lambda x, w1, b1, w2, b2: (
+        F.gelu(F.linear(x.transpose(1, 2), w1, b1)) @ w2 + b2
+    ).transpose(1, 2),
     first_layer_alone=lambda x, w1, b1, w2, b2: F.gelu(F.linear(x.transpose(1, 2), w1, b1)).transpose(1, 2),
     channels_averaged=lambda x, *weights: _two_layers(x.mean(dim=2, keepdim=True).expand_as(x), *weights),
     cut_off=lambda *args: _two_layers(*args).detach(),
@@ -198,6 +201,11 @@ def _is_handed_on(candidate):
     return all(p.grad is not None and bool(p.grad.any()) for p in tokens.parameters())
 
 
+def _same_in_training(candidate):
+    block, x = build(candidate, *_block), drawn(40, 5, 8)
+    return torch.allclose(block.train()(x.clone()), block.eval()(x.clone()), atol=1e-5)
+
+
 MixerBlock = Exercise(
     mixer.MixerBlock,
     parameters(
@@ -242,6 +250,11 @@ MixerBlock = Exercise(
         "with both branches at zero, the block changes nothing",
         _skip_is_clean,
         "x + 0 + 0 should be x: look at what else happens to x on its way.",
+    ),
+    Case(
+        "the same in training as in evaluation",
+        _same_in_training,
+        "Nothing in the block is random.",
     ),
     Case(
         "the module that is handed over is the one that learns",
@@ -436,6 +449,13 @@ class AddsInPlace(BaseMixerBlock):
 
 
 @MixerBlock.mistake
+class Dropout(BaseMixerBlock):
+    def forward(self, x):
+        x = x + F.dropout(self.mix_tokens(self.norm1(x)), 0.1, self.training)
+        return x + F.dropout(self.mix_channels(self.norm2(x)), 0.1, self.training)
+
+
+@MixerBlock.mistake
 class HiddenInAList(BaseMixerBlock):
     def __init__(self, dim, tokens, hidden):
         super().__init__(dim, None, hidden)
@@ -539,12 +559,14 @@ mixer_cost.add_mistakes(
     ordinary_convolution=_costed(
         convolution=lambda T, D, H, K, w, m: costs.layer_cost("convolution", T, D, K)
     ),
+    convolution_without_width=_costed(convolution=lambda T, D, H, K, w, m: (w, T * K * K)),
     one_kernel_for_all=_costed(convolution=lambda T, D, H, K, w, m: (K * K + 1, m)),
     kernel_not_squared=_costed(
         convolution=lambda T, D, H, K, w, m: (K * D + D, T * K * D),
         pooling=lambda T, D, H, K, w, m: (0, T * K * D),
     ),
     pooling_has_weights=_costed(pooling=lambda T, D, H, K, w, m: (K * K * D, m)),
+    pooling_subtraction_counted=_costed(pooling=lambda T, D, H, K, w, m: (0, m + T * D)),
     pooling_is_free=_costed(pooling=lambda T, D, H, K, w, m: (0, 0)),
     pooling_once_for_a_token=_costed(pooling=lambda T, D, H, K, w, m: (0, T * D)),
     random_is_learned=_costed(random=lambda T, D, H, K, w, m: (T * T, m)),
@@ -814,8 +836,18 @@ def _quarter(size):
     return weights
 
 
+def _root(x):
+    """The grid, if it were a square."""
+    side = int(x.shape[1] ** 0.5)
+    x.reshape(len(x), side, side, -1)  # fails for any other grid
+    return side, side
+
+
 pooling.add_mistakes(
     padding_counted=_with(over=lambda maps, size: _mean(maps, size, counted=True)),
+    pooled_and_no_more=_with(
+        over=lambda maps, size: _mean(maps, size, counted=True), minus=lambda mean, x: mean
+    ),
     not_minus_x=_with(minus=lambda mean, x: mean),
     plus_x=_with(minus=lambda mean, x: mean + x),
     other_way_round=_with(minus=lambda mean, x: x - mean),
@@ -840,12 +872,20 @@ pooling.add_mistakes(
     size_as_reach=lambda x, grid, size: mixer.pooling(x, grid, 2 * size + 1),
     size_three=lambda x, grid, size: mixer.pooling(x, grid, 3),
     stride_of_the_size=lambda x, grid, size: (
-        F.avg_pool2d(x.transpose(1, 2).unflatten(2, grid), size, ceil_mode=True).flatten(2).transpose(1, 2)
+        F.avg_pool2d(x.transpose(1, 2).unflatten(2, grid), size, padding=size // 2, count_include_pad=False)
+        .flatten(2)
+        .transpose(1, 2)
+        - x
     ),
     without_padding=lambda x, grid, size: (
         F.avg_pool2d(x.transpose(1, 2).unflatten(2, grid), size, stride=1).flatten(2).transpose(1, 2) - x
     ),
     reshaped=lambda x, grid, size: _mean(x.reshape(len(x), x.shape[2], *grid), size).reshape(x.shape) - x,
+    reshaped_back=lambda x, grid, size: (
+        _mean(x.transpose(1, 2).unflatten(2, grid), size).reshape(x.shape) - x
+    ),
+    channels_last=lambda x, grid, size: _mean(x.unflatten(1, grid), size).flatten(1, 2) - x,
+    grid_ignored=lambda x, grid, size: mixer.pooling(x, _root(x), size),
     maps_returned=lambda x, grid, size: mixer.pooling(x, grid, size).transpose(1, 2).unflatten(2, grid),
     cut_off=lambda x, grid, size: mixer.pooling(x, grid, size).detach(),
 )
@@ -931,9 +971,10 @@ def _compared(
     divided_by=lambda mix, x, order: mix(x),
 ):
     """The sensitivity, with one of these parts changed. size: of a difference and of what it is divided by."""
-    mixed = mix(before(x, order))
-    difference = size(mixed - after(mix(x), order))
-    return difference / size(divided_by(mix, x, order)) if difference else 0.0
+    difference = mix(before(x, order)) - after(mix(x), order)
+    return size(difference) / size(
+        divided_by(mix, x, order)
+    )  # mistakes rarely come with a guard against 0 / 0
 
 
 def _where(**part):
