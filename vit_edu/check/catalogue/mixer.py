@@ -150,12 +150,12 @@ def _tokens(count, hidden=3):
     return mixer.TokenMlp(count, hidden)
 
 
-class _Zeros(nn.Module):
+class AddsNothing(nn.Module):
     def forward(self, x):
         return torch.zeros_like(x)
 
 
-class _Own(nn.Module):
+class FixedMatrix(nn.Module):
     """A token mixer that refuses anything but (B, tokens, dim), so that an exchanged axis does not go unnoticed."""
 
     def __init__(self, tokens, dim):
@@ -179,7 +179,7 @@ _block = 8, _tokens(5), 12  # dim, tokens, hidden
 
 def _skip_is_clean(candidate):
     """With all weights at zero and a token mixer that adds nothing."""
-    block, x = build(candidate, 8, _Zeros(), 12), drawn(2, 5, 8)
+    block, x = build(candidate, 8, AddsNothing(), 12), drawn(2, 5, 8)
     with torch.no_grad():
         for value in block.parameters():
             value.zero_()
@@ -194,10 +194,10 @@ def _eps(candidate):
 
 def _is_handed_on(candidate):
     """Whether the block uses the module that it got: what is learned in the block is learned in this module."""
-    block = fill(candidate(8, tokens := _tokens(5), 12))
+    block = candidate(8, tokens := _tokens(5), 12)
     if not isinstance(block, nn.Module):
         return False
-    block(drawn(2, 5, 8)).square().sum().backward()
+    fill(block)(drawn(2, 5, 8)).square().sum().backward()
     return all(p.grad is not None and bool(p.grad.any()) for p in tokens.parameters())
 
 
@@ -226,7 +226,7 @@ MixerBlock = Exercise(
     forward(
         "a token mixer that multiplies by a fixed matrix",
         6,
-        _Own(4, 6),
+        FixedMatrix(4, 6),
         12,
         inputs=(drawn(2, 4, 6),),
         hint="Whatever the mixer is, it gets (B, N, D) and returns it. It exchanges axes itself, if it needs to.",
@@ -769,7 +769,7 @@ pooling = Exercise(
         lambda images, rows, columns, width, kernel: call(
             "", drawn(images, rows * columns, width), (rows, columns), kernel
         ),
-        images=(5, 3, 2),
+        images=(3, 5, 2),
         rows=(6, 5, 4, 8, 2),
         columns=(9, 7, 4, 8, 3),
         width=(4, 12, 64, 32),
