@@ -11,10 +11,12 @@ from vit_edu import cli, data, plot, pretrained, training, transfer
 from vit_edu.authoring import shipping
 from vit_edu.models import MaskedAutoencoder, ViT, make_model
 from vit_edu.models.masked import (
+    decoder_input,
+    encoder_input,
     gather_tokens,
+    masked_loss,
     normalized_patches,
     random_masking,
-    reconstruction_loss,
 )
 
 transformers = library("transformers")
@@ -57,6 +59,18 @@ def test_noise_that_is_not_for_the_patches_of_a_batch(noise, got):
         random_masking(noise, 1)
 
 
+def test_each_token_has_its_position_in_the_encoder_and_in_the_decoder():
+    tokens, positions = (
+        torch.arange(8.0).reshape(2, 4, 1),
+        torch.tensor([100.0, 200, 300, 400]).reshape(1, 4, 1),
+    )
+    ids_keep, ids_restore, _ = random_masking(torch.tensor([[0.9, 0.2, 0.4, 0.1], [0.5, 0.1, 0.3, 0.7]]), 2)
+    seen = encoder_input(tokens, positions, ids_keep)
+    assert seen[..., 0].tolist() == [[403, 201], [205, 306]]
+    back = decoder_input(seen, ids_restore, torch.tensor([[[-1.0]]]), positions / 100)
+    assert back[..., 0].tolist() == [[0, 203, 2, 407], [0, 207, 309, 3]]
+
+
 def test_only_removed_patches_count():
     images = torch.rand(2, 3, 16, 16)
     target = normalized_patches(images, 8)
@@ -64,7 +78,7 @@ def test_only_removed_patches_count():
     torch.testing.assert_close(target.var(dim=-1), torch.ones(2, 4), atol=1e-4, rtol=0)
     mask = torch.tensor([[1.0, 0, 0, 1], [0, 1, 1, 0]])
     wrong = torch.where(mask[..., None] == 1, target + 2, target + 100)
-    assert reconstruction_loss(wrong, target, mask).item() == pytest.approx(4, rel=1e-4)
+    assert masked_loss(wrong, images, mask, 8).item() == pytest.approx(4, rel=1e-4)
     flat = normalized_patches(torch.full((1, 3, 16, 16), 0.7), 8)
     torch.testing.assert_close(flat, torch.zeros(1, 4, 192), atol=1e-3, rtol=0)
 

@@ -64,6 +64,35 @@ def test_the_attention_that_patches_receive(model):
     torch.testing.assert_close(maps.flatten(1), wanted)
 
 
+def test_a_fair_probe_is_ridge_regression_on_standardised_features():
+    x, queries = (torch.randn(2, 40, 6) * 3 + 5).double()
+    labels = torch.arange(40) % 3
+    x[:, 4] = 7  # a feature that says nothing
+    named = transfer.fair_probe(lambda images: images, x, labels, queries, 3, penalty=5.0)
+    # The penalty as six more rows, whose features are to have the weights 0, and the bias as a column of ones, which they lack
+    mean, std = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
+    rows = torch.cat([F.pad((x - mean) / std, (0, 1), value=1), 5**0.5 * torch.eye(6, 7)])
+    wanted = F.pad(F.one_hot(labels, 3).double(), (0, 0, 0, 6))
+    weight = torch.linalg.lstsq(rows, wanted, driver="gelsd").solution
+    logits = F.pad((queries - mean) / std, (0, 1), value=1) @ weight
+    assert torch.equal(named, logits.argmax(dim=1))
+    assert len(named.unique()) == 3
+
+
+def test_a_fair_probe_reads_frozen_features():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8))
+    images, labels = torch.rand(30, 3, 2, 2), torch.arange(30) % 2
+    images[labels == 1] += 9
+    before = [value.clone() for value in model.parameters()]
+    assert torch.equal(transfer.fair_probe(model, images, labels, images, 2), labels)
+    assert all(map(torch.equal, model.parameters(), before))
+    assert all(value.grad is None for value in model.parameters())
+    # Where features say nothing, the bias names the commonest class
+    labels[0] = 4
+    named = transfer.fair_probe(lambda images: images[:, 0, 0, :1] * 0, images, labels, images, 5)
+    assert named.tolist() == [1] * 30
+
+
 def test_another_size_is_what_loading_at_that_size_gives():
     trained = pretrained.load("vit-cifar10")
     ours, theirs = transfer.at_size(trained, 48), pretrained.load("vit-cifar10", img_size=48)

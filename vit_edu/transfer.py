@@ -153,6 +153,25 @@ def linear_probe(features, labels, num_classes):
     return head
 
 
+@torch.no_grad()
+def fair_probe(encode, train_images, train_labels, test_images, num_classes, penalty=1.0):
+    """The classes that a linear layer names for images, which reads frozen features and has learned from labelled ones alone.
+
+    encode: a function of images (B, C, H, W) that returns features (B, D). It is called in no_grad, and must be in eval mode.
+    train_images, train_labels: (M, C, H, W) and (M,). test_images: (N, C, H, W). penalty: of the squared weights, above 0.
+    Returns classes (N,). The features are standardised with the mean and deviation of those of the training images, and ridge
+    regression onto one-hot labels is solved in closed form. Its bias is not penalised.
+    """
+    features, queries = encode(train_images), encode(test_images)
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-6)
+    x = (features - mean) / std  # (M, D)
+    wanted = F.one_hot(train_labels, num_classes).to(x)  # (M, K)
+    bias = wanted.mean(dim=0)  # the best one for every weight, because the mean of x is 0
+    ridge = penalty * torch.eye(x.shape[1]).to(x)
+    weight = torch.linalg.solve(x.mT @ x + ridge, x.mT @ (wanted - bias))  # (D, K)
+    return ((queries - mean) / std @ weight + bias).argmax(dim=1)
+
+
 # ---------------------------------------------------------------- fine-tuning
 
 

@@ -77,13 +77,34 @@ def normalized_patches(images, patch_size):
     return (patches - mean) / (var + 1e-6).sqrt()
 
 
-def reconstruction_loss(predicted, target, mask):
+def encoder_input(tokens, pos_embed, ids_keep):
+    """What the encoder reads: every token with the position of its own patch added, and of those only the kept ones.
+
+    tokens: (B, N, D). pos_embed: (1, N, D). ids_keep: (B, K), the places of the kept patches. Returns (B, K, D), in the order
+    of ids_keep. Source: `forward_encoder` of MAE's code.
+    """
+    return gather_tokens(tokens + pos_embed, ids_keep)
+
+
+def decoder_input(visible, ids_restore, mask_token, pos_embed):
+    """What the decoder reads: a token for every patch, in reading order, with its position added.
+
+    visible: (B, K, D), the tokens of the kept patches. ids_restore: (B, N), of `random_masking`. mask_token: (1, 1, D), which
+    stands for every removed patch. pos_embed: (1, N, D). Returns (B, N, D). Source: `forward_decoder` of MAE's code.
+    """
+    B, N = ids_restore.shape
+    masked = mask_token.expand(B, N - visible.shape[1], -1).to(visible.dtype)
+    shuffled = torch.cat([visible, masked], dim=1)  # (B, N, D)
+    return gather_tokens(shuffled, ids_restore) + pos_embed
+
+
+def masked_loss(predicted, images, mask, patch_size):
     """Mean squared error over the patches that were removed; how the others are predicted does not count.
 
-    predicted, target: (B, N, n). mask: (B, N), 1 where a patch was removed, which must be so for at least one of the batch.
-    Returns a tensor without axes.
+    predicted: (B, N, P*P*C), compared with `normalized_patches` of the images, (B, C, H, W). mask: (B, N), 1 where a patch was
+    removed and 0 where it was kept. Returns a tensor without axes, nan if no patch of the batch was removed.
     """
-    error = (predicted - target).square().mean(dim=-1)  # (B, N)
+    error = (predicted - normalized_patches(images, patch_size)).square().mean(dim=-1)  # (B, N)
     return (error * mask).sum() / mask.sum()
 
 
@@ -110,13 +131,11 @@ class Decoder(nn.Module):
     def forward(self, visible, ids_restore):
         """ids_restore: (B, N), of `random_masking`."""
         x = self.embed(visible)  # (B, prefix + K, dim)
-        prefix, x = x[:, : self.prefix], x[:, self.prefix :]
-        B, N = ids_restore.shape
-        masked = self.mask_token.expand(B, N - x.shape[1], -1).to(x.dtype)
-        x = gather_tokens(torch.cat([x, masked], dim=1), ids_restore)  # (B, N, dim), in reading order again
-        x = torch.cat([prefix, x], dim=1) + self.pos_embed
+        prefix, positions = self.prefix, self.pos_embed
+        patches = decoder_input(x[:, prefix:], ids_restore, self.mask_token, positions[:, prefix:])
+        x = torch.cat([x[:, :prefix] + positions[:, :prefix], patches], dim=1)  # (B, prefix + N, dim)
         x = self.norm(self.blocks(x))
-        return self.head(x[:, self.prefix :])
+        return self.head(x[:, prefix:])
 
 
 def _require_decoder(dim, depth, heads):
@@ -192,7 +211,10 @@ class MaskedAutoencoder(nn.Module):
         return self.decoder(self.encode(images, ids_keep), ids_restore), mask
 
     def encode(self, images, ids_keep):
-        """The encoder's tokens for the kept patches alone: (B, C, H, W), (B, K) -> (B, prefix + K, D)."""
+        """The encoder's tokens for the kept patches alone: (B, C, H, W), (B, K) -> (B, prefix + K, D).
+
+        They enter as in `encoder_input`, with a class token in front where there is one.
+        """
         vit = self.encoder
         x = Embeddings.forward(vit, images)  # with positions, so that each token still knows its place
         prefix = self.decoder.prefix
@@ -200,10 +222,9 @@ class MaskedAutoencoder(nn.Module):
         return vit.norm(vit.blocks(x))
 
     def loss(self, images, noise=None):
-        """`reconstruction_loss` of a batch. noise: as for `forward`."""
+        """`masked_loss` of a batch. noise: as for `forward`."""
         predicted, mask = self(images, noise)
-        target = normalized_patches(images, self.patch_size)
-        return reconstruction_loss(predicted.float(), target, mask)
+        return masked_loss(predicted.float(), images, mask, self.patch_size)
 
     def inner_matrices(self):
         """What Muon trains: all matrices but the decoder's last, whose outputs are pixels."""
