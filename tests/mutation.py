@@ -207,6 +207,33 @@ EXPLAINED = {
         "cols.flatten().to(strength) -> cols.flatten()": "the rows alone give both their type",
         "torch.hypot(row[:, None] - row, col[:, None] - col) -> torch.hypot(col[:, None] - col, row[:, None] - row)": "the same length",
     },
+    "random_masking": {
+        "noise.argsort(dim=1) -> without dim": "the last axis is the default, and the last of two",
+        "shuffled.argsort(dim=1) -> without dim": "the last axis is the default, and the last of two",
+    },
+    "decoder_input": {
+        "mask_token.expand(B, N - visible.shape[1], -1).to(visible.dtype) -> mask_token.expand(B, N - visible.shape[1], -1)": "half precision is not part of the exercise",
+        "N - visible.shape[1] -> N + visible.shape[1]": "mask tokens that are too many stand at the end, where nobody looks them up",
+        "N - visible.shape[1] -> N": "mask tokens that are too many stand at the end, where nobody looks them up",
+    },
+    "rotate_batch": {
+        "-2 -> 2 in: H, W = images.shape[-2:]": "the same for four axes: shape[2:] is shape[-2:]",
+        "-2 -> 2 in: turned = torch.cat([torch.rot90(images, turns, dims=(-2, -1)) for turns in range(4)])": "the same for four axes: 2 is -2",
+        "torch.arange(4, device=images.device) -> without device": "all cases are on the CPU",
+    },
+    "colour_targets": {
+        "torch.tensor(LUMA, dtype=images.dtype, device=images.device) -> without dtype": "the exercise does not ask for float64",
+        "torch.tensor(LUMA, dtype=images.dtype, device=images.device) -> without device": "all cases are on the CPU",
+    },
+    "fair_probe": {
+        "1e-06 -> 2e-06 in: mean, std = (features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-06))": "any bound serves that keeps a feature without deviation from dividing by 0",
+        "features.std(dim=0, correction=0) -> without correction": "either deviation is right",
+        "0 -> 1 in: mean, std = (features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-06))": "either deviation is right",
+        "0 -> -1 in: mean, std = (features.mean(dim=0), features.std(dim=0, correction=0).clamp_min(1e-06))": "next to the right deviation, which need not be exact",
+        "wanted - bias -> wanted + bias": "the mean of x is 0, so a constant in what is wanted changes no weight",
+        "wanted - bias -> wanted": "the mean of x is 0, so a constant in what is wanted changes no weight",
+        "torch.eye(x.shape[1]).to(x) -> torch.eye(x.shape[1])": "all cases are in float32 and on the CPU",
+    },
 }
 
 SWAPS = {

@@ -134,6 +134,11 @@ KINDS = {
         N_("the number of columns"),
         lambda n: ngettext("one column", "{number} columns", n),
     ),
+    "kept": Kind(
+        N_("the number of patches that are kept"),
+        lambda n: ngettext("one kept patch", "{number} kept patches", n),
+        axis=True,
+    ),
     "numbers": Kind(
         N_("the count of numbers in a patch"),
         lambda n: ngettext("one number in a patch", "{number} numbers in a patch", n),
@@ -252,6 +257,7 @@ KINDS = {
     "keep": Kind(N_("the share of the tokens that stay"), lambda n: _("a share of {number}")),
     "smoothing": Kind(N_("the smoothing"), lambda n: _("a smoothing of {number}")),
     "decay": Kind(N_("the decay"), lambda n: _("a decay of {number}")),
+    "penalty": Kind(N_("the penalty"), lambda n: _("a penalty of {number}")),
 }
 
 
