@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from benchmarks import catalogue
-from vit_edu import check
+from vit_edu import check, transfer
 from vit_edu.check import report, texts
 from vit_edu.check.catalogue.vit import BaseViT, Suspect
 from vit_edu.check.engine import variant
-from vit_edu.models import costs, vit
+from vit_edu.models import costs, masked, vit
 
 NAMES = check.names()
 ALTERNATIVES = [(n, a) for n in NAMES for a in alternatives.of(n)]
@@ -197,12 +197,96 @@ NEIGHBOURS = {
             costs.layer_cost(layer, tokens, dim, kernel, ratio)[1] + (layer == "attention") * tokens**2 * dim,
         ),
     ),
+    "restored by the order, without argsort": (
+        "random_masking",
+        "restore_is_the_order",
+        lambda noise, keep: (
+            noise.topk(keep, largest=False).indices,
+            noise.sort(dim=1).indices,
+            (noise > noise.kthvalue(keep, dim=1, keepdim=True).values).float(),
+        ),
+    ),
+    "chosen by a mask": (
+        "encoder_input",
+        "in_reading_order",
+        lambda tokens, pos_embed, ids_keep: (tokens + pos_embed)[
+            torch.zeros(tokens.shape[:2]).scatter(1, ids_keep, 1.0).bool()
+        ].reshape(*ids_keep.shape, -1),
+    ),
+    "positions counted in the batch": (
+        "encoder_input",
+        "positions_after_dropping",
+        lambda tokens, pos_embed, ids_keep: torch.stack(
+            [x[ids] + pos_embed[0, torch.arange(len(ids))] for x, ids in zip(tokens, ids_keep, strict=True)]
+        ),
+    ),
+    "positions in another order": (
+        "decoder_input",
+        None,
+        lambda visible, ids_restore, mask_token, pos_embed: masked.decoder_input(
+            visible, ids_restore, mask_token, pos_embed.flip(1)
+        ),
+    ),
+    "mse_loss": (
+        "masked_loss",
+        "over_all_patches",
+        lambda predicted, images, mask, patch_size: torch.nn.functional.mse_loss(
+            predicted, masked.normalized_patches(images, patch_size)
+        ),
+    ),
+    "twice the loss": (
+        "masked_loss",
+        None,
+        lambda *arguments: 2 * masked.masked_loss(*arguments),
+    ),
+    "turned by transposing": (
+        "rotate_batch",
+        "clockwise",
+        lambda images: (
+            torch.cat([images, images.mT.flip(-1), images.flip(-1, -2), images.mT.flip(-2)]),
+            torch.arange(4).repeat_interleave(len(images)),
+        ),
+    ),
+    "brightness by rounded weights": (
+        "colour_targets",
+        None,
+        lambda images, patch_size: coloured_by_rounded_weights(images, patch_size),
+    ),
+    "an encoder that grows": (
+        "fair_probe",
+        "encoder_trained",
+        lambda encode, *others: transfer.fair_probe(grown(encode), *others),
+    ),
+    "batch norm on the test images": (
+        "fair_probe",
+        "test_statistics",
+        lambda encode, *others: transfer.fair_probe(normalised_by_the_batch(encode), *others),
+    ),
     "shares of one third": (
         "evaluate",
         "batches_all_right",
         lambda model, batches: all_right(model, batches),
     ),
 }
+
+
+def coloured_by_rounded_weights(images, patch_size):
+    grey = (torch.tensor([0.3, 0.6, 0.1])[:, None, None] * images).sum(1, keepdim=True)
+    return grey.expand_as(images), vit.patchify(images[:, ::2] - grey, patch_size)
+
+
+def grown(encode):
+    for value in getattr(encode, "parameters", list)():
+        value.data.mul_(1.5)
+    return encode
+
+
+def normalised_by_the_batch(encode):
+    def features(images):
+        x = encode(images).detach()
+        return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-12).sqrt()
+
+    return features
 
 
 def moved_by(model, images, patch_size, size=torch.max):

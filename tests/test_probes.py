@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from vit_edu import augment, check, data, inspect, pretrained, training, transfer
+from vit_edu import augment, check, data, inspect, pretrained, selfsupervised, training, transfer
 from vit_edu.check import probes
-from vit_edu.models import costs, local, mixer, vit
+from vit_edu.models import costs, local, masked, mixer, vit
 
 # ---------------------------------------------------------------- no built-in number passes
 
@@ -494,6 +494,34 @@ def eight_columns(pos_embed, grid, prefix=0):
     return (directions @ directions.T).reshape(grid[0], 8, grid[0], 8)
 
 
+def mask_that_keeps_16(noise, keep):
+    return masked.random_masking(noise, 16)
+
+
+def encoder_of_width_64(tokens, pos_embed, ids_keep):
+    return (tokens + pos_embed).gather(1, ids_keep[..., None].expand(-1, -1, 64))
+
+
+def loss_of_patches_of_4(predicted, images, mask, patch_size):
+    return masked.masked_loss(predicted, images, mask, 4)
+
+
+def turns_of_8_images(images):
+    return selfsupervised.rotate_batch(images)[0], torch.arange(4).repeat_interleave(8)
+
+
+def colours_in_patches_of_4(images, patch_size):
+    return selfsupervised.colour_targets(images, 4)
+
+
+def probe_of_10_classes(encode, train_images, train_labels, test_images, num_classes, penalty=1.0):
+    return transfer.fair_probe(encode, train_images, train_labels, test_images, 10, penalty)
+
+
+def probe_of_penalty_10(encode, train_images, train_labels, test_images, num_classes, penalty=1.0):
+    return transfer.fair_probe(encode, train_images, train_labels, test_images, num_classes, 10.0)
+
+
 # (exercise, answer, what is said of it)
 FOUND = [
     ("count_patches", count_of_256, "the size of the patches were fixed at 16"),
@@ -569,6 +597,13 @@ FOUND = [
     ("mixing_matrix", matrix_of_4_tokens, "With up to 4 tokens"),
     ("pooling", pooled_on_8_columns, "the number of columns were fixed at 8"),
     ("permutation_sensitivity", sensitivity_of_4_tokens, "With up to 4 tokens"),
+    ("random_masking", mask_that_keeps_16, "the number of patches that are kept were fixed at 16"),
+    ("encoder_input", encoder_of_width_64, "the width of the tokens were fixed at 64"),
+    ("masked_loss", loss_of_patches_of_4, "the size of the patches were fixed at 4"),
+    ("rotate_batch", turns_of_8_images, "the number of images were fixed at 8"),
+    ("colour_targets", colours_in_patches_of_4, "the size of the patches were fixed at 4"),
+    ("fair_probe", probe_of_10_classes, "With up to 10 classes"),
+    ("fair_probe", probe_of_penalty_10, "the penalty were fixed at 10"),
 ]
 
 
@@ -661,6 +696,14 @@ def moved_twice_as_far(model, images, pixels):
     return inspect.shift_consistency(model, images, min(2 * pixels, images.shape[-1] - 1))
 
 
+def twice_the_loss(predicted, images, mask, patch_size):
+    return 2 * masked.masked_loss(predicted, images, mask, patch_size)
+
+
+def positions_in_reverse(visible, ids_restore, mask_token, pos_embed):
+    return masked.decoder_input(visible, ids_restore, mask_token, pos_embed.flip(1))
+
+
 def last_pixel_left_out(kernel, rows, cols):
     return costs.conv_matrix(kernel, rows, cols) * (torch.arange(rows * cols)[:, None] < rows * cols - 1)
 
@@ -699,6 +742,8 @@ NOTHING_BUILT_IN = [
     ("token_mixing", mixed_twice),
     ("mixing_matrix", half_a_matrix),
     ("pooling", pooled_by_halves),
+    ("masked_loss", twice_the_loss),
+    ("decoder_input", positions_in_reverse),
 ]
 
 
