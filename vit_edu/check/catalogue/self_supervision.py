@@ -404,7 +404,7 @@ masked_loss = Exercise(
                 "", *_loss_arguments(images, channels, image_height, image_width, patch)
             ),
             images=(5, 2, 3, 8),
-            channels=(5, 2, 3),
+            channels=(6, 5, 3),
             image_height=(16, 48, 32, 8),
             image_width=(48, 80, 32, 8),
             patch=(2, 8, 4),
