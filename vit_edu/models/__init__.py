@@ -8,6 +8,7 @@ from vit_edu.models.kinds import KINDS, make_model
 from vit_edu.models.local import LocalViT
 from vit_edu.models.masked import MaskedAutoencoder
 from vit_edu.models.mixer import MIXERS, Mixer
+from vit_edu.models.swin import Swin
 from vit_edu.models.vit import SIZES, ViT
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MaskedAutoencoder",
     "Mixer",
     "OverlapViT",
+    "Swin",
     "ViT",
     "make_model",
 ]

@@ -1,4 +1,4 @@
-"""What the layers of CNNs and ViTs cost, and how far they see, in closed form and counted (lessons 08 and 09).
+"""What the layers of CNNs and ViTs cost, and how far they see, in closed form and counted (lessons 08, 09 and 11).
 
 Multiply-adds are counted for one image: a multiplication and the addition after it are one. Papers that give FLOPs for the
 same model may mean this number, or twice as many. As usual, only matrix products and convolutions are counted, without the
@@ -6,9 +6,13 @@ addition of their biases; norms, softmax and activations are left out. Padding c
 Letters in shapes are those of `vit`; here K is the size of a kernel.
 """
 
+import math
+
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from vit_edu.models.swin import count_windows, pair
 
 
 def conv_matrix(kernel, rows, cols):
@@ -75,6 +79,19 @@ def mixer_cost(mixer, tokens, dim, hidden=32, kernel=3):
     raise ValueError(
         f'mixer is "attention", "mlp", "convolution", "pooling", "random" or "none", got {mixer!r}.'
     )
+
+
+def window_attention_cost(grid, dim, window):
+    """Multiply-adds of self-attention inside windows, as a whole number: linear in the tokens, if the window stays as it is.
+
+    The layers are those of "attention" in `layer_cost`, but each token attends only to those of its window. grid: (H, W) of a
+    map of tokens. window: its side M, in tokens, or (rows, cols). The bias of Swin's scores is an addition, so it is not counted,
+    and shifting the windows costs nothing. Source: Liu et al. 2021, arXiv:2103.14030, equation 2.
+    Raises ValueError when the sides of the map are not multiples of the window's.
+    """
+    count_windows(grid, window)
+    tokens, inside = math.prod(grid), math.prod(pair(window))
+    return 4 * tokens * dim**2 + 2 * tokens * inside * dim
 
 
 def receptive_field(kernels, strides):

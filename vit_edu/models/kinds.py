@@ -7,6 +7,7 @@ from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.local import LocalViT
 from vit_edu.models.masked import MaskedAutoencoder
 from vit_edu.models.mixer import Mixer
+from vit_edu.models.swin import Swin
 from vit_edu.models.vit import ViT
 
 KINDS = {
@@ -19,6 +20,7 @@ KINDS = {
     "contrastive": Contrastive,
     "dense": DenseViT,
     "mixer": Mixer,
+    "swin": Swin,
 }
 
 

@@ -6,7 +6,8 @@ import torch
 
 from vit_edu.training.steps import has_bf16
 
-NO_DECAY = ("cls_token", "mask_token", "pos_embed")  # also where they belong to a part of a model
+# Also where they belong to a part of a model. The last is Swin's
+NO_DECAY = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
 
 
 def make_optimizer(model, recipe):
