@@ -273,7 +273,7 @@ def test_names_and_shapes_of_timm():
         ("vit_tiny_r_s16_p8_224", "no place for theirs: patch_embed.backbone"),
         ("vit_relpos_small_patch16_224", "different architecture|no place"),
         ("vit_small_patch16_dinov3", "different architecture|no place"),
-        ("swin_tiny_patch4_window7_224", "is no ViT that we know"),
+        ("swinv2_tiny_window8_256", "SwinTransformerV2Block, a different architecture from Swin"),
     ],
 )
 def test_another_architecture_is_refused(name, reason):

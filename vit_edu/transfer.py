@@ -186,6 +186,10 @@ def new_head(model, num_classes):
     A model that was loaded without a head gets one, and a second head (DeiT's, for the distillation token) is new as well.
     """
     model = copy.deepcopy(model)
+    if hasattr(model, "head") and hasattr(model.head, "fc"):  # Swin
+        model.head.fc = nn.Linear(model.norm.normalized_shape[0], num_classes)
+        _zero(model.head.fc)
+        return model
     for name in ("head", "head_dist"):
         if getattr(model, name, None) is not None:
             setattr(model, name, nn.Linear(model.blocks[-1].norm2.normalized_shape[0], num_classes))
@@ -194,7 +198,8 @@ def new_head(model, num_classes):
 
 
 def _require_head(model):
-    if not isinstance(getattr(model, "head", None), nn.Linear):
+    head = getattr(model, "head", None)
+    if not isinstance(getattr(head, "fc", head), nn.Linear):  # a Swin's is `head.fc`
         raise ValueError(
             "this model has no head: it gives features, and no classes. transfer.new_head(model, num_classes) adds one, which has "
             "to be trained."
@@ -234,9 +239,14 @@ def fine_tune(model, split, steps, peak, decay=1.0, rate_of=layer_rate, batch_si
 
     steps: how many AdamW takes, with a warm-up over a tenth of them and then half a cosine. peak, decay: see `layer_rate`,
     which `rate_of` may replace. Whatever has the rate 0 is frozen. The global random state is left as it was.
-    Raises ValueError for a model without a head.
+    Raises ValueError for a model without a head, and for one whose blocks are not in one list, `blocks`.
     """
     _require_head(model)
+    if not hasattr(model, "blocks"):
+        raise ValueError(
+            f"the learning rates go by the number of a block in `blocks`, and a {type(model).__name__} has none. Train it with "
+            "training.fit, or with a loop of your own."
+        )
     model, groups = copy.deepcopy(model).train(), {}
     for name, value in model.named_parameters():
         rate = rate_of(name, len(model.blocks), peak, decay)

@@ -62,7 +62,7 @@ class Parity:
 def parity(ours, theirs, images, dtype=None, tolerance=None, blocks=None):
     """Run two ViTs on the same images and compare after the embedding, after both halves of every block, and at the end.
 
-    ours, theirs: modules of any library whose blocks are in one nn.Sequential or nn.ModuleList, or what `steps` returned.
+    ours, theirs: modules of any library whose blocks are in one nn.Sequential or nn.ModuleList, or in one for each stage (Swin), or what `steps` returned.
     blocks: the name of that list in theirs, such as "transformer.layers", if it is not found or another list is longer. images: (B, C, H, W). dtype: torch.float64 computes in double, on copies. tolerance: relative, 1e-5 by default, 1e-10
     in float64. Returns a `Parity`: print it for the table; `.first` names the first step at which the two differ.
     Raises ValueError if the two do not have equally many blocks, or no blocks are found.
@@ -106,14 +106,14 @@ def steps(model, images, dtype=None, blocks=None):
 
     def entering(name):
         def keep(module, args, kwargs):
-            found[name] = _entering(args, kwargs).clone()
+            found[name] = _as_tokens(_entering(args, kwargs).clone())
 
         return keep
 
     def leaving(name):
         def keep(module, args, kwargs, result):
             result = result if isinstance(result, torch.Tensor) else result[0]
-            found[name] = result + _entering(args, kwargs) if owner_adds[0] else result.clone()
+            found[name] = _as_tokens(result + _entering(args, kwargs) if owner_adds[0] else result.clone())
 
         return keep
 
@@ -150,6 +150,11 @@ def steps(model, images, dtype=None, blocks=None):
     return found
 
 
+def _as_tokens(x):
+    """(B, T, D), also where the tokens of a Swin are a map, (B, H, W, D)."""
+    return x.flatten(1, 2) if x.ndim == 4 else x
+
+
 def _entering(args, kwargs):
     """The tokens among the arguments of a block: the first."""
     return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
@@ -166,7 +171,7 @@ def _blocks(model, path=None):
             )
         return list(named[path])
     lists = [
-        list(m)
+        [block for stage in m for block in stage.blocks] if hasattr(m[0], "blocks") else list(m)
         for m in model.modules()
         if isinstance(m, (nn.Sequential, nn.ModuleList))
         and len(m)

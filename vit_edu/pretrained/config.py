@@ -4,6 +4,7 @@ import math
 
 from torch import nn
 
+from vit_edu.models.swin import pair
 from vit_edu.models.variants import POOLINGS
 from vit_edu.pretrained.names import WeightsError
 from vit_edu.pretrained.resolution import Resizing
@@ -27,6 +28,8 @@ def settings_of(theirs):
             heads, acts = {b.num_heads for b in blocks}, [_gelu(b.mlp[1]) for b in blocks]
         elif hasattr(theirs, "blocks") and hasattr(theirs, "stem"):
             return found | _mixer_settings(theirs)
+        elif hasattr(theirs, "layers") and hasattr(theirs, "patch_embed"):
+            return found | _swin_settings(theirs)
         elif hasattr(theirs, "blocks"):
             blocks, size, pool = theirs.blocks, theirs.patch_embed.img_size, _pooling(theirs)
             _require_plain_blocks(blocks)
@@ -66,14 +69,46 @@ def _mixer_settings(theirs):
         raise WeightsError(
             f"their MLPs are {', '.join(sorted(kinds))}, and those of our Mixer are two linear layers with a GELU between."
         )
-    for norm in (norm for b in blocks for norm in (b.norm1, b.norm2)):
-        if not isinstance(norm, nn.LayerNorm):
-            raise WeightsError(f"their blocks have {type(norm).__name__}, and ours have layer norms.")
+    for block in blocks:
+        _require_layer_norms(block)
     _require_plain_patches(theirs.stem.proj)
     return {
         "family": "timm-mixer",
         "img_size": theirs.stem.img_size,
         "gelu": _only([_gelu(mlp.act) for mlp in mlps]),
+        "global_pool": _pooling(theirs),
+    }
+
+
+def _swin_settings(theirs):
+    """The same for Swin, of timm, its authors or ours. Raises WeightsError for others of its kin, such as Swin V2."""
+    stages = [list(stage.blocks) for stage in theirs.layers]
+    blocks = [block for stage in stages for block in stage]
+    if kinds := {type(b).__name__ for b in blocks} - {"SwinTransformerBlock", "SwinBlock"}:
+        raise WeightsError(
+            f"their blocks are {', '.join(sorted(kinds))}, a different architecture from Swin."
+        )
+    for block in blocks:
+        _require_layer_norms(block)
+        _require_usual_scale(block)
+    _require_plain_patches(theirs.patch_embed.proj)
+    published = [b for b in blocks if type(b).__name__ == "SwinTransformerBlock"]
+    largest = max((max(pair(b.window_size)) for b in published), default=0)
+    for j, block in ((j, b) for stage in stages for j, b in enumerate(stage) if b in published):
+        grid = pair(block.input_resolution)
+        window = tuple(min(side, largest) for side in grid)
+        shift = tuple(w // 2 if j % 2 and w < side else 0 for w, side in zip(window, grid, strict=True))
+        there = pair(block.window_size), pair(block.shift_size)
+        if there != (window, shift):
+            raise WeightsError(
+                f"one of their blocks has windows of {there[0]} with a shift of {there[1]} on a map of {grid}, and ours would have "
+                f"{window} and {shift}: one size for all blocks, no larger than the map, and half of it as the shift of every second "
+                "block, where the map is larger."
+            )
+    return {
+        "family": None,  # the names tell whether it is timm's or that of its authors
+        "img_size": theirs.patch_embed.img_size,
+        "gelu": _only([_gelu(b.mlp.act) for b in blocks]),
         "global_pool": _pooling(theirs),
     }
 
@@ -154,21 +189,31 @@ def _require_plain_blocks(blocks):
             f"their blocks are {', '.join(sorted(kinds))}, a different architecture from our pre-norm Block."
         )
     for block in blocks:
-        for norm in (block.norm1, block.norm2):
-            if not isinstance(norm, nn.LayerNorm):
-                raise WeightsError(f"their blocks have {type(norm).__name__}, and ours have layer norms.")
+        _require_layer_norms(block)
         for name in ("q_norm", "k_norm", "norm"):
             inside = getattr(block.attn, name, None)
             if inside is not None and not isinstance(inside, nn.Identity):
                 raise WeightsError(
                     f"their attention has a {type(inside).__name__} inside ({name}), and ours has none."
                 )
-        scale, width = getattr(block.attn, "scale", None), block.norm1.normalized_shape[0]
-        usual = (width // block.attn.num_heads) ** -0.5
-        if isinstance(scale, float) and not math.isclose(scale, usual, rel_tol=1e-6):
-            raise WeightsError(
-                f"their attention multiplies its scores by {scale:g}, and ours by {usual:g}, one over the root of a head's width."
-            )
+        _require_usual_scale(block)
+
+
+def _require_layer_norms(block):
+    """Raise WeightsError if one of the two norms of a block is another kind."""
+    for norm in (block.norm1, block.norm2):
+        if not isinstance(norm, nn.LayerNorm):
+            raise WeightsError(f"their blocks have {type(norm).__name__}, and ours have layer norms.")
+
+
+def _require_usual_scale(block):
+    """Raise WeightsError for attention that scales its scores in another way than ours."""
+    scale, width = getattr(block.attn, "scale", None), block.norm1.normalized_shape[0]
+    usual = (width // block.attn.num_heads) ** -0.5
+    if isinstance(scale, float) and not math.isclose(scale, usual, rel_tol=1e-6):
+        raise WeightsError(
+            f"their attention multiplies its scores by {scale:g}, and ours by {usual:g}, one over the root of a head's width."
+        )
 
 
 def _require_plain_pooling(pool):
@@ -200,6 +245,7 @@ def _require_plain_patches(proj):
         )
 
 
+SWIN_DEFAULTS = {"image_size": 224, "patch_size": 4, "window_size": 7, "depths": [2, 2, 6, 2]}
 # What transformers takes where a config.json says nothing, by its "model_type"
 DEFAULTS = {
     "num_attention_heads": 12,
@@ -218,10 +264,15 @@ EPSILON = {
     "dinov2_with_registers": 1e-6,
     "clip_vision_model": 1e-5,
     "siglip_vision_model": 1e-6,
+    "swin": 1e-5,
 }
 PAIRS = ("clip", "siglip")  # their config.json holds one for the image tower
 ACTIVATION = {"clip_vision_model": "quick_gelu", "siglip_vision_model": "gelu_pytorch_tanh"}
-POOLING = {"ijepa": "avg", "siglip_vision_model": "map"}  # I-JEPA has no class token; all others read it
+POOLING = {
+    "ijepa": "avg",
+    "swin": "avg",
+    "siglip_vision_model": "map",
+}  # I-JEPA has no class token; all others read it
 
 
 def config_settings(config):
@@ -232,7 +283,7 @@ def config_settings(config):
         raise WeightsError(
             f"transformers calls this model {kind!r}; expected one of {', '.join((*EPSILON, *PAIRS))}."
         )
-    config = DEFAULTS | {"layer_norm_eps": EPSILON[kind]} | config
+    config = (SWIN_DEFAULTS if kind == "swin" else DEFAULTS) | {"layer_norm_eps": EPSILON[kind]} | config
     act = config.get("hidden_act", ACTIVATION.get(kind, "gelu"))
     gelu = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "quick_gelu": "quick"}.get(act)
     if gelu is None or config.get("use_swiglu_ffn"):
@@ -243,14 +294,37 @@ def config_settings(config):
         raise WeightsError(
             f'"id2label" in config.json should be {{"0": name, ...}}, got {config["id2label"]!r}.'
         ) from None
-    return {
-        "num_heads": config["num_attention_heads"],
+    if kind == "swin":
+        _require_same_windows(config)
+    heads = (
+        {} if kind == "swin" else {"num_heads": config["num_attention_heads"]}
+    )  # a Swin's weights tell them
+    return heads | {
         "img_size": config["image_size"],
         "norm_eps": config["layer_norm_eps"],
         "gelu": gelu,
         "global_pool": POOLING.get(kind, "token"),
         "classes": () if kind in ACTIVATION else tuple(labels[i] for i in sorted(labels)),
     }
+
+
+def _require_same_windows(config):
+    """Raise WeightsError for a Swin of transformers that computes something else than ours."""
+    if config.get("use_absolute_embeddings"):
+        raise WeightsError("their Swin also adds positions to its tokens, and ours knows relative ones only.")
+    if config["layer_norm_eps"] != EPSILON["swin"]:
+        raise WeightsError(
+            f"their blocks have an epsilon of {config['layer_norm_eps']:g}, and their other layer norms one of {EPSILON['swin']:g}; ours "
+            "have one for all."
+        )
+    window, patch = config["window_size"], pair(config["patch_size"])
+    for stage in range(len(config["depths"])):
+        grid = [size // p // 2**stage for size, p in zip(pair(config["image_size"]), patch, strict=True)]
+        if min(grid) < window or min(grid) == window < max(grid):
+            raise WeightsError(
+                f"on the map of stage {stage}, {grid[0]} x {grid[1]} tokens, windows of {window} x {window} are another function in "
+                "transformers than in ours, whose windows shrink, and are shifted, along each axis on its own."
+            )
 
 
 def image_config(config):
@@ -269,6 +343,15 @@ def image_config(config):
 def require_same_sizes(arguments, config):
     """Raise WeightsError if the weights have other sizes than the config of transformers that came with them."""
     said = {"embed_dim": "hidden_size", "depth": "num_hidden_layers", "patch_size": "patch_size"}
+    is_swin = "depths" in arguments
+    if config and is_swin != (config["model_type"] == "swin"):
+        raise WeightsError(
+            f"config.json describes a {config['model_type']}, and the weights are those of a {'Swin' if is_swin else 'ViT'}: the two do not "
+            "belong together."
+        )
+    if is_swin:
+        said = {name: name for name in ("embed_dim", "depths", "num_heads", "patch_size")}
+        config = config | {k: tuple(config[k]) for k in ("depths", "num_heads") if k in config}
     for ours, theirs in said.items():
         if config.get(theirs) not in (None, arguments[ours], [arguments[ours]] * 2):
             raise WeightsError(

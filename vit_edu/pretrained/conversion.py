@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vit_edu.models.mixer import FIXED, Mixer
+from vit_edu.models.swin import Swin
 from vit_edu.models.variants import PublishedViT, QuickGELU
 from vit_edu.models.vit import ViT
 from vit_edu.pretrained import preprocessing
@@ -48,6 +49,7 @@ CLIP_EPSILON = 1e-5  # of all published models with a norm before the blocks
 GELUS = {"none": "an exact GELU", "tanh": "an approximate (tanh) GELU", "quick": "QuickGELU"}
 
 
+BIASES = "layers.{}.blocks.0.attn.relative_position_bias_table"  # of a stage of Swin
 PATCHES = "The weights hold each patch as one row of numbers; {in_chans} channels of {patch_size} x {patch_size} pixels were taken."
 
 
@@ -94,7 +96,7 @@ class Pieces:
 class Converted:
     """Their weights as ours: all names and shapes fit, and nothing is copied yet.
 
-    arguments: those of our `ViT` (or `PublishedViT`, or `Mixer`). pieces: {ours: what it is made of}; `weights` makes the tensors.
+    arguments: those of our `ViT` (or `PublishedViT`, `Mixer` or `Swin`). pieces: {ours: what it is made of}; `weights` makes the tensors.
     mapped: {theirs: ours}. ignored: {theirs: reason}. filled: {ours: what it was filled with}, for tensors that they do not
     have, with values that make no difference. norm_eps, gelu: see `Family`. dtype, copy: as for `convert`.
     guesses: {argument of `convert`: a sentence}, for what nobody said, and under "names" what was taken off around them. They are in the printed form, and in the model's notes.
@@ -118,6 +120,11 @@ class Converted:
     def weights(self):
         """{ours: tensor}: a state dict of our model."""
         return {name: piece.make(self.dtype, self.copy) for name, piece in self.pieces.items()}
+
+    @property
+    def width(self):
+        """How many numbers the head reads."""
+        return _head_width(self.arguments)
 
     def __str__(self):
         lines = [f"{self.family}: {len(self.mapped)} tensors -> {len(self.pieces)} of ours"]
@@ -144,8 +151,13 @@ class Converted:
             _require_whole_patches(new, patch)
             if "mixer" in arguments:
                 raise WeightsError(_why_fixed(arguments, new))
-            positions = self._positions_on(new) if "img_size" in guesses else None
-            if positions is not None:
+            positions = (
+                self._positions_on(new) if "img_size" in guesses and "depths" not in arguments else None
+            )
+            if "depths" in arguments:
+                notes = [self._same_windows_on(new)]
+                guesses.pop("img_size", None)
+            elif positions is not None:
                 weights["pos_embed"], notes = positions
                 filled.pop("pos_embed", None)
                 del guesses["img_size"]
@@ -159,8 +171,7 @@ class Converted:
         if num_classes not in (None, arguments["num_classes"]):
             notes.append(_replace_head(arguments, weights, num_classes))
             filled.pop("head.bias", None)
-        with torch.device("meta"):
-            model = _build(arguments)
+        model = _without_numbers(arguments)
         self._settle(model)
         load_by_name(model, weights, assign=True)
         notes[:0] = [f"Left out: {what} ({why})." for what, why in _by_reason(self.ignored)]
@@ -186,6 +197,16 @@ class Converted:
             note += " timm does it like this; the authors of DeiT, DINO and MAE, whose files have the same names, use no antialiasing: "
             note += "convert(..., resizing=pretrained.Resizing(antialias=False)) does that."
         return made, [note]
+
+    def _same_windows_on(self, new):
+        """A note about a Swin for images of `new` pixels, (H, W), whose positions are relative. Raises WeightsError if windows change."""
+        window, expected = self.arguments["window_size"], _shapes(self.arguments | {"img_size": new})
+        if any(expected[k] != piece.shape for k, piece in self.pieces.items() if k.endswith("_table")):
+            raise WeightsError(
+                f"on images of {new[0]} x {new[1]} pixels, some windows would have other sizes than those that these weights know "
+                f"positions for, at most {window} x {window} tokens. Take larger images, or leave out img_size."
+            )
+        return f"The windows stay as they are, at most {window} x {window} tokens, on images of {new[0]} x {new[1]} pixels."
 
     def _positions_on(self, img_size):
         """Their positions, if they are exactly those of `img_size`, and a list with a note about it. Otherwise None.
@@ -274,7 +295,12 @@ def convert(
     _require_no(problems, _closing(state_dict, mapped, ignored, family))
     filled = _zero_biases(pieces)
     arguments = _arguments(pieces, names, filled, img_size, global_pool)
-    if not names.mixer:
+    if names.swin:
+        if (num_heads, resizing) != (None, None):
+            raise WeightsError(
+                "a Swin's tables of positions tell its heads, and are not resized: leave out num_heads and resizing."
+            )
+    elif not names.mixer:
         arguments["num_heads"] = _heads(num_heads, state_dict, names, arguments["embed_dim"])
     elif (num_heads, resizing) != (None, None):
         raise WeightsError("an MLP-Mixer has neither heads nor positions: leave out num_heads and resizing.")
@@ -292,7 +318,7 @@ def convert(
     guesses = _guesses(
         arguments, names, norm_eps, gelu, "your family says" if own else f"is usual for {family}"
     )
-    if not names.mixer and parts["patch_embed.proj.weight"][""].ndim == 2:
+    if not names.mixer and not names.swin and parts["patch_embed.proj.weight"][""].ndim == 2:
         guesses["patches"] = PATCHES.format(**arguments)
     if taken_away:
         guesses["names"] = " ".join(taken_away)
@@ -315,7 +341,7 @@ def convert(
 def from_model(theirs, img_size=None, num_classes=None, copy=True):
     """Our model with the weights of somebody else's `nn.Module`, in eval mode. The two compute the same.
 
-    theirs: a ViT of torchvision, timm or transformers, DINO's or DINOv2's own, timm's MlpMixer, or one of ours. Number of heads,
+    theirs: a ViT of torchvision, timm or transformers, DINO's or DINOv2's own, timm's MlpMixer, Swin, or one of ours. Number of heads,
     image size, epsilon, GELU and pooling are read from it. LayerScale is multiplied into the layer before it. The other arguments are
     those of `Converted.model` and `convert`.
     Raises WeightsError for an architecture that ours does not cover.
@@ -436,10 +462,17 @@ def _differences(pieces, width):
 
 def _both(ours, names):
     """Our name, with theirs in brackets where the table has one."""
-    number = re.search(r"blocks\.(\d+)", ours)
-    pattern = ours.replace(number.group(), "blocks.{i}") if number else ours
+    number = re.search(r"(layers\.(?P<i>\d+)\.)?blocks\.(?P<j>\d+)", ours)
+    pattern, letters = ours, {}
+    if number:
+        stage, block = number["i"], number["j"]
+        letters = {"{i}": block} if stage is None else {"{i}": stage, "{j}": block}
+        generic = "blocks.{i}" if stage is None else "layers.{i}.blocks.{j}"
+        pattern = ours.replace(number.group(), generic)
     theirs = [t for t, o in names.names.items() if o.partition("[")[0] == pattern]
-    shown = " or ".join(t.replace("{i}", number.group(1)) if number else t for t in theirs)
+    shown = " or ".join(theirs)
+    for letter, digits in letters.items():
+        shown = shown.replace(letter, digits)
     return f"{ours} (theirs: {shown or 'no such name'})"
 
 
@@ -520,7 +553,7 @@ def _zero_biases(pieces):
     """
 
     def layer(key):
-        return re.sub(r"^blocks\.\d+\.", "", key).rpartition(".")[0]
+        return re.sub(r"^(layers\.\d+\.)?blocks\.\d+\.", "", key).rpartition(".")[0]
 
     lacking = {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"} - {
         layer(k) for k in pieces if k.endswith(".bias")
@@ -572,7 +605,8 @@ def _require_whole_patches(size, patch, rest=False):
 def _replace_head(arguments, weights, num_classes):
     """Put a head of zeros, or none, in the place of theirs. Changes both dicts, and returns a note about it."""
     there, arguments["num_classes"] = arguments["num_classes"], num_classes
-    for head in ["head", "head_dist"] if arguments.get("dist_head") else ["head"]:
+    heads = ["head.fc"] if "depths" in arguments else ["head"]
+    for head in [*heads, "head_dist"] if arguments.get("dist_head") else heads:
         for kind, *shape in (("weight", _head_width(arguments)), ("bias",)):
             weights.pop(f"{head}.{kind}", None)
             if num_classes:
@@ -586,12 +620,16 @@ def _replace_head(arguments, weights, num_classes):
 
 def _head_width(arguments):
     """How many numbers the head reads."""
+    if "depths" in arguments:
+        return arguments["embed_dim"] * 2 ** (len(arguments["depths"]) - 1)
     return arguments["embed_dim"] * (2 if arguments["global_pool"] == "token+avg" else 1)
 
 
 def _arguments(pieces, names, filled, img_size, global_pool):
     """The constructor's arguments that the shapes tell. Completes `pos_embed` if it has rows for patches only."""
     arguments = _sizes(pieces, names)
+    if names.swin:
+        return arguments | _swin_arguments(pieces, names, arguments, img_size)
     if names.mixer:
         return arguments | _mixer_arguments(pieces, names, arguments, img_size)
     token = "cls_token" in pieces
@@ -626,6 +664,8 @@ def _sizes(pieces, names):
     patches, places, mlp = "patch_embed.proj.weight", "pos_embed", "blocks.0.mlp"
     if names.mixer:
         patches, places, mlp = "stem.proj.weight", "blocks.0.mlp_tokens.fc1.weight", "blocks.0.mlp_channels"
+    if names.swin:
+        places, mlp = BIASES.format(0), "layers.0.blocks.0.mlp"
     needed = (patches, places, f"{mlp}.fc1.weight", f"{mlp}.fc2.weight")
     _require_no([f"missing: {_both(key, names)}" for key in needed if key not in pieces])
     projection = pieces[patches]
@@ -634,16 +674,18 @@ def _sizes(pieces, names):
             f"{_both(patches, names)}: expected shape (D, C, P, P), got {tuple(projection.shape)}."
         )
     D, C, P, _ = projection.shape
-    head = pieces.get("head.weight")
-    return {
+    head = pieces.get("head.fc.weight" if names.swin else "head.weight")
+    found = {
         "img_size": None,
         "patch_size": P,
         "in_chans": C,
         "num_classes": head.shape[0] if head is not None else 0,
         "embed_dim": D,
-        "depth": 1 + max(int(k.split(".")[1]) for k in pieces if k.startswith("blocks.")),
         "mlp_ratio": _ratio(pieces[f"{mlp}.fc1.weight"].shape[0], D),
     }
+    if not names.swin:
+        found["depth"] = 1 + max(int(k.split(".")[1]) for k in pieces if k.startswith("blocks."))
+    return found
 
 
 def _ratio(hidden, width):
@@ -684,6 +726,36 @@ def _why_fixed(arguments, new):
         f"these are the weights of an MLP-Mixer for images of {height} x {width} pixels, and {new[0]} x {new[1]} were asked for. "
         f"{FIXED['mlp'].format(T=_patches((height, width), patch))} Leave out img_size, and resize the images. If the weights were "
         "trained for other images with as many patches, say so with convert(..., img_size=(H, W))."
+    )
+
+
+def _swin_arguments(pieces, names, arguments, img_size):
+    """The arguments that only a `Swin` has, and its img_size. Raises WeightsError for tables that fit no such images."""
+    places = [re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", key) for key in pieces]
+    places = [(int(found[1]), int(found[2])) for found in places if found]
+    stages = range(1 + max(i for i, _ in places))
+    depths = tuple(1 + max((j for i, j in places if i == stage), default=-1) for stage in stages)
+    tables = [pieces.get(BIASES.format(stage)) for stage in stages]
+    _require_no(
+        [f"missing: {_both(BIASES.format(i), names)}" for i in stages if tables[i] is None]
+        + [
+            f"{_both(BIASES.format(i), names)}: expected a row for each offset and a column for each head, got shape {tuple(t.shape)}"
+            for i, t in enumerate(tables)
+            if t is not None and len(t.shape) != 2
+        ]
+    )
+    rows, patch = [t.shape[0] for t in tables], arguments["patch_size"]
+    last = (math.isqrt(rows[-1]) + 1) // 2  # the side of a square window in the last stage, which it fills
+    size = (last * 2 ** stages[-1] * patch,) * 2 if img_size is None else _pair(img_size)
+    _require_whole_patches(size, patch)
+    grids = [tuple(side // patch // 2**stage for side in size) for stage in stages]
+    for window in range(1, max(grids[0]) + 1):
+        if rows == [math.prod(2 * min(window, side) - 1 for side in grid) for grid in grids]:
+            found = {"img_size": size, "depths": depths, "window_size": window}
+            return found | {"num_heads": tuple(t.shape[1] for t in tables)}
+    raise WeightsError(
+        f"their tables of positions have {', '.join(map(str, rows))} rows in the stages, and no window has as many offsets on images of "
+        f"{size[0]} x {size[1]} pixels. Give img_size=(H, W), the size in pixels that these weights were trained for."
     )
 
 
@@ -745,7 +817,7 @@ def _grid(pieces, names, patch, in_front, extras, img_size):
 def _guesses(arguments, names, norm_eps, gelu, usual):
     """{argument of `convert`: what is taken where nobody says it, in a sentence}."""
     (height, width), P = arguments["img_size"], arguments["patch_size"]
-    pool = arguments["global_pool"]
+    pool = arguments.get("global_pool", "avg")
     reads = {"token": "the class token", "avg": "the mean over the patches"}
     places, halves = "positions", "attention and MLP"
     if names.mixer:
@@ -766,6 +838,11 @@ def _guesses(arguments, names, norm_eps, gelu, usual):
         "gelu": f"The weights do not say their activation; {GELUS[gelu]} was taken, as {usual}: gelu= sets it.",
         "order": f"The weights do not say whether their norms come before or after {halves}; before was taken, as is usual.",
     }
+    if names.swin:
+        guesses["img_size"] = (
+            f"The weights do not say for which pictures they are; {height} x {width} pixels were taken, so that the last stage is a single "
+            "window: img_size=(H, W) sets it."
+        )
     if pool not in reads:
         del guesses["global_pool"]  # the width of the head tells it, or the tensors of the pooling
     if arguments.get("swiglu"):
@@ -773,7 +850,7 @@ def _guesses(arguments, names, norm_eps, gelu, usual):
             "The weights do not say how their MLPs compute, whose second layer reads half of what the first gives; a SwiGLU was "
             "taken whose first half is the gate."
         )
-    if names.heads is not None or names.mixer:
+    if names.heads is not None or names.mixer or names.swin:
         del guesses["num_heads"]
     return guesses
 
@@ -815,12 +892,31 @@ def _guess_heads(state_dict, names, width):
 def _build(arguments):
     if "mixer" in arguments:
         return Mixer(**arguments)
+    if "depths" in arguments:
+        try:
+            return Swin(**arguments)
+        except ValueError as error:
+            raise WeightsError(
+                f"images of {' x '.join(map(str, arguments['img_size']))} pixels do not fit these weights: {error} Other libraries fill up such "
+                "maps with zeros, and ours does not."
+            ) from error
     return (PublishedViT if "registers" in arguments else ViT)(**arguments)
+
+
+def _without_numbers(arguments):
+    """Our model, whose weights are still to come. A Swin has tensors that no file holds, so it is built with numbers."""
+    if "depths" not in arguments:
+        with torch.device("meta"):
+            return _build(arguments)
+    with torch.random.fork_rng(devices=[]):
+        return _build(arguments)
 
 
 def _shapes(arguments):
     """{name: shape} of our model, from one block: all are alike, and building them all would take longer than converting."""
     with torch.device("meta"):
+        if "depths" in arguments:
+            return {k: v.shape for k, v in _build(arguments).state_dict().items()}
         one = _build(arguments | {"depth": min(1, arguments["depth"])}).state_dict()
     blocks = {k: v.shape for k, v in one.items() if k.startswith("blocks.")}
     shapes = {k: v.shape for k, v in one.items() if k not in blocks}

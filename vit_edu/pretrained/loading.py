@@ -37,7 +37,7 @@ def load(name="vit-cifar10", img_size=None, num_classes=None):
         "vit-cifar10"                           weights that come with the course; no network is needed
         "torchvision/vit_b_16"                  torchvision's enum, its default; or "torchvision/vit_b_16/NAME"
         "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", "facebook/deit-tiny-patch16-224"     a repository of the
-                                                Hugging Face Hub with a ViT of timm or transformers, or an MLP-Mixer of timm.
+                                                Hugging Face Hub with a ViT or Swin of timm or transformers, or an MLP-Mixer of timm.
                                                 HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured
         "folder/weights.npz"                    a file (.safetensors, .pt, .pth, .bin, .npz) of any family. A config.json and a
                                                 preprocessor_config.json beside it are read. Also their folder,
@@ -117,7 +117,7 @@ def _loaded(name, img_size, num_classes):
         cfg = cfg | {"classes": ()}
         if num_classes is None:
             model.pretrained_cfg["notes"].append(
-                f"The weights have no head, so there are no classes: the model returns {converted.arguments['embed_dim']} numbers for "
+                f"The weights have no head, so there are no classes: the model returns {converted.width} numbers for "
                 "each picture. transfer.new_head(model, num_classes) adds a head, which has to be trained."
             )
     is_projection = converted.family in PROJECTED and converted.arguments["num_classes"]
@@ -409,6 +409,7 @@ def _preprocessor(repo):
 
 # timm's architectures that their state dict describes fully: 64 numbers per head, exact GELU, epsilon 1e-6
 TIMM_PLAIN = r"(vit|deit3?)_(tiny|small|medium|base|large|huge)(_distilled)?_patch\d+(_reg4)?_(\d+|dinov2)"
+TIMM_PLAIN_SWIN = r"swin_(tiny|small|base|large)_patch4_window(7_224|12_384)"
 TIMM_PLAIN_MIXER = r"mixer_[sbl]\d+_\d+"
 
 
@@ -421,6 +422,8 @@ def timm_settings(config):
         if re.fullmatch(TIMM_PLAIN, name):
             pool = config.get("global_pool")
             return {"global_pool": None if pool is None else require_pooling(pool)}
+        if re.fullmatch(TIMM_PLAIN_SWIN, name) and config.get("global_pool", "avg") == "avg":
+            return {"family": None}
         if re.fullmatch(TIMM_PLAIN_MIXER, name) and config.get("global_pool", "avg") == "avg":
             return {"family": "timm-mixer"}
         raise WeightsError(

@@ -2,14 +2,14 @@
 
 How to read a table:
 
-    {i}         the number of the block
+    {i}         the number of the block; where blocks are in stages, {i} is the stage, and {j} the block in it
     .*          two rows: weight and bias (in JAX: kernel and bias)
     [q] [k] [v] queries, keys and values, which are three tensors there and one here, stacked in this order
     [kv]        keys and values in one tensor
     [g] [x]     the gate of a SwiGLU and its values, stacked in this order
     [scale]     LayerScale, one factor for each output of the layer, multiplied into its weight and bias
 
-Ours are timm's names (see `models.vit`, and `models.variants` for tokens and heads that a plain ViT does not have).
+Ours are timm's names (see `models.vit`, `models.swin`, and `models.variants` for tokens and heads that a plain ViT does not have).
 """
 
 import math
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 
 import torch
 
@@ -56,7 +57,8 @@ class Family:
     gelu: its GELU, "none" (exact) or "tanh" (approximate), as for `torch.nn.GELU`, or "quick" (x sigmoid(1.702 x)).
     resizing: how its authors resize positions; also a function of the names, where one family holds the weights of several.
     transpose: (our name, a tensor of theirs) -> the tensor in our layout. heads: how many attention heads, also a function of the
-    state dict. poolings: those that compute the same as ours of this name. mixer: whether it holds an MLP-Mixer instead of a ViT.
+    state dict. poolings: those that compute the same as ours of this name. mixer, swin: whether it holds an MLP-Mixer, or
+    a Swin, instead of a ViT.
     """
 
     names: dict
@@ -69,6 +71,7 @@ class Family:
     heads: int | Callable | None = None
     poolings: tuple = ("token", "avg", "token+avg", "map")
     mixer: bool = False
+    swin: bool = False
 
     @cached_property
     def known(self):
@@ -79,10 +82,16 @@ class Family:
         """Our name for one of theirs, [part] included, or None if the table has none."""
         if key in self.known:
             return self.known[key]
-        for number in NUMBER.finditer(key):
-            ours = self.known.get(f"{key[: number.start()]}{{i}}{key[number.end() :]}")
-            if ours:
-                return ours.replace("{i}", number.group())
+        numbers = list(NUMBER.finditer(key))
+        for which in (*combinations(numbers, 1), *combinations(numbers, 2)):
+            letters = list(zip(("{i}", "{j}"), which, strict=False))
+            pattern = key
+            for letter, number in reversed(letters):
+                pattern = pattern[: number.start()] + letter + pattern[number.end() :]
+            if ours := self.known.get(pattern):
+                for letter, number in letters:
+                    ours = ours.replace(letter, number.group())
+                return ours
         return None
 
     def reason_to_ignore(self, key):
@@ -316,6 +325,61 @@ head/*                                      head.*
 """)
 
 
+def _merging(theirs, behind):
+    """Rows for patch merging, which is at the beginning of a stage in ours, or `behind` in theirs, at the end of the one before."""
+    stages = range(1, 9)
+    norms = (f"{theirs}.{i - behind}.downsample.norm.* layers.{i}.downsample.norm.*" for i in stages)
+    reductions = (
+        f"{theirs}.{i - behind}.downsample.reduction.weight layers.{i}.downsample.reduction.weight"
+        for i in stages
+    )
+    return table("\n".join([*norms, *reductions]))
+
+
+# Swin as its authors publish it, github.com/microsoft/Swin-Transformer, models/swin_transformer.py; but for patch merging and head,
+# timm and ours have the same names.
+SWIN = table("""
+patch_embed.proj.*                  patch_embed.proj.*
+patch_embed.norm.*                  patch_embed.norm.*
+layers.{i}.blocks.{j}.norm1.*       layers.{i}.blocks.{j}.norm1.*
+layers.{i}.blocks.{j}.attn.relative_position_bias_table  layers.{i}.blocks.{j}.attn.relative_position_bias_table
+layers.{i}.blocks.{j}.attn.qkv.*    layers.{i}.blocks.{j}.attn.qkv.*
+layers.{i}.blocks.{j}.attn.proj.*   layers.{i}.blocks.{j}.attn.proj.*
+layers.{i}.blocks.{j}.norm2.*       layers.{i}.blocks.{j}.norm2.*
+layers.{i}.blocks.{j}.mlp.fc1.*     layers.{i}.blocks.{j}.mlp.fc1.*
+layers.{i}.blocks.{j}.mlp.fc2.*     layers.{i}.blocks.{j}.mlp.fc2.*
+norm.*                              norm.*
+""")
+TIMM_SWIN = SWIN | _merging("layers", 0) | table("head.fc.* head.fc.*")
+SWIN |= _merging("layers", 1) | table("head.* head.fc.*")
+
+# transformers. The attention and the MLP have two sets of names, as in TRANSFORMERS.
+TRANSFORMERS_SWIN = _merging("encoder.layers", 1) | table("""
+embeddings.patch_embeddings.projection.*    patch_embed.proj.*
+embeddings.norm.*                           patch_embed.norm.*
+layernorm.*                                 norm.*
+classifier.*                                head.fc.*
+encoder.layers.{i}.blocks.{j}.layernorm_before.*        layers.{i}.blocks.{j}.norm1.*
+encoder.layers.{i}.blocks.{j}.layernorm_after.*         layers.{i}.blocks.{j}.norm2.*
+
+encoder.layers.{i}.blocks.{j}.attention.self.relative_position_bias_table  layers.{i}.blocks.{j}.attn.relative_position_bias_table
+encoder.layers.{i}.blocks.{j}.attention.self.query.*    layers.{i}.blocks.{j}.attn.qkv.*[q]
+encoder.layers.{i}.blocks.{j}.attention.self.key.*      layers.{i}.blocks.{j}.attn.qkv.*[k]
+encoder.layers.{i}.blocks.{j}.attention.self.value.*    layers.{i}.blocks.{j}.attn.qkv.*[v]
+encoder.layers.{i}.blocks.{j}.attention.output.dense.*  layers.{i}.blocks.{j}.attn.proj.*
+encoder.layers.{i}.blocks.{j}.intermediate.dense.*      layers.{i}.blocks.{j}.mlp.fc1.*
+encoder.layers.{i}.blocks.{j}.output.dense.*            layers.{i}.blocks.{j}.mlp.fc2.*
+
+encoder.layers.{i}.blocks.{j}.attention.relative_position_bias.relative_position_bias_table  layers.{i}.blocks.{j}.attn.relative_position_bias_table
+encoder.layers.{i}.blocks.{j}.attention.q_proj.*        layers.{i}.blocks.{j}.attn.qkv.*[q]
+encoder.layers.{i}.blocks.{j}.attention.k_proj.*        layers.{i}.blocks.{j}.attn.qkv.*[k]
+encoder.layers.{i}.blocks.{j}.attention.v_proj.*        layers.{i}.blocks.{j}.attn.qkv.*[v]
+encoder.layers.{i}.blocks.{j}.attention.o_proj.*        layers.{i}.blocks.{j}.attn.proj.*
+encoder.layers.{i}.blocks.{j}.mlp.fc1.*                 layers.{i}.blocks.{j}.mlp.fc1.*
+encoder.layers.{i}.blocks.{j}.mlp.fc2.*                 layers.{i}.blocks.{j}.mlp.fc2.*
+""")
+
+
 def patches_from_rows(ours, value):
     """The patch projection as a matrix, as ours: (D, P*P*C) -> (D, C, P, P). Its rows are in the order of our `patchify`.
 
@@ -374,7 +438,10 @@ PRE_LOGITS = (
 MASK_TOKEN = "replaces hidden patches during pretraining, and is not used afterwards"
 DECODER = "MAE's decoder paints hidden patches during pretraining, and is not used afterwards"
 PROJECTION = "DINO's projection head compares two views during pretraining, and is not used afterwards"
+COMPUTED = "is computed from the sizes of map and window"
 POOLER = "a layer after the class token for other tasks; classification does not use it"
+
+BUFFERS = r"\.(relative_position_index|attn_mask)$"  # of Swin
 
 PLAIN = Resizing(antialias=False)  # transformers, in every model but the one with registers
 
@@ -460,6 +527,20 @@ FAMILIES = {
         transpose=jax_to_torch,
         poolings=("avg",),
         mixer=True,
+    ),
+    "timm-swin": Family(TIMM_SWIN, ignored={BUFFERS: COMPUTED}, norm_eps=1e-5, poolings=("avg",), swin=True),
+    "swin": Family(SWIN, ignored={BUFFERS: COMPUTED}, norm_eps=1e-5, poolings=("avg",), swin=True),
+    "transformers-swin": Family(
+        TRANSFORMERS_SWIN,
+        prefixes=("swin.",),
+        ignored={
+            BUFFERS: COMPUTED,
+            r"^decoder\.": "paints hidden patches during pretraining, and is not used afterwards",
+            r"embeddings\.mask_token$": MASK_TOKEN,
+        },
+        norm_eps=1e-5,
+        poolings=("avg",),
+        swin=True,
     ),
 }
 
@@ -618,7 +699,7 @@ def recognise(keys):
     """The name of the family that knows most of the keys. Raises WeightsError if none knows any of a block."""
     found = {name: [o for key in keys if (o := f.ours(key))] for name, f in FAMILIES.items()}
     best = max(found, key=lambda name: len(found[name]))
-    if not any(ours.startswith("blocks.") for ours in found[best]):
+    if not any("blocks." in ours for ours in found[best]):
         count = len(found[best])
         known = f"no family knows any of the {len(keys)} names"
         if count:
@@ -629,7 +710,7 @@ def recognise(keys):
                 [
                     f"{known} ({', '.join(list(keys)[:3])}, ...).",
                     *differences(keys),
-                    f"Expected the state dict of a Vision Transformer or an MLP-Mixer, with names such as {examples}. {OWN_TABLE}",
+                    f"Expected the state dict of a Vision Transformer, an MLP-Mixer or a Swin, with names such as {examples}. {OWN_TABLE}",
                 ]
             )
         )
