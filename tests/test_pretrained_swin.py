@@ -307,7 +307,11 @@ def test_a_run_loads_and_its_head_can_be_exchanged(tmp_path):
         pretrained.load(tmp_path, img_size=64)
     assert 0 <= transfer.share_right(model, images.test) <= 1
     assert transfer.features(model, images.test.images).shape == (10, 16)
+    model.head = nn.Identity()
+    with pytest.raises(ValueError, match="this model has no head"):
+        transfer.share_right(model, images.test)
     new = transfer.new_head(model, 3)
     assert torch.equal(transfer.in_batches(new, images.test.images), torch.zeros(10, 3))
+    assert new.state_dict().keys() == pretrained.load(tmp_path).state_dict().keys()
     with pytest.raises(ValueError, match=r"a Swin has none\. Train it with"):
         transfer.fine_tune(new, images.test, 1, 1e-3)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from wanted import library
 
-from vit_edu import data, models, training
+from vit_edu import data, inspect, models, training
 from vit_edu.models.costs import layer_cost, multiply_adds, window_attention_cost
 from vit_edu.models.swin import (
     PatchMerging,
@@ -205,6 +205,16 @@ def test_shapes_without_a_head_and_with_other_channels():
     assert Swin(in_chans=1, img_size=(16, 32))(torch.randn(2, 1, 16, 32)).shape == (2, 10)
     made = models.make_model({"kind": "swin", "depths": [1, 1], "num_heads": [1, 1]}, (3, 32, 32), 4)
     assert type(made) is Swin
+
+
+def test_what_looks_into_a_vit_says_that_it_cannot_look_into_a_swin():
+    x = torch.randn(2, 3, 32, 32)
+    with pytest.raises(ValueError, match="this Swin has no head"):
+        inspect.running.logits_of(Swin(num_classes=0), x)
+    with pytest.raises(ValueError, match="Swin has no list of blocks"):
+        inspect.hidden_tokens(Swin(), x)
+    with pytest.raises(ValueError, match="attention"):
+        inspect.attention_maps(stirred(Swin()), x)
 
 
 def test_sizes_that_do_not_fit_are_refused():

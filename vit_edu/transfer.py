@@ -6,6 +6,7 @@ Letters in shapes are those of `models.vit`, with M labelled images and K classe
 
 import copy
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vit_edu import data, inspect, pretrained, training
-from vit_edu.models import make_model
+from vit_edu.models import Swin, make_model
 from vit_edu.pretrained.preprocessing import at_size as preprocessing_at_size
 
 # ---------------------------------------------------------------- another layout
@@ -186,8 +187,8 @@ def new_head(model, num_classes):
     A model that was loaded without a head gets one, and a second head (DeiT's, for the distillation token) is new as well.
     """
     model = copy.deepcopy(model)
-    if hasattr(model, "head") and hasattr(model.head, "fc"):  # Swin
-        model.head.fc = nn.Linear(model.norm.normalized_shape[0], num_classes)
+    if isinstance(model, Swin):
+        model.head = nn.Sequential(OrderedDict(fc=nn.Linear(model.norm.normalized_shape[0], num_classes)))
         _zero(model.head.fc)
         return model
     for name in ("head", "head_dist"):

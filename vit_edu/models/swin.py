@@ -227,11 +227,10 @@ class Swin(nn.Module):
                 stage["blocks"].append(block)
             self.layers.append(nn.Sequential(stage))
         self.norm = nn.LayerNorm(dim)
-        fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-        self.head = nn.Sequential(OrderedDict(fc=fc))  # timm's name
+        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         init_weights(self)
         if num_classes:
-            nn.init.normal_(fc.weight, std=0.02)
+            self.head = nn.Sequential(OrderedDict(fc=self.head))  # in timm the layer is head.fc
 
     def forward(self, images):
         x = self.patch_embed(images)  # (B, H, W, D)

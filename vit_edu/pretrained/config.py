@@ -92,25 +92,29 @@ def _swin_settings(theirs):
         _require_layer_norms(block)
         _require_usual_scale(block)
     _require_plain_patches(theirs.patch_embed.proj)
-    published = [b for b in blocks if type(b).__name__ == "SwinTransformerBlock"]
-    largest = max((max(pair(b.window_size)) for b in published), default=0)
-    for j, block in ((j, b) for stage in stages for j, b in enumerate(stage) if b in published):
-        grid = pair(block.input_resolution)
-        window = tuple(min(side, largest) for side in grid)
-        shift = tuple(w // 2 if j % 2 and w < side else 0 for w, side in zip(window, grid, strict=True))
-        there = pair(block.window_size), pair(block.shift_size)
-        if there != (window, shift):
-            raise WeightsError(
-                f"one of their blocks has windows of {there[0]} with a shift of {there[1]} on a map of {grid}, and ours would have "
-                f"{window} and {shift}: one size for all blocks, no larger than the map, and half of it as the shift of every second "
-                "block, where the map is larger."
-            )
+    if any(hasattr(b, "window_size") for b in blocks):  # not ours
+        _require_our_windows(stages)
     return {
         "family": None,  # the names tell whether it is timm's or that of its authors
         "img_size": theirs.patch_embed.img_size,
         "gelu": _only([_gelu(b.mlp.act) for b in blocks]),
         "global_pool": _pooling(theirs),
     }
+
+
+def _require_our_windows(stages):
+    """Raise WeightsError if a block of timm's or the authors' Swin has other windows than ours would have. stages: lists of blocks."""
+    largest = max(max(pair(block.window_size)) for stage in stages for block in stage)
+    for number, block in (numbered for stage in stages for numbered in enumerate(stage)):
+        grid, there = pair(block.input_resolution), (pair(block.window_size), pair(block.shift_size))
+        window = tuple(min(side, largest) for side in grid)
+        shift = tuple(w // 2 if number % 2 and w < side else 0 for w, side in zip(window, grid, strict=True))
+        if there != (window, shift):
+            raise WeightsError(
+                f"one of their blocks has windows of {there[0]} with a shift of {there[1]} on a map of {grid}, and ours would have "
+                f"{window} and {shift}: one size for all blocks, no larger than the map, and half of it as the shift of every second "
+                "block, where the map is larger."
+            )
 
 
 def _unknown(theirs, why=""):
@@ -268,11 +272,8 @@ EPSILON = {
 }
 PAIRS = ("clip", "siglip")  # their config.json holds one for the image tower
 ACTIVATION = {"clip_vision_model": "quick_gelu", "siglip_vision_model": "gelu_pytorch_tanh"}
-POOLING = {
-    "ijepa": "avg",
-    "swin": "avg",
-    "siglip_vision_model": "map",
-}  # I-JEPA has no class token; all others read it
+# I-JEPA and Swin have no class token; all others read it
+POOLING = {"ijepa": "avg", "swin": "avg", "siglip_vision_model": "map"}
 
 
 def config_settings(config):
@@ -296,9 +297,9 @@ def config_settings(config):
         ) from None
     if kind == "swin":
         _require_same_windows(config)
-    heads = (
-        {} if kind == "swin" else {"num_heads": config["num_attention_heads"]}
-    )  # a Swin's weights tell them
+        heads = {}  # its weights tell how many there are in each stage
+    else:
+        heads = {"num_heads": config["num_attention_heads"]}
     return heads | {
         "img_size": config["image_size"],
         "norm_eps": config["layer_norm_eps"],

@@ -151,10 +151,9 @@ class Converted:
             _require_whole_patches(new, patch)
             if "mixer" in arguments:
                 raise WeightsError(_why_fixed(arguments, new))
-            positions = (
-                self._positions_on(new) if "img_size" in guesses and "depths" not in arguments else None
-            )
-            if "depths" in arguments:
+            is_swin = "depths" in arguments
+            positions = self._positions_on(new) if "img_size" in guesses and not is_swin else None
+            if is_swin:
                 notes = [self._same_windows_on(new)]
                 guesses.pop("img_size", None)
             elif positions is not None:
@@ -462,17 +461,14 @@ def _differences(pieces, width):
 
 def _both(ours, names):
     """Our name, with theirs in brackets where the table has one."""
-    number = re.search(r"(layers\.(?P<i>\d+)\.)?blocks\.(?P<j>\d+)", ours)
-    pattern, letters = ours, {}
-    if number:
-        stage, block = number["i"], number["j"]
-        letters = {"{i}": block} if stage is None else {"{i}": stage, "{j}": block}
-        generic = "blocks.{i}" if stage is None else "layers.{i}.blocks.{j}"
-        pattern = ours.replace(number.group(), generic)
+    number = re.search(r"layers\.(\d+)\.blocks\.(\d+)|blocks\.(\d+)", ours)
+    digits = [d for d in number.groups() if d is not None] if number else []
+    generic = {0: ours, 1: "blocks.{i}", 2: "layers.{i}.blocks.{j}"}[len(digits)]
+    pattern = ours.replace(number.group(), generic) if number else ours
     theirs = [t for t, o in names.names.items() if o.partition("[")[0] == pattern]
     shown = " or ".join(theirs)
-    for letter, digits in letters.items():
-        shown = shown.replace(letter, digits)
+    for letter, digit in zip(("{i}", "{j}"), digits, strict=False):
+        shown = shown.replace(letter, digit)
     return f"{ours} (theirs: {shown or 'no such name'})"
 
 
