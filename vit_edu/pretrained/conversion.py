@@ -139,7 +139,7 @@ class Converted:
         """Our model with these weights, in eval mode. It takes over the tensors, so call this only once.
 
         img_size: pixels, an int or (H, W). If the weights were trained for another size, the positions are resized as their
-        authors do.
+        authors do. A `Swin` keeps its windows, and they must fill the maps of the other size.
         num_classes: if it is another number, the head is replaced by zeros (paper, section 3.2); 0 leaves it out.
         What was left out or changed is printed, and listed in `model.pretrained_cfg["notes"]` after what was guessed. Raises
         WeightsError for sizes that do not fit, and for any other size of a `Mixer`.
