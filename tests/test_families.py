@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.models import get_model
 
 from vit_edu import pretrained
-from vit_edu.models import Mixer, ViT
+from vit_edu.models import Mixer, Swin, ViT
 from vit_edu.models.variants import PublishedViT
 from vit_edu.pretrained import loading, names
 from vit_edu.pretrained.config import settings_of
@@ -560,10 +560,11 @@ def test_tables_map_into_our_models():
         ours = PublishedViT(dist_token=True, dist_head=True, registers=4, fc_norm=True, norm_pre=True)
         pooled = PublishedViT(class_token=False, global_pool="map")
         mixer = Mixer(mixer="mlp")
-    known = {*ours.state_dict(), *pooled.state_dict(), *mixer.state_dict()}
+    swin = Swin(img_size=64, patch_size=2, embed_dim=8, depths=4 * (1,), num_heads=4 * (1,), window_size=4)
+    known = {name for model in (ours, pooled, mixer, swin) for name in model.state_dict()}
     for family in names.FAMILIES.values():
         for name in family.names.values():
-            name, _, part = name.replace("{i}", "0").partition("[")
+            name, _, part = name.replace("{i}", "0").replace("{j}", "0").partition("[")
             assert name in known or f"{name}.weight" in known
             assert part in ("", "q]", "k]", "v]", "kv]", "g]", "x]", "scale]")
 
