@@ -34,7 +34,7 @@ ENCODER_CARD = """# {name}
 - An encoder without a head: it gives features, (B, {width}), and names no classes until a head has been trained. No label was used.
 - Linear probe on these features, accuracy on the {count:,} test images, mean of three draws of labelled images:
 {probes}
-- Mean squared error of the removed patches, with the decoder that is left out here: {held_out:.3f} on held-out images, {error:.3f} on the test images; {error_half}. Naming each patch's mean colour gives about 1.
+- Mean squared error of the removed patches, with the decoder that is left out here: {held_out:.3f} on held-out images, {error:.3f} on the test images; {error_half}. Naming each patch's mean brightness gives about 1.
 - Data: {data}. {validation} of the training images were held out; the test images were used once.
 - Recipe: {recipe}
 - Trained in {time}

@@ -111,7 +111,7 @@ class Classification(Task):
 class Masked(Task):
     """What do the patches show that were removed? Masked patches need no labels (He et al. 2022, arXiv:2111.06377).
 
-    Loss and score are the mean squared error over the removed patches, each of which has variance 1: naming its mean colour
+    Loss and score are the mean squared error over the removed patches, each of which has variance 1: naming its mean brightness
     gives about 1. The score has the same masks each time. For models of kind "masked", see `models.masked`.
     Raises ValueError for a recipe with another kind of model, or with fields that would change labels, blank what is to be
     predicted, or remove tokens a second time.
