@@ -54,6 +54,16 @@ FIGURES = {
         {"CNN": ["stem"], "ViT": ["patches", "block 1"]},
         "R",
     ),
+    "2 pictures; of each, 1 of 4 patches are left.": lambda: plot.filled_in(
+        PICTURES[:2], torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]]), 16, {}, "M"
+    ),
+    "from the true picture: after, 0.000; before, 0.200.": lambda: plot.filled_in(
+        torch.ones(1, 3, 8, 8), torch.tensor([[1, 0, 1, 1]]), 4,
+        {"after": torch.ones(1, 3, 8, 8), "before": torch.full((1, 3, 8, 8), 0.8)}, "R"
+    ),
+    "accuracy against error, means: half 0.3 and 41; most 0.5 and 40": lambda: plot.pretext_and_worth(
+        {"half": ([0.2, 0.4], [40, 42]), "most": ([0.5], [40])}, "P", "error", "accuracy"
+    ),
     "16 patches": lambda: plot.overview(PICTURES[0]),
     "ln_1.weight is norm1.weight": lambda: plot.name_pairs([("ln_1.weight", "norm1.weight", (8,))]),
     "Pre-norm: norm1, attention": plot.block_diagram,

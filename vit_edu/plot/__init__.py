@@ -9,6 +9,7 @@
     runs        learning curves, confusion
     explorer    where a model looks, to be explored by hand: a page, not a picture
     bias        families of models against data and compute, what a place sees
+    pretext     what is left of a picture, how it is filled in, what a task without labels is worth
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
@@ -29,6 +30,7 @@ from vit_edu.plot.inside import (
     position_tile,
 )
 from vit_edu.plot.pictures import attended, images, patch_grid
+from vit_edu.plot.pretext import filled_in, pretext_and_worth
 from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "deletion",
     "dots",
     "families",
+    "filled_in",
     "filters",
     "finish",
     "gallery",
@@ -58,6 +61,7 @@ __all__ = [
     "patch_grid",
     "position_grid",
     "position_tile",
+    "pretext_and_worth",
     "reach",
     "show",
     "spread",
