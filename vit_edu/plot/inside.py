@@ -298,5 +298,7 @@ def gallery(table, title, scale=1.5):
                 ax.set_title(column, fontsize=9)
         axes[i, 0].set_ylabel(row, fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
     fig.suptitle(title, fontsize=11)
-    fig.alt = f"{title}. Rows: {', '.join(table)}; columns: {', '.join(columns)}. {'. '.join(told)}."
+    fig.alt = f"{title}. Rows: {', '.join(table)}; columns: {', '.join(columns)}."
+    if told:
+        fig.alt += f" {'. '.join(told)}."
     return fig

@@ -21,10 +21,7 @@ def filled_in(pictures, mask, patch_size, rows, title, scale=1.25):
         layout="constrained",
     )
     for ax, picture, removed in zip(axes[0], pictures, mask, strict=True):
-        ax.imshow(for_imshow(picture), cmap="gray", vmin=0, vmax=1)
-        columns = picture.shape[2] // patch_size
-        for place in removed.nonzero()[:, 0].tolist():
-            _cross_out(ax, *divmod(place, columns), patch_size)
+        _with_holes(ax, for_imshow(picture), removed.nonzero()[:, 0], patch_size)
     told = []
     for line, (name, drawn) in zip(axes[1:], rows.items(), strict=True):
         for ax, picture in zip(line, drawn, strict=True):
@@ -47,29 +44,30 @@ def filled_in(pictures, mask, patch_size, rows, title, scale=1.25):
     return fig
 
 
-def _cross_out(ax, row, col, side):
-    """A pale square with a diagonal cross in the place of a patch."""
-    top, left = row * side - 0.5, col * side - 0.5
-    ax.add_patch(
-        plt.Rectangle((left, top), side, side, facecolor="#eeeeee", edgecolor="white", linewidth=0.4)
-    )
-    for rise in (0, side):
-        ax.plot((left, left + side), (top + rise, top + side - rise), color="#999999", linewidth=0.4)
+def _with_holes(ax, shown, removed, side):
+    """A picture (H, W) or (H, W, 3) with pale squares, crossed out, in the places of its removed patches."""
+    shown, x, y = shown.copy(), [], []
+    for place in removed.tolist():
+        row, col = divmod(place, shown.shape[1] // side)
+        shown[row * side : (row + 1) * side, col * side : (col + 1) * side] = 0.93
+        top, left = row * side - 0.5, col * side - 0.5
+        x += [left, left + side, None, left, left + side, None]
+        y += [top, top + side, None, top + side, top, None]
+    ax.imshow(shown, cmap="gray", vmin=0, vmax=1)
+    ax.plot(x, y, color="#999999", linewidth=0.4)
 
 
 def pretext_and_worth(found, title, xlabel, ylabel):
-    """How well a task was learned against what came of it: a mark for each run, and the name beside the mean.
+    """How well a task was learned against what came of it, with a mark for each run.
 
     found: {name: (numbers on the x axis, numbers on the y axis)}, one of each for every run.
     """
     fig, ax = axes_for(6, 3.8, title, xlabel, ylabel)
     told = []
     for i, (name, (x, y)) in enumerate(found.items()):
-        ax.plot(x, y, MARKERS[i % 6], color=COLOURS[i % 6], markersize=7, alpha=0.8)
-        middle = np.mean(x), np.mean(y)
-        ax.annotate(name, middle, (9, 7), textcoords="offset points", fontsize=9)
-        told.append(f"{name} {middle[0]:.3g} and {middle[1]:.3g}")
-    ax.margins(x=0.2, y=0.15)
+        ax.plot(x, y, MARKERS[i % 6], color=COLOURS[i % 6], markersize=7, alpha=0.8, label=name)
+        told.append(f"{name} {np.mean(x):.3g} and {np.mean(y):.3g}")
     ax.grid(alpha=0.3)
+    ax.legend(fontsize=9)
     fig.alt = f"{title}. {ylabel} against {xlabel}, means: {'; '.join(told)}."
     return fig
