@@ -12,13 +12,11 @@ by the processor's clock, so that runs may go side by side. The entries go to vi
 
 import dataclasses
 import functools
-import io
 import json
 import statistics
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 
 from vit_edu import atomic, data, pretrained, selfsupervised, training, transfer
@@ -45,7 +43,7 @@ SHIPPED = {  # weights that come with the course
 LABELS = ("masked", "rotation", "colour", "contrastive", "untrained", "scratch", "scratch, longer", *SHIPPED)
 RATIOS = ("masked, 50 %", "masked", "masked, 90 %")
 VIEWS = {"rotation": 4, "contrastive": 2}  # how often each image passes through the model
-TRACES = ("none", "a black line", "a faint line", "compression")
+TRACES = ("none", "a black line")
 
 
 def kept(file, make):
@@ -178,27 +176,12 @@ def entry_of(experiment, method, share, seed, first, probed, tuned):
 def traced(split, trace):
     """A split whose images, (N, 3, H, W), have a trace that says where their lower edge was.
 
-    A black line: the lowest row of pixels is black, as a shift by one pixel leaves it. A faint line: it is darker by 8 of 255. Compression:
-    the images were part of larger JPEG pictures, so that the borders of the blocks of 8 x 8 pixels are not where the image begins,
-    but two rows further down; in the columns, they are where they were.
+    A black line: the lowest row of pixels is black, as a shift by one pixel leaves it.
     """
     images = split.images.clone()
     if trace == "a black line":
         images[:, :, -1] = 0
-    if trace == "a faint line":
-        images[:, :, -1] = images[:, :, -1].clamp(min=8) - 8
-    if trace == "compression":
-        images = torch.stack([compressed(image) for image in images])
     return dataclasses.replace(split, images=images)
-
-
-def compressed(image, quality=50, down=2):
-    """An image, uint8 (3, H, W), as part of a JPEG picture that begins so many rows above it."""
-    taller = torch.cat([image[:, :down].flip(1), image, image[:, down - 8 :].flip(1)], dim=1)
-    file = io.BytesIO()
-    Image.fromarray(taller.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
-    pixels = torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8)
-    return pixels.view(*taller.permute(1, 2, 0).shape).permute(2, 0, 1)[:, down : down + image.shape[1]]
 
 
 def shortcut(images, trace, seed, minutes):
