@@ -64,6 +64,20 @@ FIGURES = {
     "accuracy against error, means: half 0.3 and 41; most 0.5 and 40": lambda: plot.pretext_and_worth(
         {"half": ([0.2, 0.4], [40, 42]), "most": ([0.5], [40])}, "P", "error", "accuracy"
     ),
+    "An image as 16 patches, one below the other, each with its row of features. One column is striped": lambda: plot.directions(
+        PICTURES[0]
+    ),
+    "pooling: -0.5 to 0.5, not zero 4 of 4; none: 0 to 0, not zero 0 of 4.": lambda: plot.mixing_matrices(
+        {"pooling": torch.tensor([[-0.5, 0.5], [0.5, -0.5]]), "none": torch.zeros(2, 2)}, "M", columns=1
+    ),
+    "right, means. images, plain: MLP 62.0, none 50.0; images, between: MLP 63.0; minutes, plain: MLP 70.0. "
+    "Bars: lowest and highest of 2 runs. A star: your MLP, plain, 61.5.": lambda: plot.intervals(
+        {
+            "images": {"MLP": {"plain": [61, 63], "between": [63]}, "none": {"plain": [50]}},
+            "minutes": {"MLP": {"plain": [70]}},
+        },
+        "I", "right", own={("MLP", "plain"): 61.5},
+    ),
     "16 patches": lambda: plot.overview(PICTURES[0]),
     "ln_1.weight is norm1.weight": lambda: plot.name_pairs([("ln_1.weight", "norm1.weight", (8,))]),
     "Pre-norm: norm1, attention": plot.block_diagram,

@@ -10,6 +10,7 @@
     explorer    where a model looks, to be explored by hand: a page, not a picture
     bias        families of models against data and compute, what a place sees
     pretext     what is left of a picture, how it is filled in, what a task without labels is worth
+    mixer       token mixers as matrices, runs as intervals
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
@@ -29,6 +30,7 @@ from vit_edu.plot.inside import (
     position_grid,
     position_tile,
 )
+from vit_edu.plot.mixer import directions, intervals, mixing_matrices
 from vit_edu.plot.pictures import attended, images, patch_grid
 from vit_edu.plot.pretext import filled_in, pretext_and_worth
 from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
@@ -43,6 +45,7 @@ __all__ = [
     "cka_maps",
     "confusion",
     "deletion",
+    "directions",
     "dots",
     "families",
     "filled_in",
@@ -52,9 +55,11 @@ __all__ = [
     "heatmap",
     "heatmaps",
     "images",
+    "intervals",
     "learning_curves",
     "lines",
     "mirrored",
+    "mixing_matrices",
     "name_pairs",
     "numbers",
     "overview",
