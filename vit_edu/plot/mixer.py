@@ -57,7 +57,7 @@ def mixing_matrices(matrices, title, columns=4):
     columns = min(columns, len(matrices))
     rows = math.ceil(len(matrices) / columns)
     fig, axes = plt.subplots(
-        rows, columns, figsize=(2.15 * columns + 0.7, 2.6 * rows + 0.5), squeeze=False, layout="constrained"
+        rows, columns, figsize=(2.15 * columns + 0.7, 2.45 * rows + 0.35), squeeze=False, layout="constrained"
     )
     told = []
     for ax in axes.flat[len(matrices) :]:
