@@ -94,7 +94,7 @@ def intervals(panels, title, xlabel, own=None):
     fig, axes = plt.subplots(
         1,
         len(panels),
-        figsize=(3.3 * len(panels) + 2.2, (0.24 + 0.14 * len(series)) * len(rows) + 1.5),
+        figsize=(3.3 * len(panels) + 2.2, (0.22 + 0.11 * len(series)) * len(rows) + 1.4),
         sharex=True,
         sharey=True,
         squeeze=False,
