@@ -1,7 +1,7 @@
 """What lesson 09 draws: `python benchmarks/mixers.py mixers|questions|shuffled --data ...`.
 
-mixers: every token mixer, and attention also with few tokens at first, for equally many images seen and again for equal minutes; for
-equal images, every mixer between two learned linear layers as well. questions: attention and the token MLP with and without positions, with a class
+mixers: every token mixer, and attention also with few tokens at first, for equally many images seen, and again between two learned
+linear layers; for equal minutes those of IN_EQUAL_TIME. The others cost about as much as a convolution, and are far behind it. questions: attention and the token MLP with and without positions, with a class
 token or the mean. shuffled: trained on images whose patches are shuffled, in the same way for all of them.
 
 Only the mixer differs; sizes and recipe are those of "laptop". Every run is judged on the same 5,000 training images, which none
@@ -28,6 +28,7 @@ except ImportError:  # run as a program, with this folder on the path
 
 LAPTOP = training.RECIPES["laptop"]
 PLAIN = {"between": False, "schedule": False, "positions": True, "head": "avg", "shuffled": False}
+IN_EQUAL_TIME = ("attention", "mlp", "convolution", "none")
 ORDER = torch.randperm(64, generator=torch.Generator().manual_seed(0))  # of the 8 x 8 patches
 
 
@@ -74,7 +75,8 @@ def jobs_of(experiment, seeds):
     for seed in seeds:
         for variant in variants(experiment):
             yield PLAIN | variant | {"equal": "images", "seed": seed}
-            if experiment == "mixers" and not variant.get("between"):
+            timed = variant["mixer"] in IN_EQUAL_TIME and not variant.get("between")
+            if experiment == "mixers" and timed:
                 yield PLAIN | variant | {"equal": "minutes", "seed": seed}
 
 
