@@ -1,8 +1,9 @@
 """What lesson 09 draws: `python benchmarks/mixers.py mixers|questions|shuffled --data ...`.
 
 mixers: every token mixer, and attention also with few tokens at first, for equally many images seen, and again between two learned
-linear layers; for equal minutes those of IN_EQUAL_TIME. The others cost about as much as a convolution, and are far behind it. questions: attention and the token MLP with and without positions, with a class
-token or the mean. shuffled: trained on images whose patches are shuffled, in the same way for all of them.
+linear layers; for equal minutes those of IN_EQUAL_TIME, because the others cost about as much as a convolution and are far behind
+it. questions: attention and the token MLP with and without positions, with a class token or the mean. shuffled: trained on images
+whose patches are shuffled, in the same way for all of them.
 
 Only the mixer differs; sizes and recipe are those of "laptop". Every run is judged on the same 5,000 training images, which none
 of them sees, as they are and with shuffled patches; the test images are not used. Minutes are those of one thread by the
