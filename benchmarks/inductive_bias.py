@@ -164,12 +164,7 @@ HEAD = (
 def main(argv=None):
     """Run one of the experiments and write its entries and its table."""
     parser = measure.training_parser("inductive_bias", __doc__, ("data", "compute", "remedies"))
-    parser.add_argument(
-        "--images", type=int, default=90000, help="images seen, where these are equal (90000)"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=1.5, help="processor time, where that is equal (1.5)"
-    )
+    measure.add_budgets(parser, images=90000, minutes=1.5)
     parser.add_argument("--log", type=Path, default=training.LOGS / "inductive_bias.jsonl")
     args = parser.parse_args(argv)
     conditions = measure.conditions("inductive_bias", argv, "cpu")

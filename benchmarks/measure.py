@@ -130,6 +130,14 @@ def training_parser(program, text, experiments):
     return new
 
 
+def add_budgets(parser, images, minutes):
+    """Options for how long a run takes where something is to be equal, with these defaults: images seen, and minutes."""
+    parser.add_argument("--images", type=int, default=images, help=f"images seen, where equal ({images})")
+    parser.add_argument(
+        "--minutes", type=float, default=minutes, help=f"processor time, where equal ({minutes:g})"
+    )
+
+
 def side_by_side(run, jobs, count):
     """What `run` returns for each job, `count` at a time, each in a process of its own; with a count of 1, in this process."""
     if count == 1:

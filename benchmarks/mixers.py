@@ -156,10 +156,7 @@ HEAD = (
 def main(argv=None):
     """Run one of the experiments and write its entries and its table."""
     parser = measure.training_parser("mixers", __doc__, ("mixers", "questions", "shuffled"))
-    parser.add_argument(
-        "--images", type=int, default=90000, help="images seen, where these are equal (90000)"
-    )
-    parser.add_argument("--minutes", type=float, default=1.0, help="processor time, where that is equal (1)")
+    measure.add_budgets(parser, images=90000, minutes=1.0)
     parser.add_argument("--log", type=Path, default=training.LOGS / "mixers.jsonl")
     args = parser.parse_args(argv)
     conditions = measure.conditions("mixers", argv, "cpu")

@@ -7,7 +7,7 @@ Letters in shapes are those of `vit`.
 import torch.nn.functional as F
 from torch import nn
 
-from vit_edu.models.vit import ViT
+from vit_edu.models.vit import ViT, block_ends
 
 
 class Contrastive(nn.Module):
@@ -56,8 +56,4 @@ class Contrastive(nn.Module):
 
     def branch_ends(self):
         """The matrices that end a residual branch, all of them in the encoder."""
-        return [
-            weight
-            for block in self.encoder.blocks
-            for weight in (block.attn.proj.weight, block.mlp.fc2.weight)
-        ]
+        return block_ends(self.encoder.blocks)

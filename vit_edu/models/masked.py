@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vit_edu.models.vit import Embeddings, ViT, init_weights, make_blocks, patchify, sincos_positions
+from vit_edu.models.vit import (
+    Embeddings,
+    ViT,
+    block_ends,
+    init_weights,
+    make_blocks,
+    patchify,
+    sincos_positions,
+)
 
 
 def random_masking(noise, keep):
@@ -235,5 +243,4 @@ class MaskedAutoencoder(nn.Module):
 
     def branch_ends(self):
         """The matrices that end a residual branch, of both parts."""
-        blocks = [*self.encoder.blocks, *self.decoder.blocks]
-        return [weight for block in blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
+        return block_ends([*self.encoder.blocks, *self.decoder.blocks])

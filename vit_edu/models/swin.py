@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from vit_edu.models.vit import Attention, DropPath, Mlp, PatchEmbed, init_weights
+from vit_edu.models.vit import Attention, DropPath, Mlp, PatchEmbed, block_ends, init_weights
 
 # ---------------------------------------------------------------- windows
 
@@ -244,5 +244,4 @@ class Swin(nn.Module):
 
     def branch_ends(self):
         """The matrices that end a residual branch, in all stages."""
-        blocks = [block for stage in self.layers for block in stage.blocks]
-        return [weight for block in blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
+        return block_ends(block for stage in self.layers for block in stage.blocks)

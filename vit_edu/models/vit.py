@@ -302,6 +302,11 @@ def make_blocks(dim, depth, num_heads, mlp_ratio=4.0, drop_path_rate=0.0):
     return nn.Sequential(*(Block(dim, num_heads, mlp_ratio, rate) for rate in rates))
 
 
+def block_ends(blocks):
+    """The weights that end the residual branches of blocks: of each, the last matrix of its attention and of its MLP."""
+    return [weight for block in blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
+
+
 # ---------------------------------------------------------------- the whole model (lesson 05)
 
 

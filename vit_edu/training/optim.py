@@ -4,6 +4,7 @@ import copy
 
 import torch
 
+from vit_edu.models.vit import block_ends
 from vit_edu.training.steps import has_bf16
 
 # Also where they belong to a part of a model. The last is Swin's
@@ -64,7 +65,7 @@ def branch_ends(model):
     if hasattr(model, "branch_ends"):
         return model.branch_ends()
     try:
-        return [weight for block in model.blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)]
+        return block_ends(model.blocks)
     except AttributeError as error:
         raise ValueError(
             f"a {type(model).__name__} does not say which weights end its branches: give it a method `branch_ends`, or leave "

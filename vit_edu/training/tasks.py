@@ -108,36 +108,42 @@ class Classification(Task):
         return evaluate(model, ((images, _labels(targets)) for images, targets in batches))
 
 
-class Masked(Task):
-    """What do the patches show that were removed? Masked patches need no labels (He et al. 2022, arXiv:2111.06377).
+class Reconstruction(Task):
+    """A task whose loss and score are an error, relative to what costs nothing: 1 is a model that says nothing, 0 is perfect."""
 
-    Loss and score are the mean squared error over the removed patches, each of which has variance 1: naming its mean brightness
-    gives about 1. The score has the same masks each time. For models of kind "masked", see `models.masked`.
-    Raises ValueError for a recipe with another kind of model, or with fields that would change labels, blank what is to be
-    predicted, or remove tokens a second time.
-    """
-
-    score_name = "error of removed patches"
     higher_is_better = False
-    loss_unit = score_unit = "mean squared error"
-    outputs = 0
     guessing = 1.0
-
-    def __init__(self, recipe, data):
-        super().__init__(recipe, data)
-        _require_kind(recipe, "masked")
-        names = ("label_smoothing", "mixup", "cutmix", "cutout", "tokens")
-        _leave_out(recipe, names, "has no labels and removes patches itself")
 
     @classmethod
     def guessing_score(cls, classes):
-        """1, whatever the number of classes. Exactly, it is (n - 1) / n for patches of n numbers."""
+        """1, whatever the number of classes."""
         return 1.0
 
     @classmethod
     def words(cls, score, digits=3):
         """A score as a text, such as "0.567". digits: how many decimals."""
         return f"{score:.{digits}f}"
+
+
+class Masked(Reconstruction):
+    """What do the patches show that were removed? Masked patches need no labels (He et al. 2022, arXiv:2111.06377).
+
+    Loss and score are the mean squared error over the removed patches, each of which has variance 1: naming its mean brightness
+    gives about 1, exactly (n - 1) / n for patches of n numbers. The score has the same masks each time. For models of kind
+    "masked", see `models.masked`.
+    Raises ValueError for a recipe with another kind of model, or with fields that would change labels, blank what is to be
+    predicted, or remove tokens a second time.
+    """
+
+    score_name = "error of removed patches"
+    loss_unit = score_unit = "mean squared error"
+    outputs = 0
+
+    def __init__(self, recipe, data):
+        super().__init__(recipe, data)
+        _require_kind(recipe, "masked")
+        names = ("label_smoothing", "mixup", "cutmix", "cutout", "tokens")
+        _leave_out(recipe, names, "has no labels and removes patches itself")
 
     def prepare(self, images, targets):
         """Distort the images if the recipe says so. The targets are returned as they are, and nothing uses them."""
@@ -148,16 +154,14 @@ class Masked(Task):
 
     @torch.no_grad()
     def score(self, model, batches):
-        was_training = model.training
-        model.eval()
         generator = torch.Generator().manual_seed(0)
         total = count = 0
-        for images, _ in batches:
-            noise = torch.rand(len(images), model.num_patches, generator=generator).to(images.device)
-            with autocast(images.device):
-                total += len(images) * model.loss(images, noise).item()
-            count += len(images)
-        model.train(was_training)
+        with inspect.eval_mode(model):
+            for images, _ in batches:
+                noise = torch.rand(len(images), model.num_patches, generator=generator).to(images.device)
+                with autocast(images.device):
+                    total += len(images) * model.loss(images, noise).item()
+                count += len(images)
         if count == 0:
             raise ValueError("there is nothing to evaluate on: no batch came.")
         return total / count
@@ -194,7 +198,7 @@ class Rotation(Classification):
         return evaluate(model, (selfsupervised.rotate_batch(images) for images, _ in batches))
 
 
-class Colour(Task):
+class Colour(Reconstruction):
     """Which colours does a grey image have? Colourisation needs no labels (Zhang et al. 2016, arXiv:1603.08511).
 
     Images become grey in `prepare`, and the model gives the numbers of `selfsupervised.colour_targets` for each patch. Loss and
@@ -206,9 +210,7 @@ class Colour(Task):
     """
 
     score_name = "error of colours"
-    higher_is_better = False
     loss_unit = score_unit = "mean squared error (grey: 1)"
-    guessing = 1.0
 
     def __init__(self, recipe, data):
         super().__init__(recipe, data)
@@ -228,16 +230,6 @@ class Colour(Task):
     def outputs(self):
         """Two for each pixel of a patch."""
         return 2 * self._patch_size**2
-
-    @classmethod
-    def guessing_score(cls, classes):
-        """1, which is the error of leaving all images grey."""
-        return 1.0
-
-    @classmethod
-    def words(cls, score, digits=3):
-        """A score as a text, such as "0.567". digits: how many decimals."""
-        return f"{score:.{digits}f}"
 
     def prepare(self, images, targets):
         """Distort the images if the recipe says so, and make them grey. Returned targets: the colours, (B, N, 2 P P)."""
