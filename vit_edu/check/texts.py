@@ -39,8 +39,23 @@ from vit_edu import settings
 FOLDER = Path(__file__).parent / "text"
 SOURCE = "en"
 
-# A lesson that is too long for one sitting goes on in a second notebook. Its name, and its exercises
-SECOND = {"12": ("12b_few_labels", ("knn_predict", "layer_rate"))}
+# A lesson that is too long for one sitting goes on in further notebooks. Their names, and their exercises
+LATER = {
+    "11": {
+        "11b_segmentation": ("tokens_to_map", "class_iou", "dice_loss"),
+        "11c_detection": (
+            "CrossAttention",
+            "to_corners",
+            "box_iou",
+            "generalized_box_iou",
+            "matching_cost",
+            "set_loss",
+            "average_precision",
+        ),
+        "11d_video": ("tubelets", "space_time_positions", "video_attention_cost", "inflate"),
+    },
+    "12": {"12b_few_labels": ("knn_predict", "layer_rate")},
+}
 MARK = " (easily made)"
 
 
@@ -74,10 +89,10 @@ def notebooks():
     found = {}
     for number, name in lessons().items():
         held = [exercise for exercise, lesson in exercises().items() if lesson == number]
-        second, later = SECOND.get(number, ("", ()))
-        found[f"{number}_{name}"] = [exercise for exercise in held if exercise not in later]
-        if second:
-            found[second] = [exercise for exercise in held if exercise in later]
+        later = LATER.get(number, {})
+        found[f"{number}_{name}"] = [e for e in held if not any(e in theirs for theirs in later.values())]
+        for notebook, theirs in later.items():
+            found[notebook] = [e for e in held if e in theirs]
     return found
 
 

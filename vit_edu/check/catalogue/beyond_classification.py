@@ -1,0 +1,1 @@
+"""Lesson 11, in four parts: windows, segmentation, detection, video."""
