@@ -15,6 +15,7 @@ Its rooms, from top to bottom. Each imports only from the rooms below it; tests/
     inspect             where a model looks, what it has learned, and what its answers rest on
     models              the models of the course, and the table of their kinds
     augment             images changed at random, for training
+    masks, boxes        a class for every pixel, objects in boxes: losses, and how good an answer is
     data                CIFAR-10, folders of images, generated shapes
     settings, atomic    the VIT_EDU_* names and where the course is; files written whole or not at all
 
@@ -26,9 +27,11 @@ import os
 
 __version__ = "0.2.0.dev0"
 __all__ = [
+    "boxes",
     "check",
     "data",
     "inspect",
+    "masks",
     "mine",
     "models",
     "plot",

@@ -15,6 +15,7 @@ from vit_edu.data.folder import check_folder, image_folder, pictures_in
 from vit_edu.data.geometry import DIRECTIONS, flip_and_crop, random_crop, random_flip
 from vit_edu.data.network import require_network
 from vit_edu.data.outlines import SHAPES
+from vit_edu.data.scenes import clips, opposite, scenes
 from vit_edu.data.sets import Data, DataError, Split, pixel_statistics
 from vit_edu.settings import cache_dir, fast  # where they once stood; notebooks of learners use them
 
@@ -28,6 +29,7 @@ __all__ = [
     "cache_dir",
     "check_folder",
     "choose",
+    "clips",
     "denormalize",
     "download_problem",
     "fast",
@@ -35,10 +37,12 @@ __all__ = [
     "image_folder",
     "load",
     "normalize",
+    "opposite",
     "pictures_in",
     "pixel_statistics",
     "random_crop",
     "random_flip",
     "require_network",
+    "scenes",
     "shapes",
 ]

@@ -94,6 +94,25 @@ def window_attention_cost(grid, dim, window):
     return 4 * tokens * dim**2 + 2 * tokens * inside * dim
 
 
+def video_attention_cost(times, patches, dim, attention):
+    """Multiply-adds of self-attention over a clip of times x patches tokens of width dim, as a whole number.
+
+    attention: "joint", one layer in which all tokens attend to each other. "factorised", two layers, each with its own weights:
+    in the first, a token attends to those of its time, and in the second, to those of its place at all times. The layers are
+    those of "attention" in `layer_cost`, which says what counts. Source: Arnab et al. 2021, arXiv:2103.15691, models 1 and 3.
+    Raises ValueError for another attention.
+    """
+    if attention == "joint":
+        return layer_cost("attention", times * patches, dim)[1]
+    if attention == "factorised":
+        over_space, over_time = (
+            layer_cost("attention", patches, dim)[1],
+            layer_cost("attention", times, dim)[1],
+        )
+        return times * over_space + patches * over_time
+    raise ValueError(f'attention is "joint" or "factorised", got {attention!r}.')
+
+
 def receptive_field(kernels, strides):
     """The side, in pixels of the input, of the square that one place sees after a stack of convolutions or poolings.
 

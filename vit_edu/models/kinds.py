@@ -3,11 +3,14 @@
 from vit_edu.models.cnn import CNN
 from vit_edu.models.contrastive import Contrastive
 from vit_edu.models.dense import DenseViT
+from vit_edu.models.detr import Detr, PatchDetector
 from vit_edu.models.hybrid import HybridViT, OverlapViT
 from vit_edu.models.local import LocalViT
 from vit_edu.models.masked import MaskedAutoencoder
 from vit_edu.models.mixer import Mixer
+from vit_edu.models.segmenter import Segmenter
 from vit_edu.models.swin import Swin
+from vit_edu.models.video import VideoViT
 from vit_edu.models.vit import ViT
 
 KINDS = {
@@ -21,6 +24,10 @@ KINDS = {
     "dense": DenseViT,
     "mixer": Mixer,
     "swin": Swin,
+    "segmenter": Segmenter,
+    "detr": Detr,
+    "patch_detector": PatchDetector,
+    "video": VideoViT,
 }
 
 

@@ -7,8 +7,11 @@ import torch
 from vit_edu.models.vit import block_ends
 from vit_edu.training.steps import has_bf16
 
-# Also where they belong to a part of a model. The last is Swin's
-NO_DECAY = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
+# Also where they belong to a part of a model. After the positions come Swin's, a detector's and a segmenter's
+NO_DECAY = (
+    *("cls_token", "mask_token", "pos_embed", "time_embed"),
+    *("relative_position_bias_table", "query_embed", "cls_emb"),
+)
 
 
 def make_optimizer(model, recipe):
