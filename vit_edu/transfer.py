@@ -269,6 +269,42 @@ def fine_tune(model, split, steps, peak, decay=1.0, rate_of=layer_rate, batch_si
     return model.eval()
 
 
+ENCODER = (
+    "patch_embed.",
+    "cls_token",
+    "pos_embed",
+    "blocks.",
+    "norm.",
+)  # the parts of a ViT that see, and do not answer
+
+
+def load_encoder(model, start):
+    """Give a model with the encoder of a `ViT`, such as a `Segmenter` or a `Detr`, the encoder of a trained one; in place.
+
+    start: a ViT, or a model that has one as its `encoder`, with encoder weights of the same names and shapes. Decoder and heads of
+    `model` stay as they are, and so do those of `start`. Returns `model`. Raises ValueError, with the first differences, if
+    the encoders are not of the same sizes. `start.pretrained_cfg`, where there is one, says how images must be normalised.
+    """
+    given = getattr(start, "encoder", start).state_dict()
+    given = {name: value for name, value in given.items() if name.startswith(ENCODER)}
+    wanted = {name: value.shape for name, value in model.state_dict().items() if name.startswith(ENCODER)}
+    differ = [
+        name for name in sorted(given.keys() | wanted.keys()) if _shape(given.get(name)) != wanted.get(name)
+    ]
+    if differ or not given:
+        told = ", ".join(f"{name} {_shape(given.get(name))} and {wanted.get(name)}" for name in differ[:3])
+        raise ValueError(
+            f"the encoder of this {type(start).__name__} does not fit into this {type(model).__name__}: {told or 'it has none'}. "
+            "Build the model with the same patch_size, embed_dim, depth, mlp_ratio, global_pool and image size."
+        )
+    model.load_state_dict(given, strict=False)
+    return model
+
+
+def _shape(value):
+    return None if value is None else value.shape
+
+
 # ---------------------------------------------------------------- an open task
 
 LIMIT = 120  # seconds for all draws together

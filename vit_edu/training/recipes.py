@@ -159,6 +159,8 @@ _LAPTOP_MODEL = {
     "mlp_ratio": 2,
     "global_pool": "avg",
 }
+_SCENES = {"label_smoothing": 0.0, "validation": 0.1}
+_VIDEO_MODEL = {"kind": "video", "patch_size": 8, "tubelet": 2, "num_heads": 2, "mlp_ratio": 2}
 _GPU = {
     "batch_size": 768,
     "learning_rate": 3e-3,
@@ -249,6 +251,30 @@ RECIPES = {
         model=_LAPTOP_MODEL | {"kind": "contrastive"},
         **_LAPTOP | {"label_smoothing": 0.0, "crop": 0},  # views are crops already
     ),
+    # A class for every pixel, boxes around objects, and clips (lesson 11), each in about two minutes of one core.
+    "laptop-segmentation": Recipe(
+        minutes=1.5,
+        task="segmentation",
+        model=_LAPTOP_MODEL | {"kind": "segmenter", "decoder": "pixels"},
+        **_LAPTOP | _SCENES,
+    ),
+    "laptop-detr": Recipe(
+        minutes=2.5,
+        task="detection",
+        model=_LAPTOP_MODEL | {"kind": "detr", "num_queries": 8, "decoder_depth": 2},
+        **_LAPTOP | _SCENES,
+    ),
+    "laptop-patch-detector": Recipe(
+        minutes=1.5,
+        task="detection",
+        model=_LAPTOP_MODEL | {"kind": "patch_detector"},
+        **_LAPTOP | _SCENES,
+    ),
+    "laptop-video": Recipe(
+        minutes=0.5,
+        model=_VIDEO_MODEL | {"embed_dim": 64, "depth": 3},
+        **_LAPTOP | _SCENES | {"flip": False, "crop": 0},  # in the mirror, right is left
+    ),
     # Two hours on one or two CPU cores.
     "long": Recipe(
         minutes=120,
@@ -311,6 +337,21 @@ RECIPES = {
         task="contrastive",
         model=_FAST_MODEL | {"kind": "contrastive", "projector_hidden": 32, "projector_dim": 16},
         **_FAST,
+    ),
+    "fast-segmentation": Recipe(task="segmentation", model=_FAST_MODEL | {"kind": "segmenter"}, **_FAST),
+    "fast-detr": Recipe(
+        task="detection",
+        model=_FAST_MODEL | {"kind": "detr", "num_queries": 4, "decoder_depth": 1},
+        **_FAST | {"max_images": 320},
+    ),
+    "fast-patch-detector": Recipe(
+        task="detection",
+        model=_FAST_MODEL | {"kind": "patch_detector"},
+        **_FAST | {"max_images": 320},
+    ),
+    "fast-video": Recipe(
+        model=_VIDEO_MODEL | {"embed_dim": 32, "depth": 2},
+        **_FAST | {"max_images": 320, "flip": False, "crop": 0},
     ),
 }
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+import re
 
 import torch
 import torch.nn.functional as F
 
-from vit_edu import augment, inspect, selfsupervised
+from vit_edu import augment, boxes, inspect, masks, selfsupervised
 from vit_edu import data as vit_data
 from vit_edu.models.kinds import with_kind
 from vit_edu.training.recipes import Recipe
@@ -74,6 +75,15 @@ class Classification(Task):
     score_name = "accuracy"
     as_percent = True
     loss_unit, score_unit = "cross-entropy, nats", "right answers, %"
+
+    def __init__(self, recipe, data):
+        super().__init__(recipe, data)
+        named = [name for name in data.classes if {"left", "right"} & set(re.findall("[a-z]+", name.lower()))]
+        if recipe.flip and named and data.train.images.ndim == 5:
+            raise ValueError(
+                f"a clip of the class {named[0]!r} is mirrored in half of the batches, and then its label is wrong. Use a recipe "
+                "with flip=False."
+            )
 
     @classmethod
     def guessing_score(cls, classes):
@@ -332,10 +342,143 @@ class Contrast(Task):
         return found / total
 
 
-def _require_kind(recipe, kind):
+class Segmentation(Task):
+    """Which class does each pixel show? Cross-entropy plus `masks.dice_loss`; the score is `masks.mean_iou`, 0..1.
+
+    The data have a target "mask" (N, H, W), 0 for the background and class + 1 elsewhere. For models of kind "segmenter".
+    Raises ValueError for data without masks, for a recipe with another kind of model, and for fields that would change labels,
+    blank what is to be named, or leave out tokens.
+    """
+
+    score_name = "mean IoU"
+    as_percent = True
+    loss_unit, score_unit = "cross-entropy, nats, + Dice", "mean intersection over union, %"
+    dice = 1.0  # the weight of the Dice loss
+
+    def __init__(self, recipe, data):
+        super().__init__(recipe, data)
+        _require_kind(recipe, "segmenter")
+        _leave_out(
+            recipe,
+            ("label_smoothing", "mixup", "cutmix", "cutout", "distort", "tokens"),
+            "needs every pixel where it is",
+        )
+        _require_targets(recipe, data, ("mask",), "data.scenes() and data.mask_folder()")
+
+    @property
+    def outputs(self):
+        """One for each class and one for the background."""
+        return len(self.data.classes) + 1
+
+    @property
+    def guessing(self):
+        """ln (K + 1) for the cross-entropy, and the most that Dice can be."""
+        return math.log(self.outputs) + self.dice
+
+    def loss(self, model, images, targets):
+        logits, mask = model(images).float(), targets["mask"].long()
+        loss = F.cross_entropy(logits, mask)
+        return loss + self.dice * masks.dice_loss(logits, mask) if self.dice else loss
+
+    @torch.no_grad()
+    def score(self, model, batches):
+        predicted, true = [], []
+        with inspect.eval_mode(model):
+            for images, targets in batches:
+                with autocast(images.device):
+                    predicted.append(model(images).argmax(dim=1))
+                true.append(targets["mask"])
+        if not true:
+            raise ValueError("there is nothing to evaluate on: no batch came.")
+        return masks.mean_iou(torch.cat(predicted), torch.cat(true), self.outputs)
+
+
+class PlainSegmentation(Segmentation):
+    """`Segmentation` with cross-entropy alone, which minds each pixel as much as any other."""
+
+    loss_unit = "cross-entropy, nats"
+    dice = 0.0
+
+
+class Detection(Task):
+    """Which objects are there, and where? `boxes.set_loss`; the score is the mean average precision at IoU 0.5, 0..1.
+
+    The data have targets "boxes" (N, M, 4), corners in pixels, and "classes" (N, M); rows of -1 are unused. For models of kind
+    "detr", whose queries are matched with the objects of each image, and "patch_detector", where the patch with its centre answers
+    for an object and duplicates are suppressed (NMS). Raises ValueError for data without boxes, for a recipe with another kind of
+    model, and for fields that would change labels, blank objects, or leave out tokens.
+    """
+
+    score_name = "average precision"
+    as_percent = True
+    loss_unit, score_unit = "loss of a set of boxes", "average precision at IoU 0.5, %"
+    NMS = 0.5  # the IoU above which a patch detector's boxes of one class are duplicates
+
+    def __init__(self, recipe, data):
+        super().__init__(recipe, data)
+        _require_kind(recipe, "detr", "patch_detector")
+        _leave_out(
+            recipe,
+            ("label_smoothing", "mixup", "cutmix", "cutout", "distort", "tokens"),
+            "needs every object where it is",
+        )
+        _require_targets(recipe, data, ("boxes", "classes"), "data.scenes() and data.coco_folder()")
+        self.by_place = recipe.model["kind"] == "patch_detector"
+
+    @property
+    def nms(self):
+        """What `boxes.detections` needs to know to suppress duplicates, or None."""
+        return self.NMS if self.by_place else None
+
+    def loss(self, model, images, targets):
+        labels, target_boxes = self.wanted(targets, images.shape[-2:])
+        logits, found = (values.float() for values in model(images))
+        if self.by_place:
+            match = boxes.match_places(labels, target_boxes, model.patch_embed.grid_size)
+        else:
+            match = boxes.match_batch(logits, found, labels, target_boxes)
+        return boxes.set_loss(logits, found, labels, target_boxes, match)
+
+    @staticmethod
+    def wanted(targets, size):
+        """(labels (B, M), -1 where unused; boxes (B, M, 4), centres, 0..1) of a batch. size: (H, W), in pixels."""
+        corners = targets["boxes"].float()
+        sides = torch.tensor([size[1], size[0]] * 2, device=corners.device)
+        labels = targets["classes"].where(
+            corners[..., 0] >= 0, boxes.UNUSED
+        )  # a crop may have removed an object
+        return labels, boxes.to_centres(corners / sides)
+
+    @torch.no_grad()
+    def score(self, model, batches):
+        found, wanted = [], []
+        with inspect.eval_mode(model):
+            for images, targets in batches:
+                with autocast(images.device):
+                    answer = model(images)
+                found += boxes.detections(*answer, images.shape[-2:], self.nms)
+                for corners, labels in zip(targets["boxes"], targets["classes"], strict=True):
+                    used = corners[:, 0] >= 0
+                    wanted.append({"boxes": corners[used].float(), "labels": labels[used]})
+        if not found:
+            raise ValueError("there is nothing to evaluate on: no batch came.")
+        return boxes.mean_average_precision(found, wanted, len(self.data.classes)).nanmean().item()
+
+
+def _require_kind(recipe, *kinds):
     found = with_kind(recipe.model)["kind"]
-    if found != kind:
-        raise ValueError(f'the task "{recipe.task}" needs a model of kind "{kind}", got {found!r}.')
+    if found not in kinds:
+        wanted = " or ".join(f'"{kind}"' for kind in kinds)
+        raise ValueError(f'the task "{recipe.task}" needs a model of kind {wanted}, got {found!r}.')
+
+
+def _require_targets(recipe, data, names, where):
+    """Raise ValueError unless the data have these targets. where: which data do."""
+    if missing := [name for name in names if name not in data.train.targets]:
+        raise ValueError(
+            f'the task "{recipe.task}" learns from {" and ".join(names)}, and these data have no {missing[0]!r}: use data that do, '
+            f"such as those of {where}."
+        )
 
 
 def _leave_out(recipe, names, why):
@@ -356,6 +499,9 @@ TASKS = {
     "rotation": Rotation,
     "colour": Colour,
     "contrastive": Contrast,
+    "segmentation": Segmentation,
+    "segmentation-plain": PlainSegmentation,
+    "detection": Detection,
 }
 
 
