@@ -1,4 +1,16 @@
-"""The table that ends a test run: which published models were compared with ours, and how well they agree."""
+"""Figures that a test leaves behind are closed after it. A table ends a run: which published models were compared with ours."""
+
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    """Whatever a test draws is gone before the next, which may run in the same process or in another."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 def pytest_terminal_summary(terminalreporter):
