@@ -1416,3 +1416,20 @@ def test_a_right_answer_leads_to_the_second_notebook_of_a_lesson():
     assert after.notebook("knn_predict") == "12b_few_labels.ipynb"
     assert "and then 12b few labels" in after._next("resize_pos_embed")
     assert "the last exercise of the course" in after._next("layer_rate")
+
+
+def test_an_answer_that_was_left_behind_does_not_stop_the_next_one():
+    """On Python 3.11, an exception that could not be delivered kept every function from starting that was traced."""
+    behind, seen = threading.Event(), []
+    assert guard.limited(behind.wait, 0.01) == "still running"
+
+    def traced():
+        sys.settrace(lambda frame, event, argument: None)
+        seen.append(right(1))
+
+    def right(number):
+        return number + 1
+
+    assert guard.limited(traced, 30) == "done"
+    assert seen == [2]
+    behind.set()

@@ -112,12 +112,31 @@ def limited(work, seconds):
         outcome = "done"
     patience = wall() + GRACE
     while not ended.is_set() and wall() < patience:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(Stopped))
+        _stop(thread.ident)
         ended.wait(0.001)
+    if outcome != "done":
+        _deliver()
     if not ended.is_set():
         return "still running"
     _finished.append(thread.native_id)
     return outcome
+
+
+def _stop(ident):
+    """Raise `Stopped` in a thread as soon as it runs Python code again."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Stopped))
+
+
+def _deliver():
+    """Tell Python that no exception waits to be delivered, although one may: for a thread that does not run, or that has ended.
+
+    Otherwise Python 3.11 would look for it at the start of each function that is traced (see `origin`), and then start the function
+    again, without end: all later answers would seem to hang. It forgets when an exception arrives, so one is sent to this thread.
+    """
+    with contextlib.suppress(Stopped):
+        _stop(threading.get_ident())
+        for _ in range(1000):  # it arrives between two of these
+            pass
 
 
 @atexit.register

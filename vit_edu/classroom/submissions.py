@@ -202,7 +202,7 @@ def _command(path, seconds):
 def _expected(path, row):
     """The exercises that the notebook should contain: those of its lesson, known by its answers or by its file's name.
 
-    Of a lesson in two notebooks, those of the one, or of both if it has answers of both.
+    Of a lesson in several notebooks, those of the one, or of all of which it has answers.
     If its answers are those of another lesson than its name says, the row gets a remark.
     """
     lessons = [n for n in check.LESSONS if set(check.names(n)) & row.answers.keys()]
@@ -212,9 +212,10 @@ def _expected(path, row):
     notebooks = check.texts.notebooks()
     parts = [held for held in notebooks.values() if set(held) & row.answers.keys()]
     if not parts and named:
-        is_second = re.search(rf"(?<!\d){named}b(?![a-z])", path.name.lower())
-        parts = [held for name, held in notebooks.items() if name[:2] == named]
-        parts = parts[-1:] if is_second else parts[:1]
+        letter = re.search(rf"(?<!\d){named}([b-z])(?![a-z])", path.name.lower())
+        number = named + (letter[1] if letter else "")
+        mine = {name.split("_")[0]: held for name, held in notebooks.items() if name[:2] == named}
+        parts = [mine.get(number, mine[named])]
     return [name for part in parts for name in part]
 
 
