@@ -67,7 +67,9 @@ def _command(commands, run, name, **texts):
 
 
 def _data_option(parser):
-    parser.add_argument("--data", metavar="WHAT", help="cifar10, shapes or a folder, as in VIT_EDU_DATA")
+    parser.add_argument(
+        "--data", metavar="WHAT", help="cifar10, shapes, scenes, clips or a folder, as in VIT_EDU_DATA"
+    )
 
 
 def _learner_commands(commands):

@@ -136,10 +136,9 @@ def _data():
         "cifar10": f"CIFAR-10 in {path}",
         "archive": f"CIFAR-10, to be unpacked from {path}",
         "folder": f"your image folder, {path}",
-        "shapes": "generated shapes",
     }
     if kind != "download":
-        return f"{texts[kind]}. Why: {reason} {left_out}".rstrip()
+        return f"{texts.get(kind, f'generated {kind}')}. Why: {reason} {left_out}".rstrip()
     problem = data.download_problem()
     if not problem:
         return f"CIFAR-10 will be downloaded into {settings.cache_dir()} when a lesson first needs it."

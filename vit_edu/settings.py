@@ -67,7 +67,7 @@ def _folder(name, default, what):
 
 
 def data():
-    """The images that VIT_EDU_DATA asks for: "cifar10", "shapes", a path, or "" for none in particular."""
+    """The images that VIT_EDU_DATA asks for: "cifar10", "shapes", "scenes", "clips", a path, or "" for none in particular."""
     return _asked("VIT_EDU_DATA")
 
 

@@ -6,19 +6,22 @@ from vit_edu import settings
 from vit_edu.data import cifar10
 from vit_edu.data.drawing import shapes
 from vit_edu.data.folder import image_folder
+from vit_edu.data.scenes import clips, scenes
 from vit_edu.data.sets import DataError
+
+GENERATED = {"shapes": shapes, "scenes": scenes, "clips": clips}
 
 
 def choose(source=None):
     """Decide which data to use, without loading or downloading anything. Returns (kind, path or None, reason).
 
-    source: "cifar10", "shapes" or a path; None for what VIT_EDU_DATA names, if anything.
-    kind is "cifar10", "archive" (a CIFAR-10 archive to unpack), "folder", "shapes" or "download".
+    source: "cifar10", a key of GENERATED, or a path; None for what VIT_EDU_DATA names, if anything.
+    kind is "cifar10", "archive" (a CIFAR-10 archive to unpack), "folder", "download" or a key of GENERATED.
     Raises DataError when what was asked for is not a data set.
     """
     asked, who = _asked(source)
-    if asked == "shapes":
-        return "shapes", None, f"{who} {asked}."
+    if asked in GENERATED:
+        return asked, None, f"{who} {asked}."
     if asked and asked != "cifar10":
         path = _path(asked, who)
         try:
@@ -27,7 +30,7 @@ def choose(source=None):
             raise _cannot_look(path, who, error) from error
         if not there:
             raise DataError(
-                f"{who} {path}, but there is nothing of that name. Expected cifar10, shapes, a folder with CIFAR-10 or its "
+                f"{who} {path}, but there is nothing of that name. Expected cifar10, {', '.join(GENERATED)}, a folder with CIFAR-10 or its "
                 "archive, or a folder with one folder of images per class. Name one of these, or nothing at all to get the "
                 "data of the course."
             )
@@ -49,7 +52,7 @@ def _asked(source):
     """What was asked for ("" for nothing in particular), and words that say who asked for it."""
     asked, who = (str(source).strip(), "you asked for") if source else (settings.data(), "VIT_EDU_DATA names")
     word = asked.lower().replace("-", "")
-    return (word if word in ("cifar10", "shapes") and not Path(asked).exists() else asked), who
+    return (word if word in ("cifar10", *GENERATED) and not Path(asked).exists() else asked), who
 
 
 def _path(asked, who):
@@ -94,7 +97,7 @@ def load(size=32, source=None):
 
     The first of these that is possible is taken, and `.reason` says why:
     1. What `source` names, or else VIT_EDU_DATA: a folder (with CIFAR-10, its archive, or one folder of images per class),
-       "cifar10" or "shapes".
+       "cifar10", or "shapes", "scenes" or "clips", which are generated (the last two for lesson 11).
     2. CIFAR-10 in the cache folder.
     3. CIFAR-10 from the network, verified, if a server answers within seconds.
     4. Shapes, generated on the spot.
@@ -118,4 +121,4 @@ def load(size=32, source=None):
         return cifar10.load_cifar10(path, reason)
     if kind == "folder":
         return image_folder(path, size, reason)
-    return shapes(reason=reason)
+    return GENERATED[kind](reason=reason)

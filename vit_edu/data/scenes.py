@@ -43,7 +43,7 @@ def scenes(
     _require_known(kinds)
     generator = torch.Generator().manual_seed(seed)
     splits = [_draw_scenes(count, size, least, most, kinds, generator) for count in (train, test)]
-    return Data.measured(*splits, kinds, "shapes", reason)
+    return Data.measured(*splits, kinds, "scenes", reason)
 
 
 def clips(
@@ -83,7 +83,7 @@ def clips(
     splits = [
         _draw_clips(count, size, frames, motion, classes[motion], kinds, generator) for count in (train, test)
     ]
-    return Data.measured(*splits, classes[motion], "shapes", reason)
+    return Data.measured(*splits, classes[motion], "clips", reason)
 
 
 def opposite(classes):

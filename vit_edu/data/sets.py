@@ -73,7 +73,7 @@ class Split:
 class Data:
     """A data set and where it came from.
 
-    train, test: `Split`. classes: names, in label order. kind: "cifar10", "folder" or "shapes".
+    train, test: `Split`. classes: names, in label order. kind: "cifar10", "folder", "shapes", "scenes" or "clips".
     reason: why this one, in words. mean, std: (C, 1, 1), over the training pixels, in 0..1 units.
     """
 
@@ -94,6 +94,7 @@ class Data:
 
     def __str__(self):
         names = {"cifar10": "CIFAR-10", "folder": "your image folder", "shapes": "generated shapes"}
+        names |= {"scenes": "generated scenes", "clips": "generated clips"}
         shape = self.train.images.shape
         what = "images" if len(shape) == 4 else f"clips of {shape[1]} frames"
         size = "x".join(str(n) for n in shape[-2:])

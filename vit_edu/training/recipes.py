@@ -259,7 +259,7 @@ RECIPES = {
         **_LAPTOP | _SCENES,
     ),
     "laptop-detr": Recipe(
-        minutes=2.5,
+        minutes=1.5,
         task="detection",
         model=_LAPTOP_MODEL | {"kind": "detr", "num_queries": 8, "decoder_depth": 2},
         **_LAPTOP | _SCENES,
