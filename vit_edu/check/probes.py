@@ -121,6 +121,17 @@ KINDS = {
         16,
         N_("Look at how far the images move."),
     ),
+    "window": Kind(
+        N_("the size of the windows"),
+        lambda n: ngettext("windows of a single token", "windows of {number} x {number} tokens", n),
+        16,
+        N_("Look at the tokens inside a window."),
+    ),
+    "moved": Kind(
+        N_("the shift"),
+        lambda n: ngettext("a shift of one token", "a shift of {number} tokens", n),
+        16,
+    ),
     "padding": Kind(
         N_("the padding"),
         lambda n: ngettext("a padding of one pixel", "a padding of {number} pixels", n),
