@@ -234,6 +234,18 @@ EXPLAINED = {
         "wanted - bias -> wanted": "the mean of x is 0, so a constant in what is wanted changes no weight",
         "torch.eye(x.shape[1]).to(x) -> torch.eye(x.shape[1])": "all cases are in float32 and on the CPU",
     },
+    "shifted_window_mask": {
+        "zip(grid, shift, strict=True) -> without strict": "grid and shift are pairs in any case",
+        "True -> False in: row, col = (torch.arange(side) >= side - s for side, s in zip(grid, shift, strict=True))": "grid and shift are pairs in any case",
+        "2 -> 3 in: region = 2 * row[:, None] + col": "any two weights serve that tell four regions apart",
+    },
+    "relative_position_index": {
+        "torch.cartesian_prod(torch.arange(rows), torch.arange(cols)) -> torch.cartesian_prod(torch.arange(cols), torch.arange(rows))": "windows that are not square are not part of the exercise",
+    },
+    "window_attention_cost": {
+        "count_windows(grid, window) -> grid": "a map that cannot be cut into windows is not part of the exercise",
+        "without: count_windows(grid, window)": "a map that cannot be cut into windows is not part of the exercise",
+    },
 }
 
 SWAPS = {

@@ -10,7 +10,7 @@ from torch import nn
 
 from vit_edu import augment, check, data, inspect, pretrained, selfsupervised, training, transfer
 from vit_edu.check import probes
-from vit_edu.models import costs, local, masked, mixer, vit
+from vit_edu.models import costs, local, masked, mixer, swin, vit
 
 # ---------------------------------------------------------------- no built-in number passes
 
@@ -522,6 +522,49 @@ def probe_of_penalty_10(encode, train_images, train_labels, test_images, num_cla
     return transfer.fair_probe(encode, train_images, train_labels, test_images, num_classes, 10.0)
 
 
+def windows_of_7(x, window):
+    return swin.window_partition(x, 7)
+
+
+def windows_on_8_columns(x, window):
+    x = x.reshape(len(x), -1, window, 8 // window, window, x.shape[-1])
+    return x.transpose(2, 3).reshape(-1, window, window, x.shape[-1])
+
+
+def maps_of_14_rows(windows, grid):
+    return swin.window_reverse(windows, (14, grid[1]))
+
+
+def maps_of_width_96(windows, grid):
+    windows = windows.reshape(*windows.shape[:3], 96)
+    return swin.window_reverse(windows, grid)
+
+
+def mask_of_windows_of_7(grid, window, shift):
+    return swin.shifted_window_mask(grid, 7, shift)
+
+
+def mask_of_shift_3(grid, window, shift):
+    return swin.shifted_window_mask(grid, window, 3)
+
+
+def index_of_windows_of_7(window):
+    return swin.relative_position_index(7)
+
+
+def merged_on_8_rows(x):
+    x = x.reshape(len(x), 4, 2, x.shape[2] // 2, 2, x.shape[3])
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+
+
+def cost_of_windows_of_7(grid, dim, window):
+    return 4 * grid[0] * grid[1] * dim**2 + 2 * grid[0] * grid[1] * 49 * dim
+
+
+def cost_of_width_96(grid, dim, window):
+    return costs.window_attention_cost(grid, 96, window)
+
+
 # (exercise, answer, what is said of it)
 FOUND = [
     ("count_patches", count_of_256, "the size of the patches were fixed at 16"),
@@ -604,6 +647,16 @@ FOUND = [
     ("colour_targets", colours_in_patches_of_4, "the size of the patches were fixed at 4"),
     ("fair_probe", probe_of_10_classes, "With up to 10 classes"),
     ("fair_probe", probe_of_penalty_10, "the penalty were fixed at 10"),
+    ("window_partition", windows_of_7, "the size of the windows were fixed at 7"),
+    ("window_partition", windows_on_8_columns, "the number of columns were fixed at 8"),
+    ("window_reverse", maps_of_14_rows, "the number of rows were fixed at 14"),
+    ("window_reverse", maps_of_width_96, "the width of the tokens were fixed at 96"),
+    ("shifted_window_mask", mask_of_windows_of_7, "the size of the windows were fixed at 7"),
+    ("shifted_window_mask", mask_of_shift_3, "the shift were fixed at 3"),
+    ("relative_position_index", index_of_windows_of_7, "the size of the windows were fixed at 7"),
+    ("merge_patches", merged_on_8_rows, "the number of rows were fixed at 8"),
+    ("window_attention_cost", cost_of_windows_of_7, "the size of the windows were fixed at 7"),
+    ("window_attention_cost", cost_of_width_96, "the width of the tokens were fixed at 96"),
 ]
 
 
@@ -720,6 +773,18 @@ def pooled_by_halves(x, grid, size):
     return mixer.pooling(x, grid, size) / 2
 
 
+def windows_halved(x, window):
+    return swin.window_partition(x, window) / 2
+
+
+def mask_that_hides_itself(grid, window, shift):
+    return swin.shifted_window_mask(grid, window, shift) - 100 * torch.eye(window**2)
+
+
+def one_pair_left_out(grid, dim, window):
+    return costs.window_attention_cost(grid, dim, window) - 2 * dim
+
+
 NOTHING_BUILT_IN = [
     ("patchify", patches_in_reverse),
     ("patch_conv_weight", kernel_of_halves),
@@ -744,6 +809,9 @@ NOTHING_BUILT_IN = [
     ("pooling", pooled_by_halves),
     ("masked_loss", twice_the_loss),
     ("decoder_input", positions_in_reverse),
+    ("window_partition", windows_halved),
+    ("shifted_window_mask", mask_that_hides_itself),
+    ("window_attention_cost", one_pair_left_out),
 ]
 
 

@@ -14,10 +14,10 @@ from vit_edu.models.costs import layer_cost
 
 
 @alternative("window_partition")
-def as_published(x, window_size):
-    B, H, W, C = x.shape
-    x = x.reshape(B, H // window_size, window_size, W // window_size, window_size, C)
-    return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, window_size, window_size, C)
+def split_and_permuted(x, window):
+    across = x.shape[2] // window
+    x = x.unflatten(1, (-1, window)).unflatten(3, (across, window))  # (B, rows, M, cols, M, D)
+    return x.permute(0, 1, 3, 2, 4, 5).flatten(0, 2)
 
 
 @alternative("window_partition")
@@ -45,14 +45,14 @@ def by_chunks(x, window):
 
 @alternative("window_partition")
 def with_f_unfold(x, window):
-    B, _H, _W, D = x.shape
+    D = x.shape[-1]
     columns = F.unfold(x.permute(0, 3, 1, 2), window, stride=window)  # (B, D M², windows)
     return columns.transpose(1, 2).reshape(-1, D, window, window).permute(0, 2, 3, 1)
 
 
 @alternative("window_partition")
 def by_looking_up(x, M):
-    B, H, W, _D = x.shape
+    H, W = x.shape[1:3]
     places = torch.arange(H * W).reshape(H // M, M, W // M, M).transpose(1, 2).reshape(-1)
     return x.flatten(1, 2)[:, places].unflatten(1, (-1, M, M)).flatten(0, 1)
 
@@ -61,11 +61,10 @@ def by_looking_up(x, M):
 
 
 @alternative("window_reverse")
-def reversed_as_published(windows, grid):
-    (H, W), M = grid, windows.shape[1]
-    B = windows.shape[0] // (H * W // M // M)
-    x = windows.reshape(B, H // M, W // M, M, M, -1)
-    return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(B, H, W, -1)
+def split_and_permuted_back(windows, grid):
+    M, D = windows.shape[2:]
+    x = windows.reshape(-1, grid[0] // M, grid[1] // M, M, M, D)
+    return x.transpose(2, 3).reshape(-1, *grid, D)
 
 
 @alternative("window_reverse")
@@ -112,19 +111,15 @@ def by_the_inverse_permutation(windows, grid):
 
 
 @alternative("shifted_window_mask")
-def nine_numbered_regions(grid, window_size, shift_size):
-    """As published."""
-    H, W = grid
-    image, count = torch.zeros(1, H, W, 1), 0
-    slices = [slice(0, -window_size), slice(-window_size, H + W if not shift_size else -shift_size)]
-    slices += [slice(-shift_size, None)] if shift_size else []
-    for h in slices:
-        for w in slices:
-            image[:, h, w, :] = count
-            count += 1
-    windows = as_published(image, window_size).view(-1, window_size * window_size)
-    mask = windows.unsqueeze(1) - windows.unsqueeze(2)
-    return mask.masked_fill(mask != 0, float(-100.0)).masked_fill(mask == 0, float(0.0))
+def nine_numbered_regions(grid, window, shift):
+    """As the authors number them: before the last windows, in them, and what has come round."""
+    row, col = (
+        torch.bucketize(torch.arange(side), torch.tensor([side - window, side - shift]), right=True)
+        for side in grid
+    )
+    numbers = split_and_permuted((3 * row[:, None] + col)[None, :, :, None], window).flatten(1)
+    difference = numbers[:, None, :] - numbers[:, :, None]
+    return difference.ne(0).float().mul(-100.0)
 
 
 @alternative("shifted_window_mask")
@@ -133,7 +128,7 @@ def real_neighbours(grid, window, shift):
     rows, cols = (torch.arange(side) for side in grid)
     now = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=-1)[None]
     before = (now + shift) % torch.tensor(grid)
-    now, before = (as_published(places, window).flatten(1, 2) for places in (now, before))
+    now, before = (split_and_permuted(places, window).flatten(1, 2) for places in (now, before))
     moved = now - before  # (nW, M², 2)
     apart = (moved[:, :, None] != moved[:, None]).any(-1)
     return torch.where(apart, -100.0, 0.0)
@@ -179,14 +174,11 @@ def a_map_of_labels_rolled(grid, window, shift):
 
 
 @alternative("relative_position_index")
-def index_as_published(window_size):
-    coords = torch.stack(torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij"))
-    coords = torch.flatten(coords, 1)  # (2, M²)
-    relative = (coords[:, :, None] - coords[:, None, :]).permute(1, 2, 0).contiguous()  # (M², M², 2)
-    relative[:, :, 0] += window_size - 1
-    relative[:, :, 1] += window_size - 1
-    relative[:, :, 0] *= 2 * window_size - 1
-    return relative.sum(-1)
+def both_differences_weighted(window):
+    """The two offsets of all pairs on an axis of their own, (M², M², 2)."""
+    places = torch.tensor([(row, col) for row in range(window) for col in range(window)])
+    offsets = places[:, None] - places + window - 1
+    return (offsets * torch.tensor([2 * window - 1, 1])).sum(dim=-1)
 
 
 @alternative("relative_position_index")
@@ -227,12 +219,10 @@ def wide_rows(window):
 
 
 @alternative("merge_patches")
-def merged_as_published(x):
-    x0 = x[:, 0::2, 0::2, :]
-    x1 = x[:, 1::2, 0::2, :]
-    x2 = x[:, 0::2, 1::2, :]
-    x3 = x[:, 1::2, 1::2, :]
-    return torch.cat([x0, x1, x2, x3], -1)
+def four_slices(x):
+    upper, lower = x[:, ::2], x[:, 1::2]
+    left, right = slice(0, None, 2), slice(1, None, 2)
+    return torch.cat([upper[:, :, left], lower[:, :, left], upper[:, :, right], lower[:, :, right]], dim=3)
 
 
 @alternative("merge_patches")

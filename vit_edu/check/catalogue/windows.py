@@ -55,15 +55,15 @@ window_partition = Exercise(
     passes_gradient(drawn(2, 4, 6, 3), 2),
     sizes=(
         Sizes(
-            lambda images, window, width: call("", drawn(images, 2 * window, 3 * window, width), window),
-            images=(5, 3, 2, 8),
-            window=(6, 5, 4, 7, 8, 2),
-            width=(10, 9, 64, 32, 3, 96),
-        ),
-        Sizes(
             lambda rows, columns, width: call("", drawn(2, rows, columns, width), 2),
             rows=(12, 20, 8, 16, 4, 56),
             columns=(18, 10, 8, 16, 4, 56),
+            width=(10, 9, 64, 32, 3, 96),
+        ),
+        Sizes(
+            lambda images, window, width: call("", drawn(images, 2 * window, 3 * window, width), window),
+            images=(5, 3, 2, 8),
+            window=(6, 5, 4, 7, 8, 2),
             width=(10, 9, 64, 32, 3, 96),
         ),
     ),
@@ -156,15 +156,15 @@ window_reverse = Exercise(
     passes_gradient(*_windows(2, 2, 3, 2, 3)),
     sizes=(
         Sizes(
-            lambda images, window, width: call("", *_windows(images, 2, 3, window, width)),
-            images=(5, 3, 2, 8),
-            window=(6, 5, 4, 7, 8, 2),
-            width=(10, 9, 64, 32, 3, 96),
-        ),
-        Sizes(
             lambda rows, columns, width: call("", drawn(rows * columns // 2, 2, 2, width), (rows, columns)),
             rows=(12, 20, 8, 16, 4, 56),
             columns=(18, 10, 8, 16, 4, 56),
+            width=(10, 9, 64, 32, 3, 96),
+        ),
+        Sizes(
+            lambda images, window, width: call("", *_windows(images, 2, 3, window, width)),
+            images=(5, 3, 2, 8),
+            window=(6, 5, 4, 7, 8, 2),
             width=(10, 9, 64, 32, 3, 96),
         ),
     ),
@@ -277,14 +277,14 @@ shifted_window_mask = Exercise(
     ),
     sizes=(
         Sizes(
-            lambda window, moved: call("", (2 * window, 3 * window), window, moved),
-            window=(6, 9, 4, 7, 8, 2),
-            moved=(4, 5, 3, 2, 1),
-        ),
-        Sizes(
             lambda rows, columns: call("", (rows, columns), 4, 1),
             rows=(12, 20, 8, 16, 4, 56),
             columns=(24, 28, 8, 16, 4, 56),
+        ),
+        Sizes(
+            lambda window, moved: call("", (2 * window, 3 * window), window, moved),
+            window=(6, 9, 4, 7, 8, 2),
+            moved=(4, 5, 3, 2, 1),
         ),
     ),
 )
@@ -577,14 +577,14 @@ window_attention_cost = Exercise(
     call("Swin-T's first stage for 224 x 224 pixels", (56, 56), 96, 7),
     sizes=(
         Sizes(
-            lambda window, width: call("", (2 * window, 3 * window), width, window),
-            window=(6, 5, 4, 7, 8, 2),
-            width=(10, 9, 64, 32, 96, 128),
-        ),
-        Sizes(
             lambda rows, columns, width: call("", (rows, columns), width, 2),
             rows=(12, 20, 8, 16, 14, 56),
             columns=(18, 10, 8, 16, 14, 56),
+            width=(10, 9, 64, 32, 96, 128),
+        ),
+        Sizes(
+            lambda window, width: call("", (2 * window, 3 * window), width, window),
+            window=(6, 5, 4, 7, 8, 2),
             width=(10, 9, 64, 32, 96, 128),
         ),
     ),
