@@ -17,7 +17,7 @@ from vit_edu import check, transfer
 from vit_edu.check import report, texts
 from vit_edu.check.catalogue.vit import BaseViT, Suspect
 from vit_edu.check.engine import variant
-from vit_edu.models import costs, masked, vit
+from vit_edu.models import costs, masked, swin, vit
 
 NAMES = check.names()
 ALTERNATIVES = [(n, a) for n in NAMES for a in alternatives.of(n)]
@@ -262,6 +262,41 @@ NEIGHBOURS = {
         "test_statistics",
         lambda encode, *others: transfer.fair_probe(normalised_by_the_batch(encode), *others),
     ),
+    "a thousand million for the strangers": (
+        "shifted_window_mask",
+        "another_number",
+        lambda grid, window, shift: 1e7 * swin.shifted_window_mask(grid, window, shift),
+    ),
+    "half a window, if there is a shift": (
+        "shifted_window_mask",
+        "half_a_window",
+        lambda grid, window, shift: swin.shifted_window_mask(grid, window, window // 2 if shift else 0),
+    ),
+    "labels that were not rolled": (
+        "shifted_window_mask",
+        "other_end",
+        lambda grid, window, shift: apart_by_unrolled_labels(grid, window, shift),
+    ),
+    "rows and columns of the index": (
+        "relative_position_index",
+        "key_minus_query",
+        lambda window: swin.relative_position_index(window).T,
+    ),
+    "neighbours in an order of their own": (
+        "merge_patches",
+        None,
+        lambda x: torch.cat([x[:, p::2, q::2] for p, q in ((0, 1), (1, 0), (0, 0), (1, 1))], dim=-1),
+    ),
+    "maps put together and averaged": (
+        "window_reverse",
+        None,
+        lambda windows, grid: swin.window_reverse(windows, grid).mean(0, keepdim=True),
+    ),
+    "half the cost": (
+        "window_attention_cost",
+        None,
+        lambda grid, dim, window: costs.window_attention_cost(grid, dim, window) // 2,
+    ),
     "shares of one third": (
         "evaluate",
         "batches_all_right",
@@ -273,6 +308,12 @@ NEIGHBOURS = {
 def coloured_by_rounded_weights(images, patch_size):
     grey = (torch.tensor([0.3, 0.6, 0.1])[:, None, None] * images).sum(1, keepdim=True)
     return grey.expand_as(images), vit.patchify(images[:, ::2] - grey, patch_size)
+
+
+def apart_by_unrolled_labels(grid, window, shift):
+    row, col = (torch.arange(side) < shift for side in grid)
+    labels = swin.window_partition((row[:, None] + 5 * col)[None, :, :, None], window).flatten(1)
+    return torch.where(labels[:, None] == labels[:, :, None], 0.0, -100.0)
 
 
 def grown(encode):

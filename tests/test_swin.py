@@ -1,6 +1,9 @@
 """Swin of lesson 11, against timm's, a naive loop over windows, and formulas."""
 
 import dataclasses
+import itertools
+import math
+import random
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from vit_edu.models.swin import (
     Swin,
     SwinBlock,
     merge_patches,
+    pair,
     relative_position_index,
     shifted_window_mask,
     window_partition,
@@ -173,6 +177,97 @@ def test_without_the_mask_opposite_borders_see_each_other():
     border[2:6, 2:6] = False
     assert difference[border].min() > 1e-3
     assert difference.max() > 0.1
+
+
+# ---------------------------------------------------------------- random sizes, against loops over windows and pairs
+
+
+def drawn_maps(count, seed):
+    """(grid, window, images, width), this many times: at most 3 x 3 windows with sides of at most 4."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        window = draw.randint(1, 4), draw.randint(1, 4)
+        grid = tuple(side * draw.randint(1, 3) for side in window)
+        square = window[0] == window[1] and draw.random() < 0.5
+        yield grid, window[0] if square else window, draw.randint(1, 3), draw.randint(1, 4)
+
+
+def corners(grid, window):
+    """The first token of each window, in reading order, as (row, column)."""
+    return list(itertools.product(*(range(0, side, step) for side, step in zip(grid, window, strict=True))))
+
+
+def test_windows_are_those_of_a_loop():
+    for grid, window, images, width in drawn_maps(300, 0):
+        x, (rows, cols) = torch.rand(images, *grid, width), pair(window)
+        each = [image[i : i + rows, j : j + cols] for image in x for i, j in corners(grid, (rows, cols))]
+        windows = window_partition(x, window)
+        assert torch.equal(windows, torch.stack(each))
+        assert torch.equal(window_reverse(windows, grid), x)
+
+
+def test_the_mask_lets_those_see_each_other_that_are_as_far_apart_as_before():
+    draw = random.Random(1)
+    for grid, window, _images, _width in drawn_maps(250, 2):
+        rows, cols = pair(window)
+        up, left = shift = draw.randrange(rows), draw.randrange(cols)
+        found = shifted_window_mask(grid, window, shift).tolist()
+        for mask, (i, j) in zip(found, corners(grid, (rows, cols)), strict=True):
+            now = list(itertools.product(range(i, i + rows), range(j, j + cols)))
+            before = [((r + up) % grid[0], (c + left) % grid[1]) for r, c in now]
+            moved = [(a - r, b - c) for (a, b), (r, c) in zip(before, now, strict=True)]
+            assert mask == [[0.0 if a == b else -100.0 for b in moved] for a in moved]
+
+
+def test_the_index_numbers_the_offsets_of_all_pairs():
+    for rows, cols in itertools.product(range(1, 8), range(1, 8)):
+        offsets = itertools.product(range(1 - rows, rows), range(1 - cols, cols))
+        number = {offset: i for i, offset in enumerate(offsets)}
+        places = list(itertools.product(range(rows), range(cols)))
+        wanted = [[number[a - c, b - d] for c, d in places] for a, b in places]
+        assert relative_position_index((rows, cols)).tolist() == wanted
+
+
+def test_merging_is_that_of_a_loop():
+    draw = random.Random(3)
+    for _ in range(150):
+        images, rows, cols, width = (draw.randint(1, 4) for _ in range(4))
+        x = torch.rand(images, 2 * rows, 2 * cols, width)
+        merged = merge_patches(x)
+        for b, i, j in itertools.product(range(images), range(rows), range(cols)):
+            r, c = 2 * i, 2 * j
+            four = torch.cat([x[b, r, c], x[b, r + 1, c], x[b, r, c + 1], x[b, r + 1, c + 1]])
+            assert torch.equal(merged[b, i, j], four)
+
+
+def test_the_cost_is_a_sum_over_windows():
+    for grid, window, _images, width in drawn_maps(300, 4):
+        inside = math.prod(pair(window))
+        wanted = sum(4 * inside * width**2 + 2 * inside**2 * width for _ in corners(grid, pair(window)))
+        assert window_attention_cost(grid, width, window) == wanted
+
+
+def over_all_pairs(block, x):
+    """`block.attend` as attention over the whole map, from which pairs are left out that share no window; nothing is rolled."""
+    attn, sides = block.attn, block.window
+    place = torch.cartesian_prod(*map(torch.arange, x.shape[1:3]))  # (N, 2)
+    number = (place - torch.tensor(block.shift)).div(
+        torch.tensor(sides), rounding_mode="floor"
+    )  # of the window
+    together = (number[:, None] == number).all(dim=-1)  # (N, N)
+    down, right = (place[:, None] - place).unbind(-1)
+    offset = (down + sides[0] - 1) * (2 * sides[1] - 1) + right + sides[1] - 1
+    bias = attn.relative_position_bias_table[offset.where(together, 0)].permute(2, 0, 1)  # (h, N, N)
+    q, k, v = attn.qkv(x.flatten(1, 2)).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    scores = q @ k.mT / q.shape[-1] ** 0.5 + bias.masked_fill(~together, -torch.inf)
+    return attn.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)).view(x.shape)
+
+
+def test_attention_in_shifted_windows_is_that_over_the_pairs_that_share_one():
+    for grid, window, images, _width in drawn_maps(150, 5):
+        block = stirred(SwinBlock(4, grid, 2, window, shifted=True))
+        x = torch.randn(images, *grid, 4)
+        torch.testing.assert_close(block.attend(x), over_all_pairs(block, x), atol=1e-5, rtol=1e-5)
 
 
 # ---------------------------------------------------------------- the whole model

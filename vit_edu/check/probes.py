@@ -125,7 +125,6 @@ KINDS = {
         N_("the size of the windows"),
         lambda n: ngettext("windows of a single token", "windows of {number} x {number} tokens", n),
         16,
-        N_("Look at the tokens inside a window."),
     ),
     "moved": Kind(
         N_("the shift"),

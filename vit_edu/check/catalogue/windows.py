@@ -537,6 +537,7 @@ merge_patches.add_mistakes(
     only_the_first=_picked(0),
     rows_only=lambda x: rearrange(x, "b (r p) w d -> b r w (p d)", p=2),
     columns_only=lambda x: rearrange(x, "b h (c q) d -> b h c (q d)", q=2),
+    channels_expected_first=lambda x: torch.cat([x[:, :, p::2, q::2] for q in (0, 1) for p in (0, 1)], dim=1),
     as_images=lambda x: torch.cat(_four(x)),
     as_rows=lambda x: torch.cat(_four(x), dim=1),
     as_columns=lambda x: torch.cat(_four(x), dim=2),
