@@ -264,7 +264,7 @@ def over_all_pairs(block, x):
 
 
 def test_attention_in_shifted_windows_is_that_over_the_pairs_that_share_one():
-    for grid, window, images, _width in drawn_maps(150, 5):
+    for grid, window, images, _width in drawn_maps(50, 5):
         block = stirred(SwinBlock(4, grid, 2, window, shifted=True))
         x = torch.randn(images, *grid, 4)
         torch.testing.assert_close(block.attend(x), over_all_pairs(block, x), atol=1e-5, rtol=1e-5)
