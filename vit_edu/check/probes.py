@@ -74,6 +74,33 @@ KINDS = {
         between=N_("Look at what happens between the images."),
         axis=True,
     ),
+    "clips": Kind(
+        N_("the number of clips"),
+        lambda n: ngettext("one clip", "{number} clips", n),
+        between=N_("Look at what happens between the clips."),
+        axis=True,
+    ),
+    "frames": Kind(
+        N_("the number of frames"),
+        lambda n: ngettext("one frame", "{number} frames", n),
+        64,
+        N_("Look at what happens between the frames."),
+        axis=True,
+    ),
+    "times": Kind(
+        N_("the number of times"),
+        lambda n: ngettext("one time", "{number} times", n),
+        64,
+        N_("Look at what happens from one time to the next."),
+        axis=True,
+    ),
+    "tubelet": Kind(
+        N_("the number of frames in a tubelet"),
+        lambda n: ngettext("tubelets of one frame", "tubelets of {number} frames", n),
+        16,
+        N_("Look at what happens between the frames of a tubelet."),
+        axis=True,
+    ),
     "channels": Kind(
         N_("the number of channels"),
         lambda n: ngettext("one channel", "{number} channels", n),
