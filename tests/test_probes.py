@@ -11,6 +11,7 @@ from torch import nn
 from vit_edu import augment, check, data, inspect, pretrained, selfsupervised, training, transfer
 from vit_edu.check import probes
 from vit_edu.models import costs, local, masked, mixer, swin, vit
+from vit_edu.models import costs, local, masked, mixer, video, vit
 
 # ---------------------------------------------------------------- no built-in number passes
 
@@ -480,6 +481,40 @@ def sensitivity_of_4_tokens(mix, x, order):
     return 0.0 if difference == 0 else (difference / mix(x).norm()).item()
 
 
+def tubelets_of_2_frames(clips, frames, patch_size):
+    return video.tubelets(clips, 2, patch_size)
+
+
+def tubelets_of_8_frames_in_all(clips, frames, patch_size):
+    P = patch_size
+    return rearrange(clips, "b (f t) c (r p) (s q) -> b (f r s) (t p q c)", f=8 // frames, t=frames, p=P, q=P)
+
+
+def tubelets_of_32_pixels(clips, frames, patch_size):
+    B, _, C = clips.shape[:3]
+    P, n = patch_size, 32 // patch_size
+    x = clips.reshape(B, -1, frames, C, n, P, n, P).permute(0, 1, 4, 6, 2, 5, 7, 3)
+    return x.reshape(B, -1, frames * P * P * C)
+
+
+def positions_of_16_patches(time, space):
+    return time.repeat_interleave(16, dim=1) + space.repeat(1, time.shape[1], 1)
+
+
+def cost_of_4_times(times, patches, dim, attention):
+    return costs.video_attention_cost(4, patches, dim, attention)
+
+
+def inflated_to_2(weight, frames):
+    return video.inflate(weight, 2)
+
+
+def inflated_for_3_channels(weight, frames):
+    inflated = weight.new_zeros(len(weight), 3, frames, *weight.shape[2:])
+    inflated[:, :, frames // 2] = weight
+    return inflated
+
+
 def sixteen_components(weight, count=28):
     Vh = torch.linalg.svd(weight.flatten(1)).Vh[:16]
     return Vh.reshape(-1, *weight.shape[1:])
@@ -640,6 +675,13 @@ FOUND = [
     ("mixing_matrix", matrix_of_4_tokens, "With up to 4 tokens"),
     ("pooling", pooled_on_8_columns, "the number of columns were fixed at 8"),
     ("permutation_sensitivity", sensitivity_of_4_tokens, "With up to 4 tokens"),
+    ("tubelets", tubelets_of_2_frames, "the number of frames in a tubelet were fixed at 2"),
+    ("tubelets", tubelets_of_8_frames_in_all, "the number of frames were fixed at 8"),
+    ("tubelets", tubelets_of_32_pixels, "the size of the images were fixed at 32"),
+    ("space_time_positions", positions_of_16_patches, "the number of patches were fixed at 16"),
+    ("video_attention_cost", cost_of_4_times, "the number of times were fixed at 4"),
+    ("inflate", inflated_to_2, "the number of frames in a tubelet were fixed at 2"),
+    ("inflate", inflated_for_3_channels, "the number of channels were fixed at 3"),
     ("random_masking", mask_that_keeps_16, "the number of patches that are kept were fixed at 16"),
     ("encoder_input", encoder_of_width_64, "the width of the tokens were fixed at 64"),
     ("masked_loss", loss_of_patches_of_4, "the size of the patches were fixed at 4"),
@@ -783,6 +825,22 @@ def mask_that_hides_itself(grid, window, shift):
 
 def one_pair_left_out(grid, dim, window):
     return costs.window_attention_cost(grid, dim, window) - 2 * dim
+def half_a_tubelet(clips, frames, patch_size):
+    return video.tubelets(clips, frames, patch_size) / 2
+
+
+def twice_the_time(time, space):
+    return video.space_time_positions(2 * time, space)
+
+
+def three_products(times, patches, dim, attention):
+    joint = attention == "joint"
+    more = times * patches * dim * (times * patches if joint else times + patches)
+    return costs.video_attention_cost(times, patches, dim, attention) + more
+
+
+def half_inflated(weight, frames):
+    return video.inflate(weight / 2, frames)
 
 
 NOTHING_BUILT_IN = [
@@ -807,6 +865,10 @@ NOTHING_BUILT_IN = [
     ("token_mixing", mixed_twice),
     ("mixing_matrix", half_a_matrix),
     ("pooling", pooled_by_halves),
+    ("tubelets", half_a_tubelet),
+    ("space_time_positions", twice_the_time),
+    ("video_attention_cost", three_products),
+    ("inflate", half_inflated),
     ("masked_loss", twice_the_loss),
     ("decoder_input", positions_in_reverse),
     ("window_partition", windows_halved),

@@ -18,17 +18,20 @@ def _numbered(*shape):
     return torch.arange(count, dtype=torch.float32).reshape(shape)
 
 
-def _clips_case(clips, times, channels, rows, columns, tubelet, patch):
-    shape = clips, times * tubelet, channels, rows * patch, columns * patch
-    return call("", _numbered(*shape), tubelet, patch)
+def _clips_case(clips, times, channels, tubelet, patch):
+    return call("", _numbered(clips, times * tubelet, channels, 2 * patch, 3 * patch), tubelet, patch)
 
 
-def _frames_case(clips, frames, tubelet, patch):
-    return call("", _numbered(clips, frames, 2, 2 * patch, 3 * patch), tubelet, patch)
+def _frames_case(frames, tubelet):
+    return call("", _numbered(2, frames, 2, 4, 6), tubelet, 2)
+
+
+def _grid_case(rows, columns, patch):
+    return call("", _numbered(1, 4, 2, rows * patch, columns * patch), 2, patch)
 
 
 def _square_case(image_size, patch):
-    return call("", _numbered(1, 6, 2, image_size, image_size), 3, patch)
+    return call("", _numbered(1, 4, 2, image_size, image_size), 2, patch)
 
 
 tubelets = Exercise(
@@ -90,19 +93,16 @@ tubelets = Exercise(
     not_contiguous(_numbered(2, 4, 3, 4, 6), 2, 2),
     passes_gradient(_numbered(1, 4, 2, 4, 6), 2, 2),
     sizes=(
+        Sizes(_frames_case, frames=(12, 24, 8, 4, 16), tubelet=(2, 4, 3, 1)),
         Sizes(
             _clips_case,
             clips=(5, 2, 3, 8),
             times=(3, 5, 4, 2, 8),
             channels=(6, 5, 3),
-            rows=(4, 6, 8, 2),
-            columns=(7, 3, 8, 4),
-            tubelet=(2, 4, 3),
-            patch=(9, 2, 4, 8),
+            tubelet=(4, 3, 2, 8),
+            patch=(2, 5, 4, 8),
         ),
-        Sizes(
-            _frames_case, clips=(5, 2, 3), frames=(12, 24, 8, 4, 16), tubelet=(3, 4, 2, 1), patch=(2, 5, 4)
-        ),
+        Sizes(_grid_case, rows=(3, 5, 4, 8, 2), columns=(5, 7, 4, 8, 2), patch=(2, 3, 4, 8)),
         Sizes(_square_case, image_size=(24, 40, 32, 8), patch=(2, 8, 4)),
     ),
 )
