@@ -133,13 +133,13 @@ class VideoViT(nn.Module):
         time = self.pos_embed.new_zeros(1, S, x.shape[-1]) if self.time_embed is None else self.time_embed
         if self.attention == "joint":
             x = x + space_time_positions(time, self.pos_embed)  # (B, S*N, D)
-            x = self.blocks(x).mean(dim=1)  # (B, D)
+            x = self.norm(self.blocks(x)).mean(dim=1)  # (B, D), as in `ViT`
         else:
             x = rearrange(x, "b (s n) d -> (b s) n d", n=N)  # every time is an image of its own
             x = self.blocks(x + self.pos_embed).mean(dim=1)  # (B*S, D)
             x = rearrange(x, "(b s) d -> b s d", s=S) + time  # (B, S, D)
-            x = self.temporal_blocks(x).mean(dim=1)  # (B, D)
-        return self.head(self.norm(x))  # (B, num_classes)
+            x = self.norm(self.temporal_blocks(x)).mean(dim=1)  # (B, D)
+        return self.head(x)  # (B, num_classes)
 
     def inner_matrices(self):
         """The weights that Muon takes: the matrices of all blocks, and of the projection of tubelets."""
