@@ -34,6 +34,7 @@ def flip_and_crop(images, targets, flip=True, padding=4):
     - "mask" (B, ..., H, W), like the image. The border is filled with 0, the background.
     - "boxes" (B, ..., 4): x1, y1, x2, y2 in pixels, from the left and upper edge of the image. They are cut off at its
       border. A row of -1 is unused, and a box of which nothing is left becomes such a row.
+    - "classes" (B, ...), those of the boxes: -1 where the row of "boxes" is unused.
     - "direction" (B,), that of a motion: an index into `DIRECTIONS`.
     All other entries stay the same. The random draws are those of the two functions for images alone.
     Returns (images, targets).
@@ -49,6 +50,8 @@ def flip_and_crop(images, targets, flip=True, padding=4):
         top, left = torch.randint(0, 2 * padding + 1, (2, B), device=device)  # 2 x (B,)
         for name in together.keys() & _CROPS.keys():
             together[name] = _CROPS[name](together[name], top, left, padding, height, width)
+        if together.keys() >= {"boxes", "classes"}:
+            together["classes"] = together["classes"].where(together["boxes"][..., 0] >= 0, -1)
     return together.pop("images"), together
 
 

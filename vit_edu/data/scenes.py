@@ -27,13 +27,13 @@ def scenes(
     """Images with several small shapes, none of which hides another, and where they are.
 
     size: the side of the images, in pixels. objects: the least and the most shapes of an image. kinds: the names of the shapes,
-    see `SHAPES`; they are the classes. A shape reaches 12 to 20 % of the image's side from its centre to its tip, and lies
-    inside the image. An object for which no place was found is left out, never the first. The same seed gives the same images.
+    see `SHAPES`; they are the classes. A shape reaches about 12 to 20 % of the image's side from its centre, and lies inside the
+    image. An object for which no free place was found is left out, never the first. The same seed gives the same images.
     Returns `Data` with these targets, where M is the most objects:
     "mask" (N, H, W), uint8: 0 for the background, class + 1 where the centre of the pixel lies inside a shape.
     "boxes" (N, M, 4), float32: x1, y1, x2, y2 in pixels, the smallest box around the pixels of each object; rows of -1 are unused.
     "classes" (N, M), int64: the class of each object, -1 where the row of boxes is unused.
-    The label of an image is the class of its first object. Raises ValueError for numbers that make no sense, and for a shape
+    The label of an image is the class of its first object, also where the pixels are too few to show it. Raises ValueError for numbers that make no sense, and for a shape
     that is not known.
     """
     _require_counts(train, test, size)
@@ -165,20 +165,24 @@ def _draw_scenes(count, size, least, most, kinds, generator):
     places = _apart(reach, size, generator)  # (count, most, 2), NaN where there is none
     mask = torch.zeros(count, size, size, dtype=torch.uint8)
     boxes, classes = torch.full((count, most, 4), -1.0), torch.full((count, most), -1)
+    drawn = []
     for i in range(most):
         labels = torch.randint(len(kinds), (count,), generator=generator)
         colour, angle = next_colour(), uniform(-0.25, 0.25, count, 1, 1)
         there = (number > i) & ~places[:, i, 0].isnan()  # (count,)
         cx, cy = places[:, i].nan_to_num(0)[:, :, None, None].unbind(1)  # 2 x (count, 1, 1)
         ink = _ink(labels, kinds, y - cy, x - cx, reach[:, i, None, None], angle, size)
+        # Corners reach further than the circles that were kept apart
+        there &= ~((ink > 0.5) & (mask > 0)).flatten(1).any(1)
         ink = ink * there[:, None, None]
         image = torch.lerp(image, colour, ink[:, None])
         inside = ink > 0.5  # (count, S, S)
         mask = torch.where(inside, (labels + 1).to(torch.uint8)[:, None, None], mask)
         boxes[:, i] = _tight_box(inside)
         classes[:, i] = labels.where(boxes[:, i, 0] >= 0, -1)
+        drawn.append(labels)
     targets = {"mask": mask, "boxes": boxes, "classes": classes}
-    return Split(_noisy(image, generator), classes[:, 0].clamp(min=0), targets)
+    return Split(_noisy(image, generator), drawn[0], targets)
 
 
 def _apart(reach, size, generator):

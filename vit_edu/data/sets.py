@@ -15,7 +15,7 @@ class Split:
 
     images: (N, C, H, W), or clips (N, F, C, H, W); uint8. labels: (N,), int64.
     targets: further tensors by name, each with N as its first axis. `flip_and_crop` describes the names that have a
-    meaning, because it moves them with the image: "mask", "boxes" and "direction". Raises ValueError for sizes that do
+    meaning, because it moves them with the image: "mask", "boxes", "classes" and "direction". Raises ValueError for sizes that do
     not fit together.
     """
 
