@@ -89,9 +89,10 @@ class VideoViT(nn.Module):
 
     frames: F. tubelet: t, the frames of one tubelet. attention: "joint", all tokens of all times attend to each other (paper,
     model 1); "factorised", `depth` blocks see the tokens of one time, whose mean goes through `temporal_depth` blocks over the
-    times (model 2, the factorised encoder). With temporal_depth=0, these means are averaged, and the order of the times is lost.
-    Positions are `space_time_positions`, learned; times=False leaves those of the times out, also in the temporal blocks. The other
-    arguments are those of `ViT`; there is no class token. Raises ValueError for sizes that do not fit, and for another attention.
+    times (model 2, the factorised encoder). With temporal_depth=0, these means are averaged, and their order is lost.
+    Positions are `space_time_positions`, learned. Those of the times are left out by times=False, and where the order is lost anyway.
+    The other arguments are those of `ViT`; there is no class token. Raises ValueError for sizes that do not fit, and for another
+    attention.
     """
 
     def __init__(
@@ -119,7 +120,8 @@ class VideoViT(nn.Module):
         self.patch_embed = TubeletEmbed(frames, tubelet, img_size, patch_size, in_chans, embed_dim)
         S, N = self.patch_embed.times, self.patch_embed.num_patches
         self.pos_embed = nn.Parameter(torch.randn(1, N, embed_dim) * 0.02)
-        self.time_embed = nn.Parameter(torch.randn(1, S, embed_dim) * 0.02) if times else None
+        ordered = times and (attention == "joint" or temporal_depth > 0)
+        self.time_embed = nn.Parameter(torch.randn(1, S, embed_dim) * 0.02) if ordered else None
         self.blocks = make_blocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
         temporal = temporal_depth if attention == "factorised" else 0
         self.temporal_blocks = make_blocks(embed_dim, temporal, num_heads, mlp_ratio)
