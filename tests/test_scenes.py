@@ -315,3 +315,9 @@ def test_clips_have_a_still_background_and_new_noise():
 def test_clips_that_make_no_sense_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         data.clips(**{"train": 2, "test": 2} | wrong)
+
+
+def test_classes_of_other_clips_have_no_opposite():
+    for classes in (("jumping", "running"), ("right", "up"), ("left", "right", "still")):
+        with pytest.raises(ValueError, match=f"have an opposite, got {', '.join(classes)}"):
+            data.opposite(classes)

@@ -384,10 +384,3 @@ def test_a_recipe_learns_from_clips():
     assert 0 <= entry["val_accuracy"] <= 1
     assert entry["loss"] < 2
     assert [name for name, value in model.named_parameters() if torch.equal(value, before[name])] == []
-
-
-def test_mirrored_clips_are_refused():
-    some = data.clips(32, 8, size=16, frames=4)
-    recipe = replace(training.RECIPES["fast-video"], flip=True)
-    with pytest.raises(ValueError, match="'right' is mirrored in half of the batches"):
-        training.fit(made(recipe, some), some, recipe)

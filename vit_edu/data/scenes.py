@@ -87,10 +87,15 @@ def clips(
 
 
 def opposite(classes):
-    """For each class of `clips`, the one that it becomes when it is played backwards: an index (K,), int64."""
+    """For each class of `clips`, the one that it becomes when it is played backwards: an index (K,), int64.
+
+    Raises ValueError for classes of other clips.
+    """
     turned = {"right": "left", "left": "right", "up": "down", "down": "up"}
     turned |= dict(zip(SPEEDS, reversed(SPEEDS), strict=True))
-    back = [", ".join(turned[word] for word in name.split(", ")) for name in classes]
+    back = [", ".join(turned.get(word, "") for word in name.split(", ")) for name in classes]
+    if not set(back) <= set(classes):
+        raise ValueError(f"only classes of data.clips have an opposite, got {', '.join(classes)}.")
     return torch.tensor([classes.index(name) for name in back])
 
 

@@ -147,6 +147,9 @@ tubelets.add_mistakes(
     frames_strided=lambda clips, frames, patch_size: rearrange(
         clips, "b (t f) c (r p) (s q) -> b (f r s) (t p q c)", t=frames, p=patch_size, q=patch_size
     ),
+    places_strided=lambda clips, frames, patch_size: rearrange(
+        clips, "b (f t) c (p r) (q s) -> b (f r s) (t p q c)", t=frames, p=patch_size, q=patch_size
+    ),
     t_and_p_exchanged=lambda clips, frames, patch_size: video.tubelets(clips, patch_size, frames),
     patches_of_each_frame=lambda clips, frames, patch_size: video.tubelets(clips, 1, patch_size),
     first_frame_of_each=lambda clips, frames, patch_size: video.tubelets(clips[:, ::frames], 1, patch_size),
@@ -489,6 +492,9 @@ inflate.add_mistakes(
     frames_first=_in_frame(_centre, axis=0),
     frames_before_channels=_in_frame(_centre, axis=1),
     frames_last=_in_frame(_centre, axis=4),
+    reshaped=lambda weight, frames: _in_frame(_centre, axis=0)(weight, frames).reshape(
+        *weight.shape[:2], frames, *weight.shape[2:]
+    ),
     frames_as_channels=lambda weight, frames: video.inflate(weight, frames).flatten(1, 2),
     zeros_only=lambda weight, frames: torch.zeros_like(_everywhere(weight, frames)),
     all_but_the_centre=lambda weight, frames: _everywhere(weight, frames) - video.inflate(weight, frames),
