@@ -201,6 +201,18 @@ EXPLAINED = {
         "require_order(order, x.shape[1], 'tokens') -> order": "bad input is not part of the exercise",
         "without: order = require_order(order, x.shape[1], 'tokens').to(x.device)": "bad input is not part of the exercise",
     },
+    "tokens_to_map": {
+        "tokens.transpose(1, 2) -> tokens.transpose(2, 1)": "the same exchange of two axes",
+        "F.interpolate(maps, size=tuple(image_size), mode='bilinear', align_corners=False) -> without align_corners": "False is the default",
+        "tuple(image_size) -> image_size": "it is a tuple in all cases",
+    },
+    "class_iou": {
+        "predicted.flatten().long() -> predicted.flatten()": "its sum with the masks, which are int64 by then, is int64 as well",
+    },
+    "dice_loss": {
+        "masks.long() -> masks": "the masks are int64 in all cases",
+        "F.one_hot(masks.long(), logits.shape[1]).movedim(-1, 1).to(p) -> F.one_hot(masks.long(), logits.shape[1]).movedim(-1, 1)": "the product of whole numbers and floats has the type of the floats",
+    },
     "distance_bias": {
         "torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing='ij') -> without indexing": "'ij' is the default, with a warning",
         "rows.flatten().to(strength) -> rows.flatten()": "the columns alone give both their type",
