@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import catalogue
-from vit_edu import check, transfer
+from vit_edu import check, masks, transfer
 from vit_edu.check import report, texts
 from vit_edu.check.catalogue.vit import BaseViT, Suspect
 from vit_edu.check.engine import variant
@@ -296,6 +296,50 @@ NEIGHBOURS = {
         "window_attention_cost",
         None,
         lambda grid, dim, window: costs.window_attention_cost(grid, dim, window) // 2,
+    "patches drawn from right to left": (
+        "tokens_to_map",
+        None,
+        lambda tokens, grid, image_size: masks.tokens_to_map(tokens, grid, image_size).flip(-1),
+    ),
+    "a little added below": (
+        "class_iou",
+        "zero_for_absent",
+        lambda predicted, true, num_classes: torch.stack(
+            [
+                ((predicted == c) & (true == c)).sum() / (((predicted == c) | (true == c)).sum() + 1e-6)
+                for c in range(num_classes)
+            ]
+        ),
+    ),
+    "a little added above and below": (
+        "class_iou",
+        "one_for_absent",
+        lambda predicted, true, num_classes: torch.stack(
+            [
+                (((predicted == c) & (true == c)).sum() + 1e-7)
+                / (((predicted == c) | (true == c)).sum() + 1e-7)
+                for c in range(num_classes)
+            ]
+        ),
+    ),
+    "classes in reverse": (
+        "class_iou",
+        None,
+        lambda predicted, true, num_classes: masks.class_iou(predicted, true, num_classes).flip(0),
+    ),
+    "twice the overlap": (
+        "dice_loss",
+        None,
+        lambda logits, true, smooth=1.0: 2 * masks.dice_loss(logits, true, smooth) - 1,
+    ),
+    "columns of the one-hot numbers for rows": (
+        "dice_loss",
+        "one_hot_transposed",
+        lambda logits, true, smooth=1.0: masks.dice_loss(
+            logits,
+            torch.nn.functional.one_hot(true, logits.shape[1]).permute(0, 3, 2, 1).argmax(1),
+            smooth,
+        ),
     ),
     "shares of one third": (
         "evaluate",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from vit_edu import augment, check, data, inspect, pretrained, selfsupervised, training, transfer
+from vit_edu import augment, check, data, inspect, masks, pretrained, selfsupervised, training, transfer
 from vit_edu.check import probes
 from vit_edu.models import costs, local, masked, mixer, swin, vit
 from vit_edu.models import costs, local, masked, mixer, video, vit
@@ -598,6 +598,25 @@ def cost_of_windows_of_7(grid, dim, window):
 
 def cost_of_width_96(grid, dim, window):
     return costs.window_attention_cost(grid, 96, window)
+def mapped_to_4_times_the_grid(tokens, grid, image_size):
+    return masks.tokens_to_map(tokens, grid, (4 * grid[0], 4 * grid[1]))
+
+
+def mapped_to_32_columns(tokens, grid, image_size):
+    return masks.tokens_to_map(tokens, grid, (image_size[0], 32))
+
+
+def overlap_of_5_classes(predicted, truth, num_classes):
+    known = (predicted < 5) & (truth < 5)
+    return masks.class_iou(predicted[known], truth[known], 5)
+
+
+def dice_of_5_classes(logits, truth, smooth=1.0):
+    return 1 - (1 - masks.dice_loss(logits, truth, smooth)) * logits.shape[1] / 5
+
+
+def dice_over_32_columns(logits, truth, smooth=1.0):
+    return masks.dice_loss(logits, truth, smooth) * logits.shape[3] / 32
 
 
 # (exercise, answer, what is said of it)
@@ -699,6 +718,11 @@ FOUND = [
     ("merge_patches", merged_on_8_rows, "the number of rows were fixed at 8"),
     ("window_attention_cost", cost_of_windows_of_7, "the size of the windows were fixed at 7"),
     ("window_attention_cost", cost_of_width_96, "the width of the tokens were fixed at 96"),
+    ("tokens_to_map", mapped_to_4_times_the_grid, "the size of the patches were fixed at 4"),
+    ("tokens_to_map", mapped_to_32_columns, "the width of the images were fixed at 32"),
+    ("class_iou", overlap_of_5_classes, "the number of classes were fixed at 5"),
+    ("dice_loss", dice_of_5_classes, "the number of classes were fixed at 5"),
+    ("dice_loss", dice_over_32_columns, "the width of the images were fixed at 32"),
 ]
 
 
@@ -803,6 +827,18 @@ def last_pixel_left_out(kernel, rows, cols):
     return costs.conv_matrix(kernel, rows, cols) * (torch.arange(rows * cols)[:, None] < rows * cols - 1)
 
 
+def map_in_halves(tokens, grid, image_size):
+    return masks.tokens_to_map(tokens, grid, image_size) / 2
+
+
+def overlap_squared(predicted, truth, num_classes):
+    return masks.class_iou(predicted, truth, num_classes) ** 2
+
+
+def dice_twice(logits, truth, smooth=1.0):
+    return 2 * masks.dice_loss(logits, truth, smooth)
+
+
 def mixed_twice(x, w1, b1, w2, b2):
     return 2 * mixer.token_mixing(x, w1, b1, w2, b2)
 
@@ -870,6 +906,9 @@ NOTHING_BUILT_IN = [
     ("video_attention_cost", three_products),
     ("inflate", half_inflated),
     ("masked_loss", twice_the_loss),
+    ("tokens_to_map", map_in_halves),
+    ("class_iou", overlap_squared),
+    ("dice_loss", dice_twice),
     ("decoder_input", positions_in_reverse),
     ("window_partition", windows_halved),
     ("shifted_window_mask", mask_that_hides_itself),

@@ -265,6 +265,7 @@ class_iou.add_mistakes(
     ),
     image_by_image=_each_image(lambda ious: ious.nanmean(dim=0)),
     image_by_image_with_zeros=_each_image(lambda ious: ious.nan_to_num(0).mean(dim=0)),
+    nan_of_an_image=_each_image(lambda ious: ious.mean(dim=0)),
     images_left_apart=_each_image(lambda ious: ious),
     mean_returned=_then(lambda iou: iou.nanmean()),
     share_of_pixels=lambda predicted, masks, num_classes: (predicted == masks).float().mean(),
@@ -418,6 +419,7 @@ dice_loss.add_mistakes(
         lambda both, p, t, smooth: (2 * both / t.sum() + smooth) / (p / t.sum() + t / t.sum() + smooth)
     ),
     image_by_image=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, (2, 3))),
+    image_by_image_at_once=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, (1, 2, 3))),
     column_by_column=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, (0, 2))),
     all_classes_at_once=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, (0, 1, 2, 3))),
     background_left_out=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth)[1:]),
