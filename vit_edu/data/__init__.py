@@ -1,5 +1,7 @@
 """Images to learn from: CIFAR-10, a folder of images, or shapes that are generated on the spot.
 
+Your own images may have masks (`mask_folder`), boxes (`coco_folder`) or several frames (`clip_folder`) as well.
+
 `load()` decides which, and says why. Everything becomes uint8 tensors that are small enough to be on any device as a
 whole, so that making a batch is a single indexing operation and needs no worker processes. Besides its label, an image
 may have further targets, such as a mask or boxes, which move with it when it is flipped or cropped.
@@ -7,6 +9,7 @@ may have further targets, such as a mask or boxes, which move with it when it is
 Letters in shape comments: B images in the batch, N images in the set, F frames of a clip, C channels, H, W pixels.
 """
 
+from vit_edu.data.annotated import clip_folder, coco_folder, mask_folder
 from vit_edu.data.batching import batches, denormalize, normalize
 from vit_edu.data.choice import choose, load
 from vit_edu.data.cifar10 import download_problem
@@ -29,13 +32,16 @@ __all__ = [
     "cache_dir",
     "check_folder",
     "choose",
+    "clip_folder",
     "clips",
+    "coco_folder",
     "denormalize",
     "download_problem",
     "fast",
     "flip_and_crop",
     "image_folder",
     "load",
+    "mask_folder",
     "normalize",
     "opposite",
     "pictures_in",

@@ -28,7 +28,7 @@ def as_shown(picture):
 
     of_16_bits = picture.mode in SIXTEEN_BITS or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
     tags = getattr(picture, "tag_v2", {})  # of a TIFF
-    picture = _upright(picture)
+    picture = upright(picture)
     if of_16_bits:
         return _from_16_bits(picture, tags)
     while picture.mode in TO_RGBA:
@@ -53,7 +53,8 @@ def frames_left_out(picture):
     return 0 if picture.format == "MPO" else getattr(picture, "n_frames", 1) - 1
 
 
-def _upright(picture):
+def upright(picture):
+    """A PIL image, turned and mirrored as the camera noted. Its mode and its values stay the same."""
     from PIL import ImageOps
 
     picture.load()  # what it cannot decode is an error; what it cannot understand of the camera's notes is none
