@@ -592,6 +592,41 @@ def test_how_many_frames(tmp_path, frames):
         data.clip_folder(tmp_path / "nowhere")
 
 
+# ---------------------------------------------------------------- all of them
+
+
+def read_masks(root):
+    return data.mask_folder(masked(root), ["cat"])
+
+
+def read_coco(root):
+    for i in range(5):
+        picture(root / f"{i}.png", (40, 20))
+    content = coco([(f"{i}.png", [[12, 5, 10, 8]] * i) for i in range(5)])
+    (root / "c.json").write_text(json.dumps(content), encoding="utf-8")
+    return data.coco_folder(root, root / "c.json")
+
+
+def read_clips(root):
+    return data.clip_folder(clips(root, count=3, frames=8))
+
+
+@pytest.mark.parametrize(
+    ("read", "recipe"),
+    [
+        (read_masks, "fast-segmentation"),
+        (read_coco, "fast-detr"),
+        (read_coco, "fast-patch-detector"),
+        (read_clips, "fast-video"),
+    ],
+)
+def test_the_recipes_of_lesson_11_train_on_them(tmp_path, read, recipe):
+    own, recipe = read(tmp_path), training.RECIPES[recipe]
+    history = training.fit(training.build_model(recipe, own), own, recipe)
+    assert len(history) == recipe.epochs
+    assert all(math.isfinite(epoch["loss"]) for epoch in history)
+
+
 @pytest.mark.parametrize(
     "read", [data.mask_folder, data.clip_folder, lambda p, size: data.coco_folder(p, p, size)]
 )
