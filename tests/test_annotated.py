@@ -76,10 +76,11 @@ def test_masks_in_train_and_val(tmp_path):
     masked(tmp_path / "train", 3, number=1)
     masked(tmp_path / "val", 2, number=3)
     picture(tmp_path / "extra.png")
+    picture(tmp_path / "preview" / "1.png")
     d = data.mask_folder(tmp_path, ["cat", "dog", "cow"])
     assert (len(d.train), len(d.test), d.classes) == (3, 2, ("cat", "dog", "cow"))
     assert set(d.test.labels.tolist()) == {2}
-    assert "Left out: 1 file beside train/ and val/ (extra.png)." in d.reason
+    assert "Left out: 2 files beside train/ and val/ (such as extra.png)." in d.reason
     assert d.reason.endswith("no pixel in the training images: dog, cow.")
 
 

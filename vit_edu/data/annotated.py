@@ -13,6 +13,7 @@ import torch
 
 from vit_edu.data import pictures
 from vit_edu.data.folder import (
+    IMAGE_SUFFIXES,
     Layout,
     LeftOut,
     leave_beside,
@@ -484,7 +485,11 @@ def _found(listed, folder, annotations, left_out):
     files = dict(_files_below(folder, folder, annotations, left_out))
     missing = [each.name for each in listed if _key(each.name) not in files]
     if missing:
-        there = [name for name in missing if (folder / name).is_file()]
+        there = [
+            name
+            for name in missing
+            if (folder / name).is_file() and PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES
+        ]
         hint = (
             f" {there[0]} is there, but its ending is none of an image that can be read here."
             if there

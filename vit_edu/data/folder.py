@@ -141,9 +141,12 @@ def split_off_a_fifth(items, generator):
 def leave_beside(test_name, folders, loose, left_out):
     """Count what lies beside train/ and the folder for testing and is not read."""
     for unused in [p for p in folders if p.name not in ("train", test_name)]:
-        left_out.add(unused, f"in {unused.name}/, because {test_name}/ is there")
-    for image in loose:
-        left_out.add(image, f"beside train/ and {test_name}/")
+        if unused.name == "val":
+            left_out.add(unused, f"in val/, because {test_name}/ is there")
+        else:
+            loose = [*loose, unused]
+    for other in loose:
+        left_out.add(other, f"beside train/ and {test_name}/")
 
 
 def _in_two_parts(path, test_name, folders, loose, left_out, layout):
