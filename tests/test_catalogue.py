@@ -296,6 +296,7 @@ NEIGHBOURS = {
         "window_attention_cost",
         None,
         lambda grid, dim, window: costs.window_attention_cost(grid, dim, window) // 2,
+    ),
     "patches drawn from right to left": (
         "tokens_to_map",
         None,

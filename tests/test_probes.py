@@ -10,8 +10,7 @@ from torch import nn
 
 from vit_edu import augment, check, data, inspect, masks, pretrained, selfsupervised, training, transfer
 from vit_edu.check import probes
-from vit_edu.models import costs, local, masked, mixer, swin, vit
-from vit_edu.models import costs, local, masked, mixer, video, vit
+from vit_edu.models import costs, local, masked, mixer, swin, video, vit
 
 # ---------------------------------------------------------------- no built-in number passes
 
@@ -598,6 +597,8 @@ def cost_of_windows_of_7(grid, dim, window):
 
 def cost_of_width_96(grid, dim, window):
     return costs.window_attention_cost(grid, 96, window)
+
+
 def mapped_to_4_times_the_grid(tokens, grid, image_size):
     return masks.tokens_to_map(tokens, grid, (4 * grid[0], 4 * grid[1]))
 
@@ -861,6 +862,8 @@ def mask_that_hides_itself(grid, window, shift):
 
 def one_pair_left_out(grid, dim, window):
     return costs.window_attention_cost(grid, dim, window) - 2 * dim
+
+
 def half_a_tubelet(clips, frames, patch_size):
     return video.tubelets(clips, frames, patch_size) / 2
 

@@ -1,19 +1,15 @@
-"""Lesson 11, in four parts: windows, segmentation, detection, video."""
+"""Lesson 11: the exercises of its four parts, each of which has a module of its own."""
 
-from vit_edu.check.catalogue.windows import (
-    merge_patches,
-    relative_position_index,
-    shifted_window_mask,
-    window_attention_cost,
-    window_partition,
-    window_reverse,
+from vit_edu.check.catalogue import detection, segmentation, video, windows
+from vit_edu.check.engine import Exercise
+
+PARTS = (windows, segmentation, detection, video)
+
+globals().update(
+    {
+        exercise.name: exercise
+        for part in PARTS
+        for exercise in vars(part).values()
+        if isinstance(exercise, Exercise)
+    }
 )
-
-__all__ = [
-    "merge_patches",
-    "relative_position_index",
-    "shifted_window_mask",
-    "window_attention_cost",
-    "window_partition",
-    "window_reverse",
-]
