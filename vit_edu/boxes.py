@@ -29,12 +29,11 @@ def _area(boxes):
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def _overlap(boxes1, boxes2):
-    """(what each pair has in common, what it covers together), both (..., M, N)."""
+def _common(boxes1, boxes2):
+    """The area that each pair has in common, (..., M, N)."""
     left_top = torch.maximum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])  # (..., M, N, 2)
     right_bottom = torch.minimum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])  # (..., M, N, 2)
-    both = (right_bottom - left_top).clamp(min=0).prod(dim=-1)  # (..., M, N); no overlap is 0, not negative
-    return both, _area(boxes1)[..., :, None] + _area(boxes2)[..., None, :] - both
+    return (right_bottom - left_top).clamp(min=0).prod(dim=-1)  # no overlap is 0, not negative
 
 
 def _share(part, whole):
@@ -48,7 +47,9 @@ def box_iou(boxes1, boxes2):
     boxes1, boxes2: corners, (M, 4) and (N, 4), or both with the same axes in front. Returns (M, N), 0..1. Two boxes without area
     have 0. Same as `torchvision.ops.box_iou`, which gives NaN there.
     """
-    return _share(*_overlap(boxes1, boxes2))
+    both = _common(boxes1, boxes2)  # (..., M, N)
+    either = _area(boxes1)[..., :, None] + _area(boxes2)[..., None, :] - both  # (..., M, N)
+    return _share(both, either)
 
 
 def generalized_box_iou(boxes1, boxes2):
@@ -58,7 +59,8 @@ def generalized_box_iou(boxes1, boxes2):
     two. Returns (M, N), -1..1. Without an area, shares are 0. Same as `torchvision.ops.generalized_box_iou`.
     Source: Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1.
     """
-    both, either = _overlap(boxes1, boxes2)
+    both = _common(boxes1, boxes2)  # (..., M, N)
+    either = _area(boxes1)[..., :, None] + _area(boxes2)[..., None, :] - both  # (..., M, N)
     left_top = torch.minimum(boxes1[..., :, None, :2], boxes2[..., None, :, :2])  # (..., M, N, 2)
     right_bottom = torch.maximum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:])  # (..., M, N, 2)
     hull = (right_bottom - left_top).prod(dim=-1)  # (..., M, N)

@@ -25,6 +25,7 @@ import warnings
 import einops
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from vit_edu.check.language import Sentence, ngettext
 
@@ -269,7 +270,16 @@ def preserved():
     """
     prints = Prints()
     with contextlib.ExitStack() as stack:
-        for keep in (_random_states, _settings, _switches, _namespaces, _no_exits, _memory, _modules):
+        for keep in (
+            _random_states,
+            _settings,
+            _switches,
+            _namespaces,
+            _no_exits,
+            _whole_attention,
+            _memory,
+            _modules,
+        ):
             stack.enter_context(keep())
         stack.enter_context(contextlib.redirect_stdout(prints))
         yield prints
@@ -497,6 +507,33 @@ def _no_exits():
             setattr(where, name, value)
         if shell is not None and hasattr(shell, "keepkernel_on_exit"):
             shell.keepkernel_on_exit = keeps
+
+
+@contextlib.contextmanager
+def _whole_attention():
+    """While a candidate runs, refuses attention with fewer or more values than keys.
+
+    Torch does not count them on the CPU: it reads what lies behind the shorter of the two in memory, and may end the process.
+    """
+    attention = F.scaled_dot_product_attention
+
+    @functools.wraps(attention)
+    def checked(query, key, value, *args, **kwargs):
+        if key.shape[-2:-1] != value.shape[-2:-1]:
+            raise RuntimeError(
+                Sentence(
+                    "scaled_dot_product_attention needs a value for each key, but the keys are {keys} and the values {values}",
+                    keys=tuple(key.shape),
+                    values=tuple(value.shape),
+                )
+            )
+        return attention(query, key, value, *args, **kwargs)
+
+    F.scaled_dot_product_attention = checked
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = attention
 
 
 @contextlib.contextmanager

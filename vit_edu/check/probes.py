@@ -261,6 +261,28 @@ KINDS = {
         between=N_("Look at what happens between the queries."),
         axis=True,
     ),
+    "objects": Kind(
+        N_("the number of objects"),
+        lambda n: ngettext("one object", "{number} objects", n),
+        between=N_("Look at what happens between the objects."),
+        axis=True,
+    ),
+    "predictions": Kind(
+        N_("the number of predicted boxes"),
+        lambda n: ngettext("one predicted box", "{number} predicted boxes", n),
+    ),
+    "boxes1": Kind(
+        N_("the number of boxes in the first argument"),
+        lambda n: ngettext("one box in the first argument", "{number} boxes in the first argument", n),
+        between=N_("Look at what happens between the boxes of the first argument."),
+        axis=True,
+    ),
+    "boxes2": Kind(
+        N_("the number of boxes in the second argument"),
+        lambda n: ngettext("one box in the second argument", "{number} boxes in the second argument", n),
+        between=N_("Look at what happens between the boxes of the second argument."),
+        axis=True,
+    ),
     "neighbours": Kind(
         N_("the number of neighbours"),
         lambda n: ngettext("one neighbour", "{number} neighbours", n),
