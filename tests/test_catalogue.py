@@ -14,7 +14,9 @@ import torch
 
 from benchmarks import catalogue
 from vit_edu import check, masks, transfer
+from vit_edu import boxes, check, transfer
 from vit_edu.check import report, texts
+from vit_edu.check.catalogue.detection import BaseCrossAttention
 from vit_edu.check.catalogue.vit import BaseViT, Suspect
 from vit_edu.check.engine import variant
 from vit_edu.models import costs, masked, swin, vit
@@ -341,6 +343,33 @@ NEIGHBOURS = {
             torch.nn.functional.one_hot(true, logits.shape[1]).permute(0, 3, 2, 1).argmax(1),
             smooth,
         ),
+    "keys of the queries, by hand": (
+        "CrossAttention",
+        "KeysOfTheQueries",
+        variant(
+            BaseCrossAttention,
+            three=lambda self, x, memory: (
+                self.q(x),
+                self.kv(x)[..., : x.shape[-1]],
+                self.kv(memory)[..., x.shape[-1] :],
+            ),
+            attend=lambda self, q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v,
+        ),
+    ),
+    "a smaller number in the union": (
+        "box_iou",
+        "added_to_the_union",
+        lambda boxes1, boxes2: overlap_with_eps(boxes1, boxes2, 1e-7),
+    ),
+    "l1_loss with its own mean": (
+        "set_loss",
+        "mean_of_the_four",
+        lambda *batch: loss_by_means(*batch),
+    ),
+    "detections sorted by NumPy, upwards": (
+        "average_precision",
+        "lowest_first",
+        lambda scores, hits, objects: boxes.average_precision(-scores, hits, objects),
     ),
     "shares of one third": (
         "evaluate",
@@ -348,6 +377,24 @@ NEIGHBOURS = {
         lambda model, batches: all_right(model, batches),
     ),
 }
+
+
+def overlap_with_eps(boxes1, boxes2, eps):
+    low, high = torch.max(boxes1[:, None, :2], boxes2[:, :2]), torch.min(boxes1[:, None, 2:], boxes2[:, 2:])
+    both = (high - low).clamp(min=0).prod(-1)
+    areas = [(b[:, 2:] - b[:, :2]).prod(-1) for b in (boxes1, boxes2)]
+    return both / (areas[0][:, None] + areas[1] - both + eps)
+
+
+def loss_by_means(logits, found, labels, targets, match, no_object=0.1):
+    image, row = torch.where(labels >= 0)
+    one, other = found[image, match[image, row]], targets[image, row]
+    wrong = 5 * (torch.nn.functional.l1_loss(one, other) if len(image) else 0)
+    return (
+        boxes.set_loss(logits, found, labels, targets, match, no_object)
+        + wrong
+        - 5 * (one - other).abs().sum() / max(1, len(image))
+    )
 
 
 def coloured_by_rounded_weights(images, patch_size):

@@ -40,6 +40,13 @@ HOSTILE = {
     ),
     "wants a terabyte": ("return torch.zeros(10**12)", "too much memory"),
     "fills a list": ("x = []\nwhile True: x.append(torch.empty(10**8))", "too much memory"),
+    "has fewer values than keys": (
+        """
+        q, k, v = (torch.zeros(2, 3, tokens, 4) for tokens in (3, 9000, 1))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        """,
+        "needs a value for each key",
+    ),
     "exit()": ("exit()", "does not belong in an answer"),
     "quit()": ("quit()", "does not belong in an answer"),
     "sys.exit()": ("sys.exit(1)", "SystemExit"),

@@ -11,6 +11,9 @@ from torch import nn
 from vit_edu import augment, check, data, inspect, masks, pretrained, selfsupervised, training, transfer
 from vit_edu.check import probes
 from vit_edu.models import costs, local, masked, mixer, swin, video, vit
+from vit_edu import augment, boxes, check, data, inspect, pretrained, selfsupervised, training, transfer
+from vit_edu.check import probes
+from vit_edu.models import costs, detr, local, masked, mixer, vit
 
 # ---------------------------------------------------------------- no built-in number passes
 
@@ -618,6 +621,37 @@ def dice_of_5_classes(logits, truth, smooth=1.0):
 
 def dice_over_32_columns(logits, truth, smooth=1.0):
     return masks.dice_loss(logits, truth, smooth) * logits.shape[3] / 32
+class CrossAttentionOfFour(detr.CrossAttention):
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, 4)
+
+
+def four_columns_of_boxes(boxes1, boxes2):
+    return boxes.box_iou(boxes1, boxes2[:4])
+
+
+def hull_of_two(boxes1, boxes2):
+    return boxes.generalized_box_iou(boxes1[:2], boxes2)
+
+
+def cost_of_four_queries(logits, found, labels, target_boxes):
+    return boxes.matching_cost(logits[:4], found[:4], labels, target_boxes)
+
+
+def nothing_is_class_4(logits, found, labels, target_boxes, match, no_object=0.1):
+    wanted = torch.full(logits.shape[:2], 4)
+    image, row = (labels >= 0).nonzero(as_tuple=True)
+    wanted[image, match[image, row]] = labels[image, row]
+    weight = torch.ones(5)
+    weight[4] = no_object
+    theirs = boxes.set_loss(torch.zeros_like(logits), found, labels, target_boxes, match) - math.log(
+        logits.shape[2]
+    )
+    return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), weight) + theirs
+
+
+def recall_among_three(scores, hits, num_objects):
+    return boxes.average_precision(scores, hits, 3)
 
 
 # (exercise, answer, what is said of it)
@@ -724,6 +758,12 @@ FOUND = [
     ("class_iou", overlap_of_5_classes, "the number of classes were fixed at 5"),
     ("dice_loss", dice_of_5_classes, "the number of classes were fixed at 5"),
     ("dice_loss", dice_over_32_columns, "the width of the images were fixed at 32"),
+    ("CrossAttention", CrossAttentionOfFour, "the number of heads were fixed at 4"),
+    ("box_iou", four_columns_of_boxes, "With up to 4 boxes in the second argument"),
+    ("generalized_box_iou", hull_of_two, "With up to 2 boxes in the first argument"),
+    ("matching_cost", cost_of_four_queries, "With up to 4 queries"),
+    ("set_loss", nothing_is_class_4, "the number of classes were fixed at 4"),
+    ("average_precision", recall_among_three, "the number of objects were fixed at 3"),
 ]
 
 
@@ -880,6 +920,24 @@ def three_products(times, patches, dim, attention):
 
 def half_inflated(weight, frames):
     return video.inflate(weight / 2, frames)
+def corners_doubled(centred):
+    return 2 * boxes.to_corners(centred)
+
+
+def iou_squared(boxes1, boxes2):
+    return boxes.box_iou(boxes1, boxes2) ** 2
+
+
+def cost_and_a_half(logits, found, labels, target_boxes):
+    return 1.5 * boxes.matching_cost(logits, found, labels, target_boxes)
+
+
+def twice_the_set(*batch):
+    return 2 * boxes.set_loss(*batch)
+
+
+def precision_squared(scores, hits, num_objects):
+    return boxes.average_precision(scores, hits, num_objects) ** 2
 
 
 NOTHING_BUILT_IN = [
@@ -916,6 +974,11 @@ NOTHING_BUILT_IN = [
     ("window_partition", windows_halved),
     ("shifted_window_mask", mask_that_hides_itself),
     ("window_attention_cost", one_pair_left_out),
+    ("to_corners", corners_doubled),
+    ("box_iou", iou_squared),
+    ("matching_cost", cost_and_a_half),
+    ("set_loss", twice_the_set),
+    ("average_precision", precision_squared),
 ]
 
 

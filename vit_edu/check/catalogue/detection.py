@@ -31,7 +31,7 @@ from vit_edu.models import detr, vit
 
 # ---------------------------------------------------------------- cross-attention
 
-_small = {"dim": 12, "num_heads": 3}
+_small = 12, 3  # dim, num_heads
 
 
 def _two(images, queries, tokens, width):
@@ -40,27 +40,27 @@ def _two(images, queries, tokens, width):
 
 
 def _attended(name, images, queries, tokens, dim=12, num_heads=3, **more):
-    return forward(name, inputs=_two(images, queries, tokens, dim), dim=dim, num_heads=num_heads, **more)
+    return forward(name, dim, num_heads, inputs=_two(images, queries, tokens, dim), **more)
 
 
 def _order_of_the_memory(candidate):
-    module, (x, memory) = filled(candidate, **_small).eval(), _two(2, 3, 6, 12)
+    module, (x, memory) = filled(candidate, *_small).eval(), _two(2, 3, 6, 12)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     return torch.allclose(module(x, memory), module(x, memory[:, order]), atol=1e-5)
 
 
 def _each_query_alone(candidate):
-    module, (x, memory) = filled(candidate, **_small).eval(), _two(2, 4, 5, 12)
+    module, (x, memory) = filled(candidate, *_small).eval(), _two(2, 4, 5, 12)
     return torch.allclose(module(x, memory)[:, 1:2], module(x[:, 1:2], memory), atol=1e-5)
 
 
 def _each_image_alone(candidate):
-    module, (x, memory) = filled(candidate, **_small).eval(), _two(3, 4, 5, 12)
+    module, (x, memory) = filled(candidate, *_small).eval(), _two(3, 4, 5, 12)
     return torch.allclose(module(x, memory)[:1], module(x[:1], memory[:1]), atol=1e-5)
 
 
 def _gradients_of_both(candidate):
-    module, inputs = filled(candidate, **_small).eval(), _two(1, 2, 3, 12)
+    module, inputs = filled(candidate, *_small).eval(), _two(1, 2, 3, 12)
     x, memory = (value.requires_grad_() for value in inputs)
     out = module(x, memory)
     if not isinstance(out, torch.Tensor):
@@ -79,7 +79,7 @@ CrossAttention = Exercise(
     detr.CrossAttention,
     parameters(
         "names and shapes of the parameters",
-        **_small,
+        *_small,
         hint="Three linear layers: q, from D to D, kv, from D to 2 D, and proj, from D to D.",
     ),
     _attended("1 query, 2 tokens of width 4, 2 heads", 1, 1, 2, 4, 2),
@@ -129,7 +129,7 @@ CrossAttention = Exercise(
         "Image 0 must give the same result alone and in a batch, so keep the batch axis out of every product.",
         kind="weights",
     ),
-    gradients("everything can learn", inputs=_two(2, 3, 5, 12), **_small),
+    gradients("everything can learn", *_small, inputs=_two(2, 3, 5, 12)),
     Case(
         "the gradients of x and of the memory",
         _gradients_of_both,
