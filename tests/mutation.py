@@ -257,6 +257,7 @@ EXPLAINED = {
     "window_attention_cost": {
         "count_windows(grid, window) -> grid": "a map that cannot be cut into windows is not part of the exercise",
         "without: count_windows(grid, window)": "a map that cannot be cut into windows is not part of the exercise",
+    },
     "generalized_box_iou": {
         "torch.minimum(boxes1[..., :, None, :2], boxes2[..., None, :, :2]) -> torch.minimum(boxes2[..., None, :, :2], boxes1[..., :, None, :2])": "the same minimum",
         "torch.maximum(boxes1[..., :, None, 2:], boxes2[..., None, :, 2:]) -> torch.maximum(boxes2[..., None, :, 2:], boxes1[..., :, None, 2:])": "the same maximum",

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from benchmarks import catalogue
-from vit_edu import check, masks, transfer
-from vit_edu import boxes, check, transfer
+from vit_edu import boxes, check, masks, transfer
 from vit_edu.check import report, texts
 from vit_edu.check.catalogue.detection import BaseCrossAttention
 from vit_edu.check.catalogue.vit import BaseViT, Suspect
@@ -343,6 +342,7 @@ NEIGHBOURS = {
             torch.nn.functional.one_hot(true, logits.shape[1]).permute(0, 3, 2, 1).argmax(1),
             smooth,
         ),
+    ),
     "keys of the queries, by hand": (
         "CrossAttention",
         "KeysOfTheQueries",

@@ -8,12 +8,20 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from vit_edu import augment, check, data, inspect, masks, pretrained, selfsupervised, training, transfer
+from vit_edu import (
+    augment,
+    boxes,
+    check,
+    data,
+    inspect,
+    masks,
+    pretrained,
+    selfsupervised,
+    training,
+    transfer,
+)
 from vit_edu.check import probes
-from vit_edu.models import costs, local, masked, mixer, swin, video, vit
-from vit_edu import augment, boxes, check, data, inspect, pretrained, selfsupervised, training, transfer
-from vit_edu.check import probes
-from vit_edu.models import costs, detr, local, masked, mixer, vit
+from vit_edu.models import costs, detr, local, masked, mixer, swin, video, vit
 
 # ---------------------------------------------------------------- no built-in number passes
 
@@ -621,6 +629,8 @@ def dice_of_5_classes(logits, truth, smooth=1.0):
 
 def dice_over_32_columns(logits, truth, smooth=1.0):
     return masks.dice_loss(logits, truth, smooth) * logits.shape[3] / 32
+
+
 class CrossAttentionOfFour(detr.CrossAttention):
     def __init__(self, dim, num_heads):
         super().__init__(dim, 4)
@@ -920,6 +930,8 @@ def three_products(times, patches, dim, attention):
 
 def half_inflated(weight, frames):
     return video.inflate(weight / 2, frames)
+
+
 def corners_doubled(centred):
     return 2 * boxes.to_corners(centred)
 
