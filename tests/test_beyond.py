@@ -48,6 +48,11 @@ def test_a_run_resumes_and_is_evaluated(found, name, tmp_path, capsys):
     assert re.search(
         r"test (accuracy|mean IoU|average precision) [\d.]+% of (1,000|500)", capsys.readouterr().out
     )
+    if TASKS[name] == "scenes":
+        assert type(pretrained.load(tmp_path)) is type(whole)
+    else:
+        with pytest.raises(pretrained.WeightsError, match=r"reads clips.*training.load_run"):
+            pretrained.load(tmp_path)
     assert "on held-out images" in plot.learning_curves(history, recipe, classes=4).axes[1].get_title()
 
 

@@ -197,6 +197,11 @@ def _run(path):
         model, state = load_run(path)
     except CheckpointError as error:
         raise WeightsError(str(error)) from error
+    if len(state["data"]["shape"]) == 4:
+        raise WeightsError(
+            f"the model of {path} reads clips, and what is loaded here reads images. training.load_run(path) returns the model, and "
+            "what is known about its data."
+        )
     cfg, arguments = about_data(state["data"]), state["recipe"]["model"]
     if state["recipe"]["task"] != "classification":  # its outputs are not the classes of its data
         cfg["classes"] = ()
