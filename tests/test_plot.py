@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from vit_edu import data, plot, training
+from vit_edu.models.swin import relative_position_index, shifted_window_mask
 from vit_edu.plot.figure import for_imshow
 
 PICTURES = data.shapes(train=20, test=10).train.images
@@ -77,6 +78,15 @@ FIGURES = {
             "minutes": {"MLP": {"plain": [70]}},
         },
         "I", "right", own={("MLP", "plain"): 61.5},
+    ),
+    "A picture of 8 x 8 patches three times. Left: cut into 4 windows of 4 x 4. Middle: windows shifted by 2, 9 pieces": (
+        lambda: plot.shifted_windows(PICTURES[0], 4, 4, 2)
+    ),
+    "window 0 keeps 16 of 16 pairs; window 1 keeps 8 of 16 pairs; window 2 keeps 8 of 16 pairs; window 3 keeps 4 of 16 pairs.": (
+        lambda: plot.window_masks(shifted_window_mask((4, 4), 2, 1), (4, 4), 2, 1)
+    ),
+    "token 0: 4 3; 1 0. token 3: 8 7; 5 4. The table has 3 x 3 rows, from 0 at the top left to 8.": (
+        lambda: plot.relative_positions(relative_position_index(2), 2, (0, 3))
     ),
     "16 patches": lambda: plot.overview(PICTURES[0]),
     "ln_1.weight is norm1.weight": lambda: plot.name_pairs([("ln_1.weight", "norm1.weight", (8,))]),

@@ -11,6 +11,7 @@
     bias        families of models against data and compute, what a place sees
     pretext     what is left of a picture, how it is filled in, what a task without labels is worth
     mixer       token mixers as matrices, runs as intervals
+    windows     windows of tokens: shifted and rolled, their masks, the offsets that they know
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
@@ -34,6 +35,7 @@ from vit_edu.plot.mixer import directions, intervals, mixing_matrices
 from vit_edu.plot.pictures import attended, images, patch_grid
 from vit_edu.plot.pretext import filled_in, pretext_and_worth
 from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
+from vit_edu.plot.windows import relative_positions, shifted_windows, window_masks
 
 __all__ = [
     "LiveCurves",
@@ -68,6 +70,9 @@ __all__ = [
     "position_tile",
     "pretext_and_worth",
     "reach",
+    "relative_positions",
+    "shifted_windows",
     "show",
     "spread",
+    "window_masks",
 ]
