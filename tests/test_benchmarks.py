@@ -23,6 +23,7 @@ from benchmarks import (
     temperature,
     ten_labels,
     time_to_accuracy,
+    windows,
 )
 from vit_edu import data, pretrained, training, transfer
 from vit_edu.models.vit import ViT, sincos_positions
@@ -529,6 +530,31 @@ def test_the_logs_that_ship_are_whole():
         assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
         assert history[-1]["seconds"] >= 60 * recipe.minutes
         assert 0.1 < last["test_accuracy"] < 1
+
+
+# ---------------------------------------------------------------- windows
+
+
+def test_windows_against_full_attention(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "PIXELS", (16, 48))
+    monkeypatch.setattr(windows, "TOKENS", 16)
+    windows.main(["--rounds=1", f"--out={tmp_path}"])
+    found = rows(tmp_path / "windows.md")
+    assert list(found)[2:] == [
+        "16 px, windows of 4",
+        "48 px, windows of 4",
+    ]  # 12 x 12 tokens are no windows of 8
+    one, nine = list(found.values())[2:]
+    assert (one[0], one[-1], nine[0]) == ("16", "1.00", "144")
+    D, N = windows.width_and_heads()[0], 144
+    assert nine[-1] == f"{(2 * D + N) / (2 * D + 16):.2f}"
+    conditions(tmp_path / "windows.md", "python benchmarks/windows.py --rounds=1")
+
+
+def test_where_a_ratio_passes_one():
+    assert windows.crossing((16, 64, 256), (0.5, 0.5, 2)) == "about 128"
+    assert windows.crossing((16, 64), (1, 2)) == "16 or fewer"
+    assert windows.crossing((16, 64), (0.5, 0.9)) == "more than 64"
 
 
 # ---------------------------------------------------------------- ten_labels
