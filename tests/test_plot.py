@@ -16,6 +16,13 @@ HISTORY = [
     {"epoch": 1, "loss": 1.5, "val_accuracy": 0.25},
     {"epoch": 2, "loss": 1.25, "val_accuracy": 0.5},
 ]
+MASKS = torch.zeros(2, 32, 32, dtype=torch.uint8)
+MASKS[:, 2:4, 5:7], MASKS[0, 8:10, 1:5], MASKS[1, 8:12, 1:3] = 1, 1, 2
+OTHERS = 2 * torch.stack([torch.zeros(32, 32), MASKS[1] > 0]).byte()
+BOXES = {
+    "boxes": torch.tensor([[1, 2, 5, 8], [3, 3, 9, 9], [-1, -1, -1, -1]]),
+    "labels": torch.tensor([0, 1, -1]),
+}
 FIGURES = {
     "heart; star": lambda: plot.images(PICTURES[:2], ["heart", "star"], title="Two"),
     "2 rows of 3 patches": lambda: plot.patch_grid(torch.rand(6, 48), 2, 3, 4, "Cut", range(6)),
@@ -112,6 +119,24 @@ FIGURES = {
     "a: 1.00 0.50; 0.50 1.00.": lambda: plot.cka_maps({"a": torch.tensor([[1, 0.5], [0.5, 1]])}, "C"),
     "Rows: picture, map; columns: x. map, x: from 0 to 3, most in row 1, column 0": lambda: plot.gallery(
         {"picture": {"x": PICTURES[0]}, "map": {"x": torch.tensor([[0.0, 1], [3, 2]])}}, "G"
+    ),
+    "Two. 2 pictures. Above them: 90%, sure; 40%. True: 1: circle 12 pixels; 2: circle 4, square 8 pixels. "
+    "Found: 1: background alone; 2: square 12 pixels.": lambda: plot.scenes(
+        PICTURES[:2], {"picture": None, "true": MASKS, "found": OTHERS},
+        names=("circle", "square"), titles=["90%\nsure", "40%"], title="Two",
+    ),
+    "1: circle 0.90 from 1, 2 to 5, 8, square 0.25 from 3, 3 to 9, 9; 2: no boxes": lambda: plot.scenes(
+        PICTURES[:2], boxes=[{**BOXES, "scores": torch.tensor([0.9, 0.25, 0.5])}, {k: v[:0] for k, v in BOXES.items()}],
+        names=("circle", "square"),
+    ),
+    "Scenes. 1 picture. 1: class 0 from 1, 2 to 5, 8, class 1 from 3, 3 to 9, 9.": lambda: plot.scenes(PICTURES[:1], boxes=[BOXES]),
+    "S. IoU against minutes of training. fine: 0.50 after 1.5 minutes, 0.80 after 2.0, 0.70 to 0.90 in 2 runs; "
+    "b: 0.20 after 1.5 minutes, 0.30 after 2.0. Dashed: all background 0.18.": lambda: plot.score_against_minutes(
+        [
+            {"what": "a", "curve": [[60, 0.1], [120, 0.7]]}, {"what": "b", "curve": [[60, 0.1], [120, 0.3]]},
+            {"what": "a", "curve": [[60, 0.3], [120, 0.9]]}, {"what": "c", "curve": [[60, 0.3], [120, 0.9]]},
+        ],
+        "S", "IoU", {"all background": 0.18}, labels={"a": "fine", "b": "b"},
     ),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@
     pretext     what is left of a picture, how it is filled in, what a task without labels is worth
     mixer       token mixers as matrices, runs as intervals
     windows     windows of tokens: shifted and rolled, their masks, the offsets that they know
+    scenes      classes of pixels, boxes around objects, scores against minutes
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
@@ -36,6 +37,7 @@ from vit_edu.plot.pictures import attended, images, patch_grid
 from vit_edu.plot.pretext import filled_in, pretext_and_worth
 from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
 from vit_edu.plot.windows import relative_positions, shifted_windows, window_masks
+from vit_edu.plot.scenes import scenes, score_against_minutes
 
 __all__ = [
     "LiveCurves",
@@ -72,6 +74,8 @@ __all__ = [
     "reach",
     "relative_positions",
     "shifted_windows",
+    "scenes",
+    "score_against_minutes",
     "show",
     "spread",
     "window_masks",
