@@ -9,6 +9,8 @@ from matplotlib.patches import Patch, Rectangle
 from vit_edu.plot.figure import COLOURS, DASHES, MARKERS, bare, for_imshow
 
 HATCHES = ("////", "\\\\\\\\", "....", "++++", "oo", "xxxx")
+# What a text stands on that must be legible on anything
+PAPER = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
 
 
 def scenes(images, masks=None, boxes=None, names=None, titles=None, title="", scale=1.45):
@@ -121,8 +123,7 @@ def _boxes(ax, found, names):
             ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **drawn))
         text = _name(names, k) if scores is None else f"{_name(names, k)} {scores[i]:.2f}"
         place = {"xytext": (0, 3), "textcoords": "offset points", "va": "bottom"}
-        paper = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-        ax.annotate(text, (max(x1, 0), y1), fontsize=7, bbox=paper, **place)
+        ax.annotate(text, (max(x1, 0), y1), fontsize=7, bbox=PAPER, **place)
         told.append(f"{text} from {x1:.0f}, {y1:.0f} to {x2:.0f}, {y2:.0f}")
     return ", ".join(told) or "no boxes"
 
@@ -161,7 +162,8 @@ def score_against_minutes(entries, title, ylabel, trivial=None, labels=None):
         )
     for name, score in (trivial or {}).items():
         ax.axhline(score, color="0.35", linestyle=(0, (4, 3)), linewidth=1.2)
-        place = {"xytext": (-2, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        place = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        place["bbox"] = PAPER
         ax.annotate(
             f"{name}: {score:.2f}", (1, score), xycoords=("axes fraction", "data"), fontsize=8, **place
         )
