@@ -137,6 +137,16 @@ FIGURES = {
             {"what": "a", "curve": [[60, 0.3], [120, 0.9]]}, {"what": "c", "curve": [[60, 0.3], [120, 0.9]]},
         ],
         "S", "IoU", {"all background": 0.18}, labels={"a": "fine", "b": "b"},
+    "2 clips of 3 frames, from left to right: left; up, fast.": lambda: plot.clips(torch.rand(2, 3, 1, 4, 4), ["left", "up\nfast"]),
+    "4 frames in 2 groups of 2, each cut into 2 x 1 patches. Token 3 is marked: time 1, row 1, column 0, in 2 frames.": (
+        lambda: plot.tubelet_cuts(torch.rand(4, 3, 8, 4), 2, 4, token=3)
+    ),
+    "3 blocks, one for each time, with 2 rows of 1 tubelets; of each tubelet, its 2 frames": lambda: plot.tubelets_apart(
+        torch.rand(6, 2 * 4 * 4 * 3), 2, 4, (2, 1)
+    ),
+    "forwards: a to a 100%, b to a 50%; backwards: a to b 100%, b to a 0%.": lambda: plot.answers(
+        {"forwards": (torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])), "backwards": (torch.tensor([0]), torch.tensor([1]))},
+        ("a", "b"),
     ),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@
     mixer       token mixers as matrices, runs as intervals
     windows     windows of tokens: shifted and rolled, their masks, the offsets that they know
     scenes      classes of pixels, boxes around objects, scores against minutes
+    video       clips as strips of frames, tubelets, answers to clips that are played in other ways
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
@@ -38,15 +39,18 @@ from vit_edu.plot.pretext import filled_in, pretext_and_worth
 from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
 from vit_edu.plot.windows import relative_positions, shifted_windows, window_masks
 from vit_edu.plot.scenes import scenes, score_against_minutes
+from vit_edu.plot.video import answers, clips, tubelet_cuts, tubelets_apart
 
 __all__ = [
     "LiveCurves",
+    "answers",
     "attended",
     "attention_distances",
     "attention_explorer",
     "bars",
     "block_diagram",
     "cka_maps",
+    "clips",
     "confusion",
     "deletion",
     "directions",
@@ -79,4 +83,6 @@ __all__ = [
     "show",
     "spread",
     "window_masks",
+    "tubelet_cuts",
+    "tubelets_apart",
 ]
