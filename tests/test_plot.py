@@ -137,6 +137,7 @@ FIGURES = {
             {"what": "a", "curve": [[60, 0.3], [120, 0.9]]}, {"what": "c", "curve": [[60, 0.3], [120, 0.9]]},
         ],
         "S", "IoU", {"all background": 0.18}, labels={"a": "fine", "b": "b"},
+    ),
     "2 clips of 3 frames, from left to right: left; up, fast.": lambda: plot.clips(torch.rand(2, 3, 1, 4, 4), ["left", "up\nfast"]),
     "4 frames in 2 groups of 2, each cut into 2 x 1 patches. Token 3 is marked: time 1, row 1, column 0, in 2 frames.": (
         lambda: plot.tubelet_cuts(torch.rand(4, 3, 8, 4), 2, 4, token=3)
