@@ -35,11 +35,17 @@ tokens_to_map = Exercise(
     call("more rows than columns, 4 x 2", *_patches(1, 4, 2, 3, 8, 4)),
     call("a square grid, 3 x 3", *_patches(2, 3, 3, 5, 12, 12)),
     call("as many classes as patches, 4", *_patches(3, 2, 2, 4, 6, 6)),
-    call("patches that are 2 high and 5 wide", *_patches(2, 3, 2, 2, 6, 10)),
+    call(
+        "patches that are 2 high and 5 wide",
+        *_patches(2, 3, 2, 2, 6, 10),
+        hint="`F.interpolate` takes the size that you want: size=image_size.",
+    ),
+    call("patches that are 3 high and 1 wide", *_patches(2, 2, 3, 2, 6, 3)),
     call(
         "an image whose sides are no multiples of the grid",
         *_patches(1, 2, 3, 2, 7, 10),
         hint="`F.interpolate` takes the size that you want: size=image_size.",
+        kind="property",
     ),
     call("a single class", *_patches(2, 2, 3, 1, 4, 6), kind="property"),
     call("a single patch", *_patches(2, 1, 1, 3, 4, 4), kind="property"),
@@ -79,8 +85,11 @@ def _mapped(before=lambda tokens: tokens, place=_on_the_grid, up=_upsampled, aft
     return lambda tokens, grid, image_size: after(up(place(before(tokens), grid), image_size))
 
 
-def _by_one_factor(tokens, grid, image_size):
-    return F.interpolate(_on_the_grid(tokens, grid), scale_factor=image_size[0] // grid[0], mode="bilinear")
+def _by_factors(factors):
+    """factors: grid, (H, W) -> by how much rows and columns are enlarged."""
+    return lambda tokens, grid, image_size: F.interpolate(
+        _on_the_grid(tokens, grid), scale_factor=factors(grid, image_size), mode="bilinear"
+    )
 
 
 def _along_the_sequence(tokens, grid, image_size):
@@ -99,6 +108,7 @@ tokens_to_map.add_mistakes(
     transposed=_mapped(place=lambda tokens, grid: _on_the_grid(tokens, grid).mT),
     columns_first=_mapped(place=lambda tokens, grid: _on_the_grid(tokens, (grid[1], grid[0])).mT),
     reshaped=_mapped(place=lambda tokens, grid: tokens.reshape(len(tokens), -1, *grid)),
+    images_mixed=_mapped(place=lambda tokens, grid: tokens.permute(2, 0, 1).reshape(len(tokens), -1, *grid)),
     classes_last=_mapped(place=lambda tokens, grid: tokens.unflatten(1, grid)),
     grid_ignored=_mapped(place=_root),
     upside_down=_mapped(after=lambda maps: maps.flip(2)),
@@ -110,7 +120,8 @@ tokens_to_map.add_mistakes(
     bicubic=_mapped(up=lambda maps, size: _upsampled(maps, size, "bicubic")),
     along_the_sequence=_along_the_sequence,
     sides_exchanged=_mapped(up=lambda maps, size: _upsampled(maps, (size[1], size[0]))),
-    one_factor=_by_one_factor,
+    one_factor=_by_factors(lambda grid, size: size[0] / grid[0]),
+    whole_factors=_by_factors(lambda grid, size: (size[0] // grid[0], size[1] // grid[1])),
     probabilities_upsampled=_mapped(before=lambda tokens: tokens.softmax(dim=2)),
     probabilities_returned=_mapped(after=lambda maps: maps.softmax(dim=1)),
     classes_upsampled=_mapped(
@@ -203,6 +214,12 @@ def _counts(predicted, masks, num_classes):
     return (p * t).sum(0), p.sum(0), t.sum(0)
 
 
+def _agreement(predicted, masks, num_classes):
+    """For each class: how many pixels are so in both or in neither, (K,)."""
+    both, p, t = _counts(predicted, masks, num_classes)
+    return masks.numel() - (p + t - 2 * both)
+
+
 def _from_counts(share):
     """share: the three counts -> what is returned for each class."""
     return lambda predicted, masks, num_classes: share(*_counts(predicted, masks, num_classes))
@@ -247,6 +264,13 @@ class_iou.add_mistakes(
     dice=_from_counts(lambda both, p, t: 2 * both / (p + t)),
     both_counted_twice=_from_counts(lambda both, p, t: both / (p + t)),
     both_left_out=_from_counts(lambda both, p, t: both / (p + t - 2 * both)),
+    neither_counted=lambda predicted, masks, num_classes: (
+        _agreement(predicted, masks, num_classes)
+        / _from_counts(lambda both, p, t: p + t - both)(predicted, masks, num_classes)
+    ),
+    accuracy_of_each_class=lambda predicted, masks, num_classes: (
+        _agreement(predicted, masks, num_classes) / masks.numel()
+    ),
     over_all_pixels=lambda predicted, masks, num_classes: (
         _counts(predicted, masks, num_classes)[0] / masks.numel()
     ),
@@ -277,6 +301,9 @@ class_iou.add_mistakes(
     classes_that_occur=lambda predicted, masks, num_classes: torch.tensor(
         _in_python(predicted, masks, range(int(max(predicted.max(), masks.max())) + 1), torch.nan)
     ),
+    classes_of_the_masks=lambda predicted, masks, num_classes: lesson.class_iou(
+        predicted, masks, num_classes
+    )[masks.long().unique()],
     in_percent=_then(lambda iou: 100 * iou),
     one_minus=_then(lambda iou: 1 - iou),
     in_bytes=_in_bytes,
@@ -421,6 +448,7 @@ dice_loss.add_mistakes(
     image_by_image=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, (2, 3))),
     image_by_image_at_once=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, (1, 2, 3))),
     column_by_column=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, (0, 2))),
+    pixel_by_pixel=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, 1)),
     all_classes_at_once=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth, (0, 1, 2, 3))),
     background_left_out=_overlap(fraction=lambda p, t, smooth: _fraction(p, t, smooth)[1:]),
     absent_classes_left_out=_overlap(fraction=_only_present),
