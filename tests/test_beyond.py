@@ -52,7 +52,6 @@ def test_a_run_resumes_and_is_evaluated(found, name, tmp_path, capsys):
         assert type(pretrained.load(tmp_path)) is type(whole)
     else:
         with pytest.raises(pretrained.WeightsError, match=r"reads clips.*training.load_run"):
-        with pytest.raises(pretrained.WeightsError, match="reads clips.*training.load_run"):
             pretrained.load(tmp_path)
     assert "on held-out images" in plot.learning_curves(history, recipe, classes=4).axes[1].get_title()
 

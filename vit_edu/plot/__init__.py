@@ -37,9 +37,9 @@ from vit_edu.plot.mixer import directions, intervals, mixing_matrices
 from vit_edu.plot.pictures import attended, images, patch_grid
 from vit_edu.plot.pretext import filled_in, pretext_and_worth
 from vit_edu.plot.runs import LiveCurves, confusion, learning_curves
-from vit_edu.plot.windows import relative_positions, shifted_windows, window_masks
 from vit_edu.plot.scenes import scenes, score_against_minutes
 from vit_edu.plot.video import answers, clips, tubelet_cuts, tubelets_apart
+from vit_edu.plot.windows import relative_positions, shifted_windows, window_masks
 
 __all__ = [
     "LiveCurves",
@@ -77,12 +77,12 @@ __all__ = [
     "pretext_and_worth",
     "reach",
     "relative_positions",
-    "shifted_windows",
     "scenes",
     "score_against_minutes",
+    "shifted_windows",
     "show",
     "spread",
-    "window_masks",
     "tubelet_cuts",
     "tubelets_apart",
+    "window_masks",
 ]
