@@ -14,7 +14,6 @@
     windows     windows of tokens: shifted and rolled, their masks, the offsets that they know
     scenes      classes of pixels, boxes around objects, scores against minutes
     video       clips as strips of frames, tubelets, answers to clips that are played in other ways
-    scenes      classes of pixels, boxes around objects, scores against minutes
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
@@ -81,8 +80,6 @@ __all__ = [
     "scenes",
     "score_against_minutes",
     "shifted_windows",
-    "scenes",
-    "score_against_minutes",
     "show",
     "spread",
     "tubelet_cuts",

@@ -124,8 +124,6 @@ def _boxes(ax, found, names):
         text = _name(names, k) if scores is None else f"{_name(names, k)} {scores[i]:.2f}"
         place = {"xytext": (0, 3), "textcoords": "offset points", "va": "bottom"}
         ax.annotate(text, (max(x1, 0), y1), fontsize=7, bbox=PAPER, **place)
-        paper = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-        ax.annotate(text, (max(x1, 0), y1), fontsize=7, bbox=paper, **place)
         told.append(f"{text} from {x1:.0f}, {y1:.0f} to {x2:.0f}, {y2:.0f}")
     return ", ".join(told) or "no boxes"
 
@@ -166,7 +164,6 @@ def score_against_minutes(entries, title, ylabel, trivial=None, labels=None):
         ax.axhline(score, color="0.35", linestyle=(0, (4, 3)), linewidth=1.2)
         place = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
         place["bbox"] = PAPER
-        place = {"xytext": (-2, 2), "textcoords": "offset points", "ha": "right", "va": "bottom"}
         ax.annotate(
             f"{name}: {score:.2f}", (1, score), xycoords=("axes fraction", "data"), fontsize=8, **place
         )
