@@ -59,7 +59,7 @@ VARIANTS = {
     },
     "windows": {"vit": ("laptop", {}), "vit, all tokens": ("laptop", {}), "swin": ("laptop", SWIN)},
 }
-MINUTES = {"segmentation": 1.5, "detection": 2.5, "video": 0.5, "transfer": 0.75, "windows": 1.0}
+MINUTES = {"segmentation": 1.5, "detection": 2.5, "video": 1.0, "transfer": 0.75, "windows": 1.0}
 
 
 def recipe_of(experiment, what, seed, minutes):
