@@ -95,6 +95,23 @@ FIGURES = {
     "token 0: 4 3; 1 0. token 3: 8 7; 5 4. The table has 3 x 3 rows, from 0 at the top left to 8.": (
         lambda: plot.relative_positions(relative_position_index(2), 2, (0, 3))
     ),
+    "IoU 1/7: (0, 0, 4, 4) and (2, 2, 6, 6); apart: (0, 0, 1, 1) and (3, 0, 4, 1)": lambda: plot.box_pairs(
+        torch.tensor([[[0, 0, 4, 4], [2, 2, 6, 6]], [[0, 0, 1, 1], [3, 0, 4, 1]]]), ["IoU 1/7", "apart"], "P"
+    ),
+    "3 queries, 2 objects. Costs, query 0: 1.00 2.00; query 1: 1.50 4.00; query 2: 9.00 9.00. "
+    "Chosen: query 1 for A, query 0 for B, together 3.50.": lambda: plot.matching(
+        PICTURES[0], torch.tensor([[1, 1, 9, 9], [2, 2, 8, 8], [3, 3, 5, 5]]), torch.tensor([[1, 2, 9, 9], [20, 3, 30, 9]]),
+        torch.tensor([[1, 2], [1.5, 4], [9, 9]]), torch.tensor([1, 0])
+    ),
+    "one: 3 boxes, 2 right, of 2 objects; precision 1.00 at first, 0.67 at last; two: 1 box, 0 right": (
+        lambda: plot.precision_recall(
+            {
+                "one": (torch.tensor([0.5, 0.9, 0.7]), torch.tensor([True, True, False]), 2),
+                "two": (torch.tensor([0.5]), torch.tensor([False]), 4),
+            },
+            "C",
+        )
+    ),
     "16 patches": lambda: plot.overview(PICTURES[0]),
     "ln_1.weight is norm1.weight": lambda: plot.name_pairs([("ln_1.weight", "norm1.weight", (8,))]),
     "Pre-norm: norm1, attention": plot.block_diagram,

@@ -14,12 +14,14 @@
     windows     windows of tokens: shifted and rolled, their masks, the offsets that they know
     scenes      classes of pixels, boxes around objects, scores against minutes
     video       clips as strips of frames, tubelets, answers to clips that are played in other ways
+    detection   boxes in pairs, queries matched with objects, precision against recall
 
 Nothing is said by colour alone: lines differ in marker and dash, cells carry numbers where they are few.
 """
 
 from vit_edu.plot.bias import families, reach
 from vit_edu.plot.charts import bars, dots, heatmap, heatmaps, lines, numbers, spread
+from vit_edu.plot.detection import box_pairs, matching, precision_recall
 from vit_edu.plot.drawings import block_diagram, name_pairs, overview
 from vit_edu.plot.explorer import attention_explorer
 from vit_edu.plot.figure import finish, show
@@ -49,6 +51,7 @@ __all__ = [
     "attention_explorer",
     "bars",
     "block_diagram",
+    "box_pairs",
     "cka_maps",
     "clips",
     "confusion",
@@ -66,6 +69,7 @@ __all__ = [
     "intervals",
     "learning_curves",
     "lines",
+    "matching",
     "mirrored",
     "mixing_matrices",
     "name_pairs",
@@ -74,6 +78,7 @@ __all__ = [
     "patch_grid",
     "position_grid",
     "position_tile",
+    "precision_recall",
     "pretext_and_worth",
     "reach",
     "relative_positions",
