@@ -71,7 +71,7 @@ def _draw_split(count, size, stills, motion, mask, boxes, frames, bars):
     if mask:
         targets["mask"] = inside * (scenes.labels + 1).to(torch.uint8)[:, None, None, None]  # (N, F, S, S)
     if boxes:
-        targets["boxes"] = _tight_boxes(inside)[..., None, :]  # (N, F, 1, 4)
+        targets["boxes"] = tight_boxes(inside)[..., None, :]  # (N, F, 1, 4)
     if frames:
         return Split(images, scenes.labels, {**targets, "direction": direction})
     return Split(images[:, 0], scenes.labels, {name: values[:, 0] for name, values in targets.items()})
@@ -90,7 +90,8 @@ class _Scenes:
     slope: torch.Tensor  # (N, 1, S, S): how the brightness of the background changes
 
 
-def _uniform(low, high, *shape, generator):
+def between(low, high, *shape, generator):
+    """Random numbers of this shape, each between low and high."""
     return torch.rand(*shape, generator=generator) * (high - low) + low
 
 
@@ -105,7 +106,7 @@ def _axis(size):
 
 def _draw_scenes(count, size, generator):
     def uniform(low, high, *shape):
-        return _uniform(low, high, count, *shape, generator=generator)
+        return between(low, high, count, *shape, generator=generator)
 
     labels = _balanced(count, len(SHAPES), generator)
     scale = uniform(0.5, 0.8, 1, 1)
@@ -122,7 +123,7 @@ def _draw_motion(count, generator):
     """Directions (N,), and the velocity in x and y, each (N, 1, 1), per frame."""
     direction = _balanced(count, len(DIRECTIONS), generator)
     angle = direction[:, None, None] * (2 * math.pi / len(DIRECTIONS))
-    speed = _uniform(2 / 64, 6 / 64, count, 1, 1, generator=generator)  # the image is 2 wide
+    speed = between(2 / 64, 6 / 64, count, 1, 1, generator=generator)  # the image is 2 wide
     return direction, (speed * angle.cos(), speed * angle.sin())
 
 
@@ -145,7 +146,7 @@ def _draw_bar(count, size, generator):
     """A thin bar across each image: its ink (N, 1, S, S), as in `_ink`, and its colour (N, 3, 1, 1)."""
 
     def uniform(low, high, *shape):
-        return _uniform(low, high, count, *shape, generator=generator)
+        return between(low, high, count, *shape, generator=generator)
 
     angle, place, width = uniform(0, math.pi, 1, 1), uniform(-0.5, 0.5, 1, 1), uniform(0.06, 0.14, 1, 1)
     axis = _axis(size)
@@ -163,7 +164,7 @@ def _paint(scenes, ink, generator, front=()):
     return (image.clamp_(0, 1) * 255).to(torch.uint8)
 
 
-def _tight_boxes(inside):
+def tight_boxes(inside):
     """(..., H, W), bool -> (..., 4), float32: x1, y1, x2, y2 of the smallest box, or -1 if nothing is inside."""
     H, W = inside.shape[-2:]
     columns, rows = inside.any(-2).byte(), inside.any(-1).byte()  # (..., W), (..., H)

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from vit_edu.data.drawing import between, tight_boxes
 from vit_edu.data.outlines import OUTLINES
 from vit_edu.data.sets import Data, Split
 
@@ -115,10 +116,6 @@ def _require_known(kinds):
 # ---------------------------------------------------------------- drawing
 
 
-def _uniform(low, high, *shape, generator):
-    return torch.rand(*shape, generator=generator) * (high - low) + low
-
-
 def _pixels(size):
     """(y, x) of the centre of each pixel, 2 x (S, S), where the image's side is 1."""
     middle = (torch.arange(size) + 0.5) / size
@@ -139,8 +136,8 @@ def _ink(labels, kinds, y, x, reach, angle, size):
 
 def _colours(count, generator):
     """The background (count, 3, 1, 1), and a lighter colour for a shape on it, from a background."""
-    back = _uniform(0, 0.6, count, 3, 1, 1, generator=generator)
-    return back, lambda: back + (1 - back) * _uniform(0.3, 1, count, 3, 1, 1, generator=generator)
+    back = between(0, 0.6, count, 3, 1, 1, generator=generator)
+    return back, lambda: back + (1 - back) * between(0.3, 1, count, 3, 1, 1, generator=generator)
 
 
 def _noisy(image, generator):
@@ -148,19 +145,9 @@ def _noisy(image, generator):
     return (image.clamp(0, 1) * 255).to(torch.uint8)
 
 
-def _tight_box(inside):
-    """(n, H, W), bool -> (n, 4), float32, corners; -1 if nothing is inside."""
-    H, W = inside.shape[-2:]
-    columns, rows = inside.any(-2).byte(), inside.any(-1).byte()
-    x1, y1 = columns.argmax(-1), rows.argmax(-1)
-    x2, y2 = W - columns.flip(-1).argmax(-1), H - rows.flip(-1).argmax(-1)
-    boxes = torch.stack([x1, y1, x2, y2], dim=-1).float()
-    return boxes.where(inside.flatten(1).any(1)[:, None], -1.0)
-
-
 def _draw_scenes(count, size, least, most, kinds, generator):
     def uniform(low, high, *shape):
-        return _uniform(low, high, *shape, generator=generator)
+        return between(low, high, *shape, generator=generator)
 
     y, x = _pixels(size)
     back, next_colour = _colours(count, generator)
@@ -183,7 +170,7 @@ def _draw_scenes(count, size, least, most, kinds, generator):
         image = torch.lerp(image, colour, ink[:, None])
         inside = ink > 0.5  # (count, S, S)
         mask = torch.where(inside, (labels + 1).to(torch.uint8)[:, None, None], mask)
-        boxes[:, i] = _tight_box(inside)
+        boxes[:, i] = tight_boxes(inside)
         classes[:, i] = labels.where(boxes[:, i, 0] >= 0, -1)
         drawn.append(labels)
     targets = {"mask": mask, "boxes": boxes, "classes": classes}
@@ -209,7 +196,7 @@ def _apart(reach, size, generator):
 
 def _draw_clips(count, size, frames, motion, classes, kinds, generator):
     def uniform(low, high, *shape):
-        return _uniform(low, high, *shape, generator=generator)
+        return between(low, high, *shape, generator=generator)
 
     labels = (torch.arange(count) % len(classes))[torch.randperm(count, generator=generator)]
     shape = torch.randint(len(kinds), (count,), generator=generator)

@@ -251,7 +251,7 @@ RECIPES = {
         model=_LAPTOP_MODEL | {"kind": "contrastive"},
         **_LAPTOP | {"label_smoothing": 0.0, "crop": 0},  # views are crops already
     ),
-    # A class for every pixel, boxes around objects, and clips (lesson 11), each in about two minutes of one core.
+    # A class for every pixel, boxes around objects, and clips (lesson 11), each in at most a minute and a half of one core.
     "laptop-segmentation": Recipe(
         minutes=1.5,
         task="segmentation",
