@@ -9,6 +9,7 @@ import torch
 from wanted import library
 
 from benchmarks import (
+    beyond,
     conversion,
     cpu_bf16,
     disk_to_step,
@@ -34,6 +35,16 @@ def rows(file):
     lines = [n for n in file.read_text(encoding="utf-8").splitlines() if n.startswith("| ")]
     cells = [[c.strip() for c in n.strip("|").split("|")] for n in lines]
     return {first: others for first, *others in cells}
+
+
+@pytest.fixture
+def few_shapes(monkeypatch):
+    """`data.load` draws shapes, and few of them."""
+    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+    monkeypatch.setitem(data.choice.GENERATED, "shapes", functools.partial(data.shapes, 600, 100))
+    measure.images_of.cache_clear()
+    yield
+    measure.images_of.cache_clear()
 
 
 def conditions(file, command):
@@ -261,9 +272,8 @@ def test_cpu_bf16_needs_a_cpu_that_has_it(monkeypatch, capsys):
 # ---------------------------------------------------------------- accuracy
 
 
-def test_every_target_has_a_recipe_and_one_command_runs_them(tmp_path, monkeypatch, capsys):
+def test_every_target_has_a_recipe_and_one_command_runs_them(few_shapes, tmp_path, monkeypatch, capsys):
     """The command that is meant for a GPU, end to end in toy size, on whatever hardware is here."""
-    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
     folders = [f"--{name}={tmp_path / name}" for name in ("runs", "logs", "out")]
     time_to_accuracy.main(["--gpu", "laptop", "--toy", "--seeds", "3", "--copy=drawn", *folders])
     found = rows(tmp_path / "out" / "time_to_accuracy.md")
@@ -349,8 +359,7 @@ def test_every_experiment_on_inductive_bias_keeps_the_entries_of_the_others(tmp_
     assert found["small CNN"][-1] == f"{small['parameters']:,}"
 
 
-def test_a_token_mixer_is_judged_with_its_patches_shuffled_too(tmp_path, monkeypatch):
-    monkeypatch.setenv("VIT_EDU_DATA", "shapes")
+def test_a_token_mixer_is_judged_with_its_patches_shuffled_too(few_shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "HELD_OUT", 100)
     arguments = ["--minutes=0.002", "--images=1", "--seeds=0", "--jobs=1", f"--out={tmp_path}"]
     arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
@@ -530,6 +539,37 @@ def test_the_logs_that_ship_are_whole():
         assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
         assert history[-1]["seconds"] >= 60 * recipe.minutes
         assert 0.1 < last["test_accuracy"] < 1
+
+
+# ---------------------------------------------------------------- beyond classification
+
+
+def test_every_variant_of_lesson_11_has_the_same_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(beyond, "SCENES", {"train": 300, "test": 60, "seed": 0})
+    monkeypatch.setattr(beyond, "CLIPS", {"train": 300, "test": 60, "seed": 0, "motion": "both"})
+    arguments = ["--minutes=0.003", "--seeds=1", "--jobs=1", f"--out={tmp_path}"]
+    arguments += [f"--runs={tmp_path / 'runs'}", f"--log={tmp_path / 'log.jsonl'}"]
+    wanted = {
+        "segmentation": ("linear, skip", "--only=skip"),
+        "detection": ("queries, fixed assignment", "--only=fixed"),
+        "transfer": ("detection, vit-cifar10-mae", "--only=detection, vit-cifar10-mae"),
+        "video": ("one frame", "--only=one"),
+    }
+    for experiment, (_, only) in wanted.items():
+        beyond.main([experiment, only, *arguments])
+    about, entries = log_of(tmp_path / "log.jsonl")
+    assert [(e["experiment"], e["what"]) for e in entries] == [(k, v[0]) for k, v in wanted.items()]
+    assert all(e["seconds"] >= 0.18 and 0 <= e["score"] <= 1 and e["curve"] for e in entries)
+    nothing, no_model = about["trivial"]["segmentation"], about["trivial"]["detection"]
+    assert nothing["all background"] == pytest.approx(nothing["all background, pixels"] / 5)
+    finer = [nothing[f"one class for each patch of {size}"] for size in (8, 4, 2)]
+    assert finer == sorted(finer)
+    assert 0 <= no_model["the mean box, commonest class"] < 0.1
+    assert len(entries[0]["ious"]) == 5
+    assert entries[1]["found"] <= entries[1]["located"]
+    table = rows(tmp_path / "beyond.md")
+    assert table["one frame"][0] == f"{100 * entries[-1]['score']:.1f}"
+    conditions(tmp_path / "beyond.md", "python benchmarks/beyond.py video")
 
 
 # ---------------------------------------------------------------- windows
