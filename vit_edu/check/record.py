@@ -92,9 +92,11 @@ class Progress:
     @property
     def text(self):
         lines = [self.headline, ""]
+        wide = max(map(len, self.lessons), default=0)  # letters of the longest name
+        most = max(map(len, self.lessons.values()), default=0)  # exercises of a lesson
         for (lesson, right, total, upcoming), states in zip(self._rows(), self.lessons.values(), strict=True):
             marks = "".join(MARKS[state] for state, _tries in states.values())
-            line = f"{lesson:16} {marks:10} {_right_of(right, total)}"
+            line = f"{lesson:{wide}} {marks:{most}} {_right_of(right, total)}"
             if upcoming:
                 line += "   " + _("next: {exercise}").format(exercise=upcoming)
             lines.append(line)
@@ -123,7 +125,8 @@ class Progress:
 
     def _picture(self):
         """A row for each lesson, with a square for each exercise. Marks show its state as well as the colour."""
-        size, left, parts = 22, 130, []
+        size, parts = 22, []
+        left = 15 + 7 * max(map(len, self.lessons))  # a letter is about 7 pixels wide
         for row, (lesson, exercises) in enumerate(self.lessons.items()):
             y = row * (size + 4)
             parts.append(f"<text x='0' y='{y + 16}'>{html.escape(lesson)}</text>")
