@@ -25,6 +25,7 @@ from vit_edu.models.swin import (
 )
 
 timm = library("timm")
+of_timm = library("timm.models.swin_transformer")
 
 WINDOWS = [((8, 8), 4), ((4, 8), 2), ((6, 6), 3), ((12, 4), (3, 4)), ((2, 6), 2), ((5, 5), 5), ((1, 3), 1)]
 SIZES = {
@@ -59,12 +60,10 @@ def both(size):
 
 @pytest.mark.parametrize(("grid", "window"), WINDOWS)
 def test_windows_are_those_of_timm_and_come_back(grid, window):
-    from timm.models import swin_transformer as theirs
-
     x = torch.randn(3, *grid, 5)
     size = (window, window) if isinstance(window, int) else window
     windows = window_partition(x, window)
-    assert torch.equal(windows, theirs.window_partition(x, size))
+    assert torch.equal(windows, of_timm.window_partition(x, size))
     assert torch.equal(window_reverse(windows, grid), x)
 
 
@@ -79,16 +78,12 @@ def test_windows_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(("grid", "window"), WINDOWS)
 def test_the_bias_index_is_that_of_timm(grid, window):
-    from timm.models import swin_transformer as theirs
-
     rows, cols = (window, window) if isinstance(window, int) else window
-    assert torch.equal(relative_position_index(window), theirs.get_relative_position_index(rows, cols))
+    assert torch.equal(relative_position_index(window), of_timm.get_relative_position_index(rows, cols))
 
 
 def published_mask(grid, window, shift):
     """As in the authors' code, swin_transformer.py: nine regions are numbered, and compared within each window."""
-    from timm.models import swin_transformer as theirs
-
     image, count = torch.zeros(1, *grid, 1), 0
     slices = [
         [slice(0, -w), slice(-w, -s if s else None), slice(-s, None)]
@@ -98,7 +93,7 @@ def published_mask(grid, window, shift):
         for cols in slices[1]:
             image[:, rows, cols] = count
             count += 1
-    windows = theirs.window_partition(image, window).flatten(1)
+    windows = of_timm.window_partition(image, window).flatten(1)
     mask = windows.unsqueeze(1) - windows.unsqueeze(2)
     return mask.masked_fill(mask != 0, -100.0).masked_fill(mask == 0, 0.0)
 
@@ -126,7 +121,7 @@ def test_neighbours_merge_in_the_published_order():
     assert torch.equal(merge_patches(x), torch.cat(four, dim=-1))
     with pytest.raises(ValueError, match="4 x 5 tokens cannot be cut into windows of 2 x 2"):
         merge_patches(x[:, :, :5])
-    theirs = stirred(timm.models.swin_transformer.PatchMerging(3))
+    theirs = stirred(of_timm.PatchMerging(3))
     ours = PatchMerging(3)
     ours.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(ours(x), theirs(x))
