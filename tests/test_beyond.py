@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from runs import require_resumes
 
 from vit_edu import boxes, cli, data, masks, models, plot, pretrained, training, transfer
 
@@ -22,27 +23,10 @@ def tiny(name, **changes):
     return dataclasses.replace(training.RECIPES[f"fast-{name}"], **changes)
 
 
-def train(images, recipe, out=None, **options):
-    model = training.build_model(recipe, images)
-    return model, training.fit(model, images, recipe, out=out, **options)
-
-
 @pytest.mark.parametrize("name", TASKS)
 def test_a_run_resumes_and_is_evaluated(found, name, tmp_path, capsys):
     images, recipe = found[TASKS[name]], tiny(name, average=0.5)
-    whole, history = train(images, recipe)
-
-    class Killed(Exception):
-        pass
-
-    def die(history):
-        raise Killed
-
-    with pytest.raises(Killed):
-        train(images, recipe, tmp_path, on_epoch=die)
-    resumed, again = train(images, recipe, tmp_path)
-    assert [entry["loss"] for entry in again] == [entry["loss"] for entry in history]
-    assert all(map(torch.equal, resumed.state_dict().values(), whole.state_dict().values()))
+    whole, history = require_resumes(images, recipe, tmp_path)
     capsys.readouterr()
     assert cli.main(["evaluate", str(tmp_path), "--data", TASKS[name]]) == 0
     assert re.search(

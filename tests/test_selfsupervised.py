@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from runs import require_resumes, train
 
 from vit_edu import cli, data, plot, pretrained, selfsupervised, training
 from vit_edu.models import Contrastive, DenseViT, ViT, make_model
@@ -186,27 +187,10 @@ def tiny(name, **changes):
     return dataclasses.replace(fast, **changes)
 
 
-def train(images, recipe, out=None, **options):
-    model = training.build_model(recipe, images)
-    return model, training.fit(model, images, recipe, out=out, **options)
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_resumes_is_evaluated_and_leaves_its_encoder(images, task, tmp_path, capsys):
     recipe = tiny(task, epochs=2, average=0.5)
-    whole, history = train(images, recipe)
-
-    class Killed(Exception):
-        pass
-
-    def die(history):
-        raise Killed
-
-    with pytest.raises(Killed):
-        train(images, recipe, tmp_path, on_epoch=die)
-    resumed, again = train(images, recipe, tmp_path)
-    assert [entry["loss"] for entry in again] == [entry["loss"] for entry in history]
-    assert all(map(torch.equal, resumed.state_dict().values(), whole.state_dict().values()))
+    whole, history = require_resumes(images, recipe, tmp_path)
     capsys.readouterr()
     assert cli.main(["evaluate", str(tmp_path), "--data", "shapes"]) == 0
     assert re.search(

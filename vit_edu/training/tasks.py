@@ -13,6 +13,8 @@ from vit_edu.models.kinds import with_kind
 from vit_edu.training.recipes import Recipe
 from vit_edu.training.steps import autocast, cross_entropy, evaluate, pick_device
 
+# Fields of a recipe that change labels, blank parts of images, or move what masks and boxes do not follow
+MOVING = ("label_smoothing", "mixup", "cutmix", "cutout", "distort", "tokens")
 GREY = 1e-7  # the mean square of colours, 0..1, below which images count as grey
 
 
@@ -358,11 +360,7 @@ class Segmentation(Task):
     def __init__(self, recipe, data):
         super().__init__(recipe, data)
         _require_kind(recipe, "segmenter")
-        _leave_out(
-            recipe,
-            ("label_smoothing", "mixup", "cutmix", "cutout", "distort", "tokens"),
-            "needs every pixel where it is",
-        )
+        _leave_out(recipe, MOVING, "needs every pixel where it is")
         _require_targets(recipe, data, ("mask",), "data.scenes() and data.mask_folder()")
 
     @property
@@ -417,11 +415,7 @@ class Detection(Task):
     def __init__(self, recipe, data):
         super().__init__(recipe, data)
         _require_kind(recipe, "detr", "patch_detector")
-        _leave_out(
-            recipe,
-            ("label_smoothing", "mixup", "cutmix", "cutout", "distort", "tokens"),
-            "needs every object where it is",
-        )
+        _leave_out(recipe, MOVING, "needs every object where it is")
         _require_targets(recipe, data, ("boxes", "classes"), "data.scenes() and data.coco_folder()")
         self.by_place = recipe.model["kind"] == "patch_detector"
 
